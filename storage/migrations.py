@@ -43,6 +43,7 @@ class Migration:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the text, hex; tells an edited migration from the applied one."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -86,12 +87,9 @@ def apply(dsn: str, package: str, schema: str) -> list[str]:
                 " digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
             ).format(table)
         )
-        known = {
-            number: digest
-            for number, digest in connection.execute(
-                sql.SQL("SELECT number, digest FROM {}").format(table)
-            ).fetchall()
-        }
+        known: dict[int, str] = dict(
+            connection.execute(sql.SQL("SELECT number, digest FROM {}").format(table)).fetchall()
+        )
         _refuse_disagreement(schema, migrations, known)
         for migration in migrations:
             if migration.number in known:

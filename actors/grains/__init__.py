@@ -1,0 +1,1 @@
+"""Virtual actors: see ``actors.grains.runtime``."""

@@ -1,0 +1,4 @@
+"""The order's actor.
+
+``host`` runs commands, ``effects`` does outside work, ``sweep`` finishes what a dead host left.
+"""

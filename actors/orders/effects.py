@@ -1,0 +1,116 @@
+"""Effects: the outside work of an order, one function per step, each result a command.
+
+A step may run twice, at once, on two hosts: every outside call carries an idempotency key that is a
+function of (order, step), and the command that records the result is harmless the second time.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.errors import DependencyError, RejectedError
+from domain.orders import commands as c
+from domain.orders import decide as steps
+from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
+from domain.orders.ports import Books, Fulfiller, IssuedLicence, PaymentGateway, SealedDelivery
+from domain.orders.state import Order, Status
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_CAP_S = 60.0  # an outage's end is noticed within a minute
+PERMANENT_BACKOFF_S = 300.0  # a refusal is looked at again rarely, in case an operator mended its cause
+
+
+@dataclass(frozen=True, slots=True)
+class EffectResult:
+    """What a step brings besides its command: rows to be stored in the same commit."""
+
+    payment_handle: Mapping[str, str] | None = None
+    inbox_event_id: str | None = None
+    licences: Sequence[IssuedLicence] = ()
+    deliveries: Sequence[SealedDelivery] = ()
+
+
+class Effects:
+    """Runs steps against the ports. Stateless."""
+
+    def __init__(
+        self, payments: PaymentGateway, books: Books, fulfiller: Fulfiller, clock: Callable[[], datetime]
+    ) -> None:
+        self._payments = payments
+        self._books = books
+        self._fulfiller = fulfiller
+        self._clock = clock
+
+    async def run(self, step: str, order: Order) -> tuple[c.Command, EffectResult]:
+        """Do the step's outside work and return the command that records it.
+
+        Raises:
+            DependencyError: not known to be done; try again.
+            RejectedError: the other side refuses for good, or the step is unknown.
+        """
+        match step:
+            case steps.OPEN_PAYMENT:
+                return await self._open_payment(order)
+            case steps.EXPIRE:
+                return c.ExpireOrder(self._clock()), EffectResult()
+            case steps.BOOK:
+                return await self._book(order)
+            case steps.FULFIL:
+                return await self._fulfil(order)
+            case steps.VOID_PAYMENT:
+                return await self._void_payment(order)
+            case _:
+                raise RejectedError("effect_unknown", f"No effect is called {step!r} in this build.")
+
+    async def open_identity(self, order_id: str, delivery_id: str) -> tuple[str, datetime]:
+        """Unwrap the identity of a released-key delivery; see the port."""
+        return await self._fulfiller.open_identity(order_id, delivery_id)
+
+    def backoff_s(self, attempts: int, *, permanent: bool) -> float:
+        """Seconds until the next try: exponential with full jitter above a floor, capped."""
+        if permanent:
+            return PERMANENT_BACKOFF_S
+        ceiling_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(attempts, 10))
+        return ceiling_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads retries, guards nothing
+
+    async def _open_payment(self, order: Order) -> tuple[c.Command, EffectResult]:
+        try:
+            opened = await self._payments.open_payment(order)
+        except RejectedError as refused:
+            return c.RecordPaymentRefused(refused.code, refused.detail, self._clock()), EffectResult()
+        command = c.RecordPaymentOpened(opened.payment_intent_id, opened.checkout_session_id, self._clock())
+        return command, EffectResult(payment_handle=opened.handle)
+
+    async def _book(self, order: Order) -> tuple[c.Command, EffectResult]:
+        assert order.paid_at is not None, "booking is due only after payment"
+        postings = capture_postings(order)
+        answer = await self._books.book(
+            capture_entry_key(order.order_id), order.currency, order.paid_at, postings
+        )
+        # Invariant I4: the acknowledgement must be of these exact amounts, not merely a 200.
+        if sorted(answer.postings) != sorted(postings):
+            raise RejectedError(
+                "booking_mismatch", f"Finance booked {answer.postings} where {postings} was asked."
+            )
+        cleared_minor = sum(amount for account, amount in answer.postings if account == CLEARING)
+        command = c.RecordBooking(
+            answer.entry_key, answer.entry_id, answer.currency, cleared_minor, self._clock()
+        )
+        return command, EffectResult()
+
+    async def _fulfil(self, order: Order) -> tuple[c.Command, EffectResult]:
+        fulfilment = await self._fulfiller.fulfil(order)
+        command = c.RecordFulfilment(
+            licence_ids=tuple(licence.licence_id for licence in fulfilment.licences),
+            delivery_ids=tuple(delivery.delivery_id for delivery in fulfilment.deliveries),
+            key_id=fulfilment.licences[0].key_id,
+            at=self._clock(),
+        )
+        return command, EffectResult(licences=fulfilment.licences, deliveries=fulfilment.deliveries)
+
+    async def _void_payment(self, order: Order) -> tuple[c.Command, EffectResult]:
+        if order.status is Status.EXPIRED and not await self._payments.void_payment(order):
+            # It was paid after all: the webhook is on its way and will revive the order.
+            raise DependencyError("payment_won", "The payment succeeded before it could be voided.", 10)
+        return c.RecordPaymentVoided(self._clock()), EffectResult()

@@ -1,0 +1,277 @@
+"""OrderHost: runs the commands of many orders, each a grain, each command one transaction.
+
+    request -> decide -> one commit -> effects run at once -> their results return as commands
+
+What it refuses to do: decide anything itself (``domain.orders.decide`` does), keep anything in memory
+that is not also in Postgres, or wait without a bound. Several hosts may run the same order at once: the
+fence lets one commit win and the other starts over from what is stored.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from actors.grains.runtime import Grains, StaleStateError
+from actors.orders.effects import EffectResult, Effects
+from domain.errors import ConflictError, DependencyError, MarketplaceError, NotFoundError, RejectedError
+from domain.orders.commands import (
+    Command,
+    ConfirmPayment,
+    PlaceOrder,
+    RecordPaymentFailure,
+    ReleaseDeliveryKey,
+)
+from domain.orders.decide import OPEN_PAYMENT, Effect, decide, effects_after
+from domain.orders.events import Event, OrderCancelled, OrderPaid, PaymentOpened
+from domain.orders.ports import Idempotency, OrderStore, PaymentNews, Turn
+from domain.orders.state import Order, evolve, fold
+
+log = logging.getLogger("marketplace.orders")
+
+OPEN_PAYMENT_WAIT_S = 5.0  # a buyer's POST waits this long for Stripe; afterwards the sweep goes on
+REPLAY_POLL_S = 0.05
+RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
+CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A grain's state: the order and what its buyer needs to pay."""
+
+    order: Order
+    payment_handle: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOrder:
+    """Reply to ``place``: the order as it became payable, and whether an earlier request did it."""
+
+    order: Order
+    payment_handle: Mapping[str, str] | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedKey:
+    """The age identity of a ``released_key`` delivery. A secret: for the buyer, never for logs."""
+
+    identity: str = field(repr=False)
+    expires_at: datetime
+
+
+class OrderHost:
+    """See the module. One per process; all methods run on one event loop."""
+
+    def __init__(self, store: OrderStore, effects: Effects, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._effects = effects
+        self._clock = clock
+        self._grains: Grains[Cached] = Grains(self._load)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def live_grains(self) -> int:
+        """Grains in memory now."""
+        return len(self._grains)
+
+    async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
+        """Create the order and open its payment.
+
+        Raises:
+            RejectedError: the cart is wrong, or ``idempotency_key_reused`` with another body.
+            ConflictError: ``idempotency_in_progress``; the first request has not finished yet.
+        """
+        order_id = command.order_id
+        events = decide(None, command)
+        order = fold(order_id, events)
+        assert order is not None
+        due, done = _effects_of(events)
+        turn = Turn(order=order, fence=0, events=events, due=due, done=done)
+        if not await self._store.place(turn, idempotency):
+            return await self._replay(command.buyer_id, idempotency)
+        self._grains.assume_new(order_id)
+        await self._grains.turn(order_id, _remember(Cached(order, None)))
+        try:
+            async with asyncio.timeout(OPEN_PAYMENT_WAIT_S):
+                await self.run_effect(order_id, OPEN_PAYMENT)
+        except TimeoutError:
+            log.warning("payment of %s is not open yet; the sweep goes on", order_id)
+        cached = await self._grains.turn(order_id, _peek)
+        return PlacedOrder(cached.order, cached.payment_handle, replayed=False)
+
+    async def apply_webhook(self, event_id: str) -> None:
+        """Apply a stored webhook to its order, exactly once. Safe to call twice and to lose."""
+        news = await self._store.load_webhook(event_id)
+        if news is not None:
+            await self.apply_news(news)
+
+    async def apply_news(self, news: PaymentNews) -> None:
+        """Apply a webhook that was read from the inbox; the commit marks it processed."""
+        try:
+            changed = await self.execute(
+                news.order_id, self._command_of(news), EffectResult(inbox_event_id=news.event_id)
+            )
+        except (RejectedError, ConflictError) as refused:
+            # Kept with its reason for the operator: money may have moved that this order cannot use.
+            log.error("webhook %s refused by %s: %s", news.event_id, news.order_id, refused)
+            await self._store.close_webhook(news.event_id, refused.code)
+            return
+        if not changed:
+            await self._store.close_webhook(news.event_id, "no_change")
+
+    async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
+        """Record that the key is released, then unwrap it (write the intent before the release).
+
+        Raises:
+            NotFoundError, ConflictError, RejectedError: see the decider and the fulfiller.
+        """
+        await self.execute(order_id, ReleaseDeliveryKey(delivery_id, self._clock()))
+        return ReleasedKey(*await self._effects.open_identity(order_id, delivery_id))
+
+    async def execute(self, order_id: str, command: Command, result: EffectResult | None = None) -> bool:
+        """Decide, commit, and start the effects that follow; False when nothing was left to do."""
+        result = result or EffectResult()
+
+        async def act(cached: Cached | None) -> tuple[Cached | None, list[Effect] | None]:
+            events = decide(cached.order if cached else None, command)
+            if not events:
+                return cached, None
+            assert cached is not None
+            due, done = _effects_of(events)
+            order = cached.order
+            for event in events:
+                order = evolve(order_id, order, event)
+            turn = Turn(
+                order=order,
+                fence=cached.order.seq,
+                events=events,
+                due=due,
+                done=done,
+                payment_handle=result.payment_handle,
+                inbox_event_id=result.inbox_event_id,
+                licences=result.licences,
+                deliveries=result.deliveries,
+            )
+            if not await self._store.commit(turn):
+                raise StaleStateError(order_id)
+            return Cached(order, result.payment_handle or cached.payment_handle), due
+
+        due = await self._grains.turn(order_id, act)
+        if due is None:
+            return False
+        for effect in due:
+            if effect.delay_s == 0:
+                self._start(self.run_effect(order_id, effect.step))
+        return True
+
+    async def run_effect(self, order_id: str, step: str, attempts: int = 0) -> None:
+        """Do one effect's outside work and execute its result; a failure is deferred, never lost."""
+        try:
+            cached = await self._grains.turn(order_id, _peek)
+            command, result = await self._effects.run(step, cached.order)
+            if not await self.execute(order_id, command, result):
+                await self._settle(order_id, step)
+        except MarketplaceError as failure:
+            await self._defer(order_id, step, attempts, failure)
+
+    async def close(self) -> None:
+        """Let running effects finish within a bound; what is left is in Postgres for the next host."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _settle(self, order_id: str, step: str) -> None:
+        """A result changed nothing: another host recorded it first, or the step became pointless.
+
+        The commit that did so has deleted the row; if it is still there it is deferred, and reported.
+        """
+        await self._store.defer_effect(order_id, step, delay_s=60.0, error="result changed nothing")
+
+    async def _replay(self, buyer_id: str, idempotency: Idempotency) -> PlacedOrder:
+        """Answer a repeated request with the order as the first one saw it become payable."""
+        recorded = await self._store.find_command(buyer_id, idempotency.key)
+        if recorded is None or recorded.request_digest != idempotency.request_digest:
+            raise RejectedError(
+                "idempotency_key_reused",
+                "This Idempotency-Key was used with another request. Use a new key for a new request.",
+            )
+        deadline = asyncio.get_running_loop().time() + OPEN_PAYMENT_WAIT_S
+        while asyncio.get_running_loop().time() < deadline:
+            stored = await self._store.load(recorded.subject)
+            if stored is not None:
+                seen: list[Event] = []
+                for event in stored.events:
+                    seen.append(event)
+                    if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
+                        order = fold(recorded.subject, seen)
+                        assert order is not None
+                        return PlacedOrder(order, stored.payment_handle, replayed=True)
+            await asyncio.sleep(REPLAY_POLL_S)
+        raise ConflictError(
+            "idempotency_in_progress", "The first request with this Idempotency-Key has not finished yet."
+        )
+
+    def _command_of(self, news: PaymentNews) -> Command:
+        if news.kind == "payment_intent.succeeded":
+            return ConfirmPayment(
+                news.payment_intent_id, news.event_id, news.amount_minor, news.currency, self._clock()
+            )
+        return RecordPaymentFailure(news.event_id, news.code, news.message, self._clock())
+
+    async def _load(self, order_id: str) -> Cached | None:
+        stored = await self._store.load(order_id)
+        if stored is None:
+            return None
+        order = fold(order_id, stored.events)
+        assert order is not None
+        return Cached(order, stored.payment_handle)
+
+    async def _defer(self, order_id: str, step: str, attempts: int, failure: MarketplaceError) -> None:
+        permanent = isinstance(failure, RejectedError | ConflictError | NotFoundError)
+        delay_s = self._effects.backoff_s(attempts, permanent=permanent)
+        log.warning("%s of %s failed, again in %.1f s: %s", step, order_id, delay_s, failure)
+        with contextlib.suppress(DependencyError):  # the lease runs out by itself and a sweep takes the row
+            await self._store.defer_effect(order_id, step, delay_s, str(failure))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closing or len(self._tasks) >= RUNNING_EFFECTS_MAX:
+            work.close()  # the row is in Postgres; a sweep takes it when its lease runs out
+            return
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("effect task failed", exc_info=error)
+
+
+def _effects_of(events: list[Event]) -> tuple[list[Effect], list[str]]:
+    due: list[Effect] = []
+    done: list[str] = []
+    for event in events:
+        starts, ends = effects_after(event)
+        due += starts
+        done += ends
+    return due, done
+
+
+async def _peek(cached: Cached | None) -> tuple[Cached | None, Cached]:
+    if cached is None:
+        raise NotFoundError("order_not_found", "There is no such order.")
+    return cached, cached
+
+
+def _remember(new: Cached) -> Callable[[Cached | None], Coroutine[Any, Any, tuple[Cached, None]]]:
+    async def act(_: Cached | None) -> tuple[Cached, None]:
+        return new, None
+
+    return act

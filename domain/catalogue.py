@@ -1,0 +1,62 @@
+"""What is for sale: SKUs with prices, releases with digests, and the offer that a cart line quotes.
+
+An ``Offer`` is everything that an order needs to know of a SKU, frozen at the moment of purchase: an
+order never looks the catalogue up again, so a later price change or yank cannot alter what was bought.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from domain.errors import RejectedError
+from domain.money import AMOUNT_MINOR_MAX, is_currency
+
+TITLE_CHARS_MAX = 120
+DESCRIPTION_CHARS_MAX = 4_000
+PRICES_MAX = 50  # price points per SKU; more would be a price list, which is a resource of its own
+_SLUG = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+SLUG_CHARS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One SKU's newest published release at one price, as quoted to a buyer."""
+
+    sku_id: str
+    sku_name: str
+    seller_id: str
+    release_id: str
+    version: str
+    bundle_name: str
+    bundle_sha256: str
+    unit_price_minor: int
+    currency: str
+
+
+def validate_listing(name: str, title: str, description: str, prices: Mapping[str, int]) -> None:
+    """Check a new SKU's texts and prices.
+
+    Raises:
+        RejectedError: ``sku_name_invalid``, ``sku_text_too_long``, ``currency_unknown``, ``price_invalid``.
+    """
+    if not _SLUG.match(name) or len(name) > SLUG_CHARS_MAX:
+        raise RejectedError(
+            "sku_name_invalid",
+            f"A SKU name is lower-case words joined by '-', at most {SLUG_CHARS_MAX} characters.",
+        )
+    if not title or len(title) > TITLE_CHARS_MAX or len(description) > DESCRIPTION_CHARS_MAX:
+        raise RejectedError(
+            "sku_text_too_long",
+            f"Give a title of 1 to {TITLE_CHARS_MAX} and a description of at most "
+            f"{DESCRIPTION_CHARS_MAX} characters.",
+        )
+    if not 1 <= len(prices) <= PRICES_MAX:
+        raise RejectedError("price_invalid", f"Give between 1 and {PRICES_MAX} prices.")
+    for currency, amount_minor in prices.items():
+        if not is_currency(currency):
+            raise RejectedError("currency_unknown", f"{currency!r} is not an ISO 4217 code accepted here.")
+        if not 1 <= amount_minor <= AMOUNT_MINOR_MAX:
+            raise RejectedError(
+                "price_invalid",
+                f"The price in {currency} must be 1 to {AMOUNT_MINOR_MAX} minor units, not {amount_minor}.",
+            )

@@ -1,0 +1,116 @@
+"""What can be asked of an order. Each command carries its own time, fixed once by the caller's clock."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.orders.events import DeliveryChoice, Line
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOrder:
+    """A buyer's cart, already quoted against the catalogue."""
+
+    order_id: str
+    buyer_id: str
+    currency: str
+    lines: tuple[Line, ...]
+    delivery: DeliveryChoice
+    payment_method: str
+    country: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPaymentOpened:
+    """Result of ``open_payment``."""
+
+    payment_intent_id: str | None
+    checkout_session_id: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPaymentRefused:
+    """Stripe will not open a payment for this order, whatever we repeat."""
+
+    code: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmPayment:
+    """A verified ``payment_intent.succeeded``."""
+
+    payment_intent_id: str
+    stripe_event_id: str
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPaymentFailure:
+    """A verified ``payment_intent.payment_failed``: one attempt was declined."""
+
+    stripe_event_id: str
+    code: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBooking:
+    """Finance's acknowledgement; ``total_minor`` is what it says it debited to clearing."""
+
+    entry_key: str
+    entry_id: str
+    currency: str
+    total_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFulfilment:
+    """Licences and sealed deliveries exist for every line."""
+
+    licence_ids: tuple[str, ...]
+    delivery_ids: tuple[str, ...]
+    key_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDeliveryKey:
+    """The buyer asks for the key of a ``released_key`` delivery."""
+
+    delivery_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireOrder:
+    """The payment deadline passed, by the database's clock."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPaymentVoided:
+    """Result of ``void_payment``."""
+
+    at: datetime
+
+
+Command = (
+    PlaceOrder
+    | RecordPaymentOpened
+    | RecordPaymentRefused
+    | ConfirmPayment
+    | RecordPaymentFailure
+    | RecordBooking
+    | RecordFulfilment
+    | ReleaseDeliveryKey
+    | ExpireOrder
+    | RecordPaymentVoided
+)

@@ -1,0 +1,198 @@
+"""What can happen to an order. Events are facts: past tense, complete, never edited.
+
+They are stored as JSON, leave through the outbox and enter the audit log, so they carry no secret: no
+client secret, no key, no card data. ``KINDS`` maps the stored kind to its class, both ways.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One cart line, frozen at purchase. ``line_no`` counts from 1; prices are minor units."""
+
+    line_no: int
+    sku_id: str
+    sku_name: str
+    seller_id: str
+    release_id: str
+    version: str
+    bundle_name: str
+    bundle_sha256: str
+    unit_price_minor: int
+    quantity: int
+
+    @property
+    def amount_minor(self) -> int:
+        """Price of the whole line."""
+        return self.unit_price_minor * self.quantity
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryChoice:
+    """``recipient``: encrypt to the buyer's age key. ``released_key``: a key that we release once paid."""
+
+    mode: str
+    recipient: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCreated:
+    """The cart was accepted as quoted."""
+
+    buyer_id: str
+    currency: str
+    lines: tuple[Line, ...]
+    total_minor: int
+    delivery: DeliveryChoice
+    payment_method: str
+    country: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderScreened:
+    """Policy had its say; ``stage`` is ``payment`` or ``fulfilment``."""
+
+    stage: str
+    outcome: str
+    reasons: tuple[str, ...]
+    policy_version: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentOpened:
+    """Stripe holds a PaymentIntent or Checkout Session for this order."""
+
+    payment_intent_id: str | None
+    checkout_session_id: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFailed:
+    """One attempt was declined; the order still waits for payment."""
+
+    stripe_event_id: str
+    code: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPaid:
+    """Stripe's signed webhook says that the exact amount was captured."""
+
+    payment_intent_id: str
+    stripe_event_id: str
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBooked:
+    """Finance acknowledged the exact amounts under ``entry_key``."""
+
+    entry_key: str
+    entry_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLicensed:
+    """One licence per line exists; ids by line number order."""
+
+    licence_ids: tuple[str, ...]
+    key_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDelivered:
+    """One sealed delivery per line is ready to fetch; ids by line number order."""
+
+    delivery_ids: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryKeyReleased:
+    """The buyer was given the key of a ``released_key`` delivery. Recorded before it is handed out."""
+
+    delivery_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderExpired:
+    """Nobody paid in time. A payment that wins the race all the same revives the order."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentVoided:
+    """Stripe confirmed that the unpaid PaymentIntent or Session can no longer be paid."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelled:
+    """The order ended before payment; ``code`` and ``reason`` say why."""
+
+    code: str
+    reason: str
+    at: datetime
+
+
+Event = (
+    OrderCreated
+    | OrderScreened
+    | PaymentOpened
+    | PaymentFailed
+    | OrderPaid
+    | OrderBooked
+    | OrderLicensed
+    | OrderDelivered
+    | DeliveryKeyReleased
+    | OrderExpired
+    | PaymentVoided
+    | OrderCancelled
+)
+
+KINDS: dict[str, type[Event]] = {
+    "order.created": OrderCreated,
+    "order.screened": OrderScreened,
+    "order.payment_opened": PaymentOpened,
+    "order.payment_failed": PaymentFailed,
+    "order.paid": OrderPaid,
+    "order.booked": OrderBooked,
+    "order.licensed": OrderLicensed,
+    "order.delivered": OrderDelivered,
+    "order.delivery_key_released": DeliveryKeyReleased,
+    "order.expired": OrderExpired,
+    "order.payment_voided": PaymentVoided,
+    "order.cancelled": OrderCancelled,
+}
+KIND_OF: dict[type[Event], str] = {cls: kind for kind, cls in KINDS.items()}
+
+_TUPLES = ("reasons", "licence_ids", "delivery_ids")
+
+
+def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
+    """Rebuild an event from its stored kind and JSON object; raises KeyError for an unknown kind."""
+    values = dict(data)
+    values["at"] = datetime.fromisoformat(values["at"])
+    if kind == "order.created":
+        values["lines"] = tuple(Line(**line) for line in values["lines"])
+        values["delivery"] = DeliveryChoice(**values["delivery"])
+    for name in _TUPLES:
+        if name in values:
+            values[name] = tuple(values[name])
+    return KINDS[kind](**values)

@@ -1,0 +1,204 @@
+"""What the order's actor needs of the world: ports that ``storage`` adapts and ``tests/fakes`` imitate.
+
+Every method either does its whole work or raises; ``DependencyError`` means "not known to be done, keep
+the effect", ``RejectedError`` means "will never work". All are safe to repeat: their idempotency keys are
+functions of the order and the step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from domain.orders.decide import Effect
+from domain.orders.events import Event
+from domain.orders.state import Order
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedLicence:
+    """A signed licence of one line: what the buyer holds, ready to be stored."""
+
+    licence_id: str
+    line_no: int
+    sku_id: str
+    release_id: str
+    quantity: int
+    key_id: str
+    envelope: str
+    issued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SealedDelivery:
+    """A delivery of one line: an age header of some 200 bytes and its signed manifest.
+
+    ``wrapped_identity`` and ``key_ttl_s`` are set for ``released_key`` only.
+    """
+
+    delivery_id: str
+    line_no: int
+    release_id: str
+    mode: str
+    recipient: str
+    header: bytes
+    manifest: str
+    wrapped_identity: bytes | None
+    key_ttl_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One command's whole outcome: committed together, or not at all.
+
+    ``fence`` is the sequence number of the state that the decision was taken on. ``due`` and ``done`` are
+    the effects that start and the steps that end.
+    """
+
+    order: Order
+    fence: int
+    events: Sequence[Event]
+    due: Sequence[Effect]
+    done: Sequence[str]
+    payment_handle: Mapping[str, str] | None = None
+    inbox_event_id: str | None = None
+    licences: Sequence[IssuedLicence] = ()
+    deliveries: Sequence[SealedDelivery] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The buyer's key and the SHA-256 of the request that it stands for."""
+
+    key: str
+    request_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOrder:
+    """An order as Postgres has it: its history and the private payment handle."""
+
+    events: Sequence[Event]
+    payment_handle: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCommand:
+    """What an idempotency key was first used for."""
+
+    request_digest: bytes
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueEffect:
+    """An effect that a sweep claimed; ``attempts`` counts claims, this one included."""
+
+    order_id: str
+    step: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentNews:
+    """A verified webhook, reduced to what an order decides on. ``kind`` is Stripe's event type."""
+
+    event_id: str
+    order_id: str
+    kind: str
+    payment_intent_id: str
+    amount_minor: int
+    currency: str
+    code: str
+    message: str
+    attempts: int = 0
+
+
+class OrderStore(Protocol):
+    """Postgres, the authority."""
+
+    async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
+        """Insert the order; False when the buyer's idempotency key was used before."""
+
+    async def commit(self, turn: Turn) -> bool:
+        """Commit under the fence; False when another host has moved the order on."""
+
+    async def load(self, order_id: str) -> StoredOrder | None:
+        """Read an order's history."""
+
+    async def find_command(self, principal_id: str, key: str) -> RecordedCommand | None:
+        """Look an idempotency key up."""
+
+    async def claim_due_effects(self, limit: int, lease_s: float) -> Sequence[DueEffect]:
+        """Claim overdue effects for ``lease_s`` seconds."""
+
+    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+        """Try an effect again after ``delay_s`` seconds."""
+
+    async def load_webhook(self, event_id: str) -> PaymentNews | None:
+        """Read an unprocessed inbox row."""
+
+    async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
+        """Claim overdue inbox rows for ``lease_s`` seconds."""
+
+    async def close_webhook(self, event_id: str, outcome: str) -> None:
+        """Mark an inbox row processed without a change of the order."""
+
+    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+        """Try an inbox row again after ``delay_s`` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedPayment:
+    """Stripe's ids and what the buyer's browser needs (``client_secret`` or ``checkout_url``)."""
+
+    payment_intent_id: str | None
+    checkout_session_id: str | None
+    handle: Mapping[str, str]
+
+
+class PaymentGateway(Protocol):
+    """Stripe."""
+
+    async def open_payment(self, order: Order) -> OpenedPayment:
+        """Create the PaymentIntent or Checkout Session of an order."""
+
+    async def void_payment(self, order: Order) -> bool:
+        """Make an unpaid payment unpayable; False when it was paid after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """Finance's answer: what it booked, by its own account."""
+
+    entry_key: str
+    entry_id: str
+    currency: str
+    postings: Sequence[tuple[str, int]]
+
+
+class Books(Protocol):
+    """Finance."""
+
+    async def book(
+        self, entry_key: str, currency: str, at: datetime, postings: Sequence[tuple[str, int]]
+    ) -> Acknowledgement:
+        """Post one balanced entry; repeating the key with the same content answers the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fulfilment:
+    """Everything that a booked order gives its buyer, one of each per line, in line order."""
+
+    licences: Sequence[IssuedLicence]
+    deliveries: Sequence[SealedDelivery]
+
+
+class Fulfiller(Protocol):
+    """The signer, with the releases' wrapped keys behind it."""
+
+    async def fulfil(self, order: Order) -> Fulfilment:
+        """Sign a licence and seal a delivery per line."""
+
+    async def open_identity(self, order_id: str, delivery_id: str) -> tuple[str, datetime]:
+        """Unwrap the age identity of a ``released_key`` delivery; with it, when it expires."""

@@ -1,0 +1,1 @@
+"""The marketplace's own Postgres schema, ``market``: orders, effects, inbox, catalogue, licences."""

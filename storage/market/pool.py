@@ -1,0 +1,43 @@
+"""One bounded pool of Postgres connections per process.
+
+Autocommit: every named query is a whole transaction in one statement, so a commit costs one round trip.
+Statements are prepared at first use. ``NullPool`` and pgbouncer are not supported (docs/limits.md).
+"""
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+CONNECT_TIMEOUT_S = 5  # a database that does not answer by then is down
+WAIT_TIMEOUT_S = 5.0  # queueing longer than this for a connection only moves the failure later
+STATEMENT_TIMEOUT_MS = 5_000  # every query here is an index look-up or one insert
+IDLE_TRANSACTION_TIMEOUT_MS = 10_000  # a host stopped inside a transaction must not hold its locks
+WAITING_MAX = 512  # beyond this callers get 503 at once instead of a place in an endless queue
+
+Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+
+
+async def _configure(connection: AsyncConnection[TupleRow]) -> None:
+    connection.prepare_threshold = 0
+
+
+def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
+    """Make a closed pool; open it with ``await pool.open()`` inside the event loop that uses it."""
+    return AsyncConnectionPool(
+        dsn,
+        min_size=1,
+        max_size=size_max,
+        timeout=WAIT_TIMEOUT_S,
+        max_waiting=WAITING_MAX,
+        name=name,
+        open=False,
+        configure=_configure,
+        check=AsyncConnectionPool.check_connection,
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": name,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_MS}",
+        },
+    )
