@@ -1,0 +1,80 @@
+"""Batching across a hop: what arrives while one request is under way shares the next one.
+
+No timer and no added latency: a lone item goes out at once, and under load batches grow by themselves
+(the "Nagle without a clock" of group commit). Each item gets its own answer or its own error.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from domain.errors import BusyError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Bounded; one per process, event loop and destination.
+
+    ``send`` gets 1 to ``batch_max`` items and returns an answer or an exception for each, in order. If it
+    raises, every item of that batch fails with that error. At most ``in_flight_max`` requests are open.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        batch_max: int,
+        waiting_max: int,
+        in_flight_max: int = 1,
+    ) -> None:
+        self._send = send
+        self._batch_max = batch_max
+        self._waiting_max = waiting_max
+        self._in_flight_max = in_flight_max
+        self._queue: list[tuple[T, asyncio.Future[R]]] = []
+        self._senders: set[asyncio.Task[None]] = set()  # keeps them from being collected
+        self._draining = 0
+
+    async def submit(self, item: T) -> R:
+        """Send ``item`` with its neighbours and return its own answer.
+
+        Raises:
+            BusyError: ``queue_full``; nothing was sent.
+        """
+        if len(self._queue) >= self._waiting_max:
+            raise BusyError("queue_full", "Too many requests wait for the same part. Try again shortly.")
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, answer))
+        if self._draining < self._in_flight_max:
+            self._draining += 1
+            sender = asyncio.create_task(self._drain())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await answer
+
+    async def _drain(self) -> None:
+        # The count falls in the same step that sees the queue empty. A task's done-callback would run
+        # a step later, and an item that arrived in between would wait for ever.
+        try:
+            while self._queue:
+                await self._send_batch()
+        finally:
+            self._draining -= 1
+
+    async def _send_batch(self) -> None:
+        batch, self._queue = self._queue[: self._batch_max], self._queue[self._batch_max :]
+        try:
+            answers = await self._send([item for item, _ in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers for {len(batch)} items")  # noqa: TRY301 - shared path
+        except Exception as failure:  # noqa: BLE001 - the error belongs to the waiters, whatever it is
+            answers = [failure] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue  # its waiter gave up
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

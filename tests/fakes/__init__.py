@@ -1,0 +1,1 @@
+"""In-memory implementations of the domain's ports, shared by all tests."""

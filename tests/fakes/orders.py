@@ -1,0 +1,270 @@
+"""Fakes of the order's ports: real behaviour in memory, with switches for faults.
+
+``FakeOrderStore`` keeps the store's promises (fence, idempotency keys, inbox, due times) and is held to
+them by the same contract suite as Postgres (tests/contracts/order_store.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from domain.errors import DependencyError
+from domain.orders.decide import delivery_id, licence_id
+from domain.orders.events import Event
+from domain.orders.ports import (
+    Acknowledgement,
+    DueEffect,
+    Fulfilment,
+    Idempotency,
+    IssuedLicence,
+    OpenedPayment,
+    PaymentNews,
+    RecordedCommand,
+    SealedDelivery,
+    StoredOrder,
+    Turn,
+)
+from domain.orders.state import Order, Status
+
+LEASE_S = 3
+
+
+@dataclass
+class FakeClock:
+    """A clock that moves only when told."""
+
+    now: datetime = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
+class StoredRow:
+    buyer_id: str
+    seq: int
+    status: Status
+    events: list[Event]
+    payment_handle: dict[str, str] | None = None
+
+
+@dataclass
+class EffectRow:
+    due_at: datetime
+    attempts: int = 0
+    last_error: str | None = None
+
+
+@dataclass
+class InboxRow:
+    news: PaymentNews
+    due_at: datetime
+    attempts: int = 0
+    outcome: str | None = None
+    processed: bool = False
+
+
+@dataclass
+class FakeOrderStore:
+    """See the module. ``fail_before`` / ``fail_after`` make that many next commits lose their connection."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    orders: dict[str, StoredRow] = field(default_factory=dict)
+    effects: dict[tuple[str, str], EffectRow] = field(default_factory=dict)
+    inbox: dict[str, InboxRow] = field(default_factory=dict)
+    commands: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
+    licences: dict[str, IssuedLicence] = field(default_factory=dict)
+    deliveries: dict[str, SealedDelivery] = field(default_factory=dict)
+    fail_before: int = 0
+    fail_after: int = 0
+
+    async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
+        self._maybe_fail("before")
+        key = (turn.order.buyer_id, idempotency.key)
+        if key in self.commands:
+            return False
+        self.commands[key] = (idempotency.request_digest, turn.order.order_id)
+        self.orders[turn.order.order_id] = StoredRow(
+            turn.order.buyer_id, turn.order.seq, turn.order.status, list(turn.events)
+        )
+        self._effects_of(turn)
+        self._maybe_fail("after")
+        return True
+
+    async def commit(self, turn: Turn) -> bool:
+        self._maybe_fail("before")
+        row = self.orders.get(turn.order.order_id)
+        if row is None or row.seq != turn.fence:
+            return False
+        row.seq, row.status = turn.order.seq, turn.order.status
+        row.events += turn.events
+        if turn.payment_handle is not None:
+            row.payment_handle = dict(turn.payment_handle)
+        self._effects_of(turn)
+        if turn.inbox_event_id in self.inbox:
+            self.inbox[turn.inbox_event_id].processed = True
+            self.inbox[turn.inbox_event_id].outcome = "applied"
+        for licence in turn.licences:
+            assert licence.licence_id not in self.licences, "I3: a second licence for a line"
+            self.licences[licence.licence_id] = licence
+        for delivery in turn.deliveries:
+            self.deliveries[delivery.delivery_id] = delivery
+        self._maybe_fail("after")
+        return True
+
+    async def load(self, order_id: str) -> StoredOrder | None:
+        row = self.orders.get(order_id)
+        return StoredOrder(list(row.events), row.payment_handle) if row else None
+
+    async def find_command(self, principal_id: str, key: str) -> RecordedCommand | None:
+        found = self.commands.get((principal_id, key))
+        return RecordedCommand(*found) if found else None
+
+    async def claim_due_effects(self, limit: int, lease_s: float) -> Sequence[DueEffect]:
+        due = sorted((row.due_at, key) for key, row in self.effects.items() if row.due_at <= self.clock())
+        claimed = []
+        for _, key in due[:limit]:
+            row = self.effects[key]
+            row.attempts += 1
+            row.due_at = self.clock() + timedelta(seconds=lease_s)
+            claimed.append(DueEffect(*key, row.attempts))
+        return claimed
+
+    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+        row = self.effects.get((order_id, step))
+        if row is not None:
+            row.due_at, row.last_error = self.clock() + timedelta(seconds=delay_s), error
+
+    async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
+        if news.order_id not in self.orders:
+            return False, False
+        if news.event_id in self.inbox:
+            return True, False
+        self.inbox[news.event_id] = InboxRow(news, self.clock() + timedelta(seconds=LEASE_S))
+        return True, True
+
+    async def load_webhook(self, event_id: str) -> PaymentNews | None:
+        row = self.inbox.get(event_id)
+        return None if row is None or row.processed else row.news
+
+    async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
+        due = [row for row in self.inbox.values() if not row.processed and row.due_at <= self.clock()]
+        for row in due[:limit]:
+            row.attempts += 1
+            row.due_at = self.clock() + timedelta(seconds=lease_s)
+        return [row.news for row in due[:limit]]
+
+    async def close_webhook(self, event_id: str, outcome: str) -> None:
+        row = self.inbox[event_id]
+        if not row.processed:
+            row.processed, row.outcome = True, outcome
+
+    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+        row = self.inbox[event_id]
+        row.due_at, row.outcome = self.clock() + timedelta(seconds=delay_s), error
+
+    def _effects_of(self, turn: Turn) -> None:
+        for step in turn.done:
+            self.effects.pop((turn.order.order_id, step), None)
+        for effect in turn.due:
+            due_at = self.clock() + timedelta(seconds=effect.delay_s or LEASE_S)
+            self.effects[turn.order.order_id, effect.step] = EffectRow(due_at)
+
+    def _maybe_fail(self, when: str) -> None:
+        name = f"fail_{when}"
+        if getattr(self, name) > 0:
+            setattr(self, name, getattr(self, name) - 1)
+            raise DependencyError("database_unavailable", f"connection lost {when} the commit")
+
+
+@dataclass
+class FakeGateway:
+    """Stripe: idempotent by order; ``failures`` are raised first, in turn."""
+
+    intents: dict[str, str] = field(default_factory=dict)
+    voided: set[str] = field(default_factory=set)
+    paid: set[str] = field(default_factory=set)
+    failures: list[Exception] = field(default_factory=list)
+    hook: Callable[[Order], None] | None = None
+
+    async def open_payment(self, order: Order) -> OpenedPayment:
+        if self.failures:
+            raise self.failures.pop(0)
+        intent = self.intents.setdefault(order.order_id, f"pi_{len(self.intents) + 1}")
+        if self.hook:
+            self.hook(order)
+        return OpenedPayment(intent, None, {"client_secret": f"{intent}_secret"})
+
+    async def void_payment(self, order: Order) -> bool:
+        if order.order_id in self.paid:
+            return False
+        self.voided.add(order.order_id)
+        return True
+
+
+@dataclass
+class FakeBooks:
+    """Finance: one entry per key, the amounts echoed; ``failures`` first, ``skew_minor`` lies."""
+
+    entries: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    failures: list[Exception] = field(default_factory=list)
+    skew_minor: int = 0
+
+    async def book(
+        self, entry_key: str, currency: str, at: datetime, postings: Sequence[tuple[str, int]]
+    ) -> Acknowledgement:
+        if self.failures:
+            raise self.failures.pop(0)
+        stored = self.entries.setdefault(entry_key, list(postings))
+        echoed = [(account, amount + self.skew_minor) for account, amount in stored]
+        return Acknowledgement(entry_key, f"ent_{entry_key}", currency, echoed)
+
+
+@dataclass
+class FakeFulfiller:
+    """The signer: deterministic envelopes; counts its calls."""
+
+    failures: list[Exception] = field(default_factory=list)
+    calls: int = 0
+
+    async def fulfil(self, order: Order) -> Fulfilment:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        assert order.booked_at is not None, "I4: a licence before Finance acknowledged"
+        licences = [
+            IssuedLicence(
+                licence_id(order.order_id, line.line_no),
+                line.line_no,
+                line.sku_id,
+                line.release_id,
+                line.quantity,
+                "key_1",
+                f"envelope of {order.order_id}/{line.line_no}",
+                order.booked_at,
+            )
+            for line in order.lines
+        ]
+        deliveries = [
+            SealedDelivery(
+                delivery_id(order.order_id, line.line_no),
+                line.line_no,
+                line.release_id,
+                order.delivery.mode,
+                order.delivery.recipient or "age1made",
+                b"header",
+                "manifest",
+                None,
+                None,
+            )
+            for line in order.lines
+        ]
+        return Fulfilment(licences, deliveries)
+
+    async def open_identity(self, order_id: str, delivery_id: str) -> tuple[str, datetime]:
+        return "AGE-SECRET-KEY-1FAKE", datetime(2026, 11, 25, tzinfo=UTC)

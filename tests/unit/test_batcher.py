@@ -1,0 +1,95 @@
+"""Batching across a hop."""
+
+import asyncio
+
+import pytest
+
+from domain.errors import BusyError
+from storage.batching import Batcher
+
+
+async def test_a_lone_item_goes_at_once_and_company_shares_the_next_request():
+    sizes = []
+
+    async def send(items):
+        sizes.append(len(items))
+        await asyncio.sleep(0)
+        return [item * 2 for item in items]
+
+    batcher = Batcher(send, batch_max=10, waiting_max=100)
+    first = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0)
+    rest = await asyncio.gather(*(batcher.submit(n) for n in range(2, 8)))
+    assert await first == 2
+    assert rest == [4, 6, 8, 10, 12, 14]
+    assert sizes[0] == 1
+    assert len(sizes) <= 3
+
+
+async def test_each_item_gets_its_own_error():
+    async def send(items):
+        return [ValueError(str(item)) if item % 2 else item for item in items]
+
+    batcher = Batcher(send, batch_max=10, waiting_max=100)
+    answers = await asyncio.gather(*(batcher.submit(n) for n in range(4)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["0", "1", "2", "3"]
+    assert [isinstance(answer, ValueError) for answer in answers] == [False, True, False, True]
+
+
+async def test_a_failed_request_fails_its_batch_and_the_next_one_works():
+    calls = 0
+
+    async def send(items):
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ConnectionError("down")
+        return list(items)
+
+    batcher = Batcher(send, batch_max=10, waiting_max=100)
+    with pytest.raises(ConnectionError):
+        await batcher.submit(1)
+    assert await batcher.submit(2) == 2
+
+
+async def test_a_wrong_number_of_answers_is_an_error_for_all():
+    async def send(items):
+        return []
+
+    with pytest.raises(RuntimeError, match="0 answers for 1 items"):
+        await Batcher(send, batch_max=10, waiting_max=100).submit(1)
+
+
+async def test_the_queue_is_bounded():
+    gate = asyncio.Event()
+
+    async def send(items):
+        await gate.wait()
+        return list(items)
+
+    batcher = Batcher(send, batch_max=1, waiting_max=2)
+    tasks = []
+    for n in range(3):
+        tasks.append(asyncio.create_task(batcher.submit(n)))
+        await asyncio.sleep(0)
+    with pytest.raises(BusyError, match="queue_full"):
+        await batcher.submit(9)
+    gate.set()
+    assert await asyncio.gather(*tasks) == [0, 1, 2]
+
+
+async def test_a_waiter_that_gives_up_does_not_disturb_the_others():
+    gate = asyncio.Event()
+
+    async def send(items):
+        await gate.wait()
+        return list(items)
+
+    batcher = Batcher(send, batch_max=10, waiting_max=10)
+    impatient = asyncio.create_task(batcher.submit(1))
+    await asyncio.sleep(0)
+    patient = asyncio.create_task(batcher.submit(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    gate.set()
+    assert await patient == 2

@@ -1,0 +1,307 @@
+"""The order host over fakes: the happy path, repeats, races, lost connections and dead hosts."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from actors.orders.effects import Effects
+from actors.orders.host import OrderHost
+from actors.orders.sweep import Sweep
+from domain.errors import DependencyError, RejectedError
+from domain.orders.commands import RecordPaymentFailure
+from domain.orders.decide import delivery_id
+from domain.orders.events import KIND_OF, DeliveryChoice
+from domain.orders.ports import Idempotency, PaymentNews
+from domain.orders.state import Status
+from tests.fakes.carts import BUYER, NOW, cart, line, order_id
+from tests.fakes.orders import FakeBooks, FakeClock, FakeFulfiller, FakeGateway, FakeOrderStore
+
+KEY = Idempotency("key-1", b"digest")
+
+
+class World:
+    """One store and the outside, with as many hosts as a test wants."""
+
+    def __init__(self):
+        self.clock = FakeClock()
+        self.store = FakeOrderStore(self.clock)
+        self.gateway, self.books, self.fulfiller = FakeGateway(), FakeBooks(), FakeFulfiller()
+
+    def host(self):
+        return OrderHost(
+            self.store, Effects(self.gateway, self.books, self.fulfiller, self.clock), self.clock
+        )
+
+    async def pay(self, host, number=1, amount_minor=1999, event_id="evt_1"):
+        news = PaymentNews(
+            event_id,
+            order_id(number),
+            "payment_intent.succeeded",
+            self.gateway.intents[order_id(number)],
+            amount_minor,
+            "USD",
+            "",
+            "",
+        )
+        await self.store.store_webhook(news)
+        await host.apply_webhook(event_id)
+
+    def kinds(self, number=1):
+        return [KIND_OF[type(event)] for event in self.store.orders[order_id(number)].events]
+
+    def status(self, number=1):
+        return self.store.orders[order_id(number)].status
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+async def settle(host):
+    while host._tasks:
+        await asyncio.wait(host._tasks, timeout=5)
+
+
+LIFE = [
+    "order.created",
+    "order.screened",
+    "order.payment_opened",
+    "order.paid",
+    "order.booked",
+    "order.licensed",
+    "order.delivered",
+]
+
+
+async def test_place_pay_deliver(world):
+    host = world.host()
+    placed = await host.place(cart(), KEY)
+    assert placed.order.status is Status.AWAITING_PAYMENT
+    assert placed.payment_handle == {"client_secret": "pi_1_secret"}
+    await world.pay(host)
+    await settle(host)
+    assert world.kinds() == LIFE
+    assert world.store.effects == {}
+    assert len(world.store.licences) == 1
+
+
+async def test_double_clicks_and_a_later_repeat_make_one_order(world):
+    host = world.host()
+    answers = await asyncio.gather(*(host.place(cart(n), KEY) for n in range(1, 65)))
+    assert len({answer.order.order_id for answer in answers}) == 1
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert len(world.store.orders) == len(world.gateway.intents) == 1
+    first = next(answer for answer in answers if not answer.replayed)
+    await world.pay(host, int.from_bytes(b"\x01") if first.order.order_id == order_id(1) else 1)
+    await settle(host)
+    later = await world.host().place(cart(99), KEY)
+    assert later.order == first.order, "a replay answers with the order as it first became payable"
+
+
+async def test_the_same_key_with_another_body_is_refused(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    with pytest.raises(RejectedError, match="idempotency_key_reused"):
+        await host.place(cart(2), Idempotency("key-1", b"other"))
+    assert len(world.store.orders) == 1
+
+
+async def test_64_identical_webhooks_settle_once(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    await asyncio.gather(*(world.pay(host) for _ in range(64)))
+    await settle(host)
+    assert world.kinds() == LIFE
+    assert len(world.books.entries) == 1
+
+
+async def test_two_events_for_one_capture_settle_once(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    await asyncio.gather(world.pay(host, event_id="evt_1"), world.pay(host, event_id="evt_2"))
+    await settle(host)
+    assert world.kinds() == LIFE
+    assert all(row.processed for row in world.store.inbox.values())
+
+
+async def test_two_hosts_with_the_same_order_commit_once(world):
+    one, two = world.host(), world.host()
+    await one.place(cart(), KEY)
+    await two.execute(order_id(), _noop_failure())
+    await asyncio.gather(world.pay(one, event_id="evt_1"), world.pay(two, event_id="evt_2"))
+    await settle(one)
+    await settle(two)
+    assert [kind for kind in world.kinds() if kind != "order.payment_failed"] == LIFE
+    assert len(world.store.licences) == 1
+
+
+def _noop_failure():
+    return RecordPaymentFailure("evt_0", "card_declined", "no", NOW)
+
+
+async def test_a_webhook_that_beats_the_reply_of_stripe(world):
+    host = world.host()
+
+    def race(order):
+        world.race = asyncio.ensure_future(world.pay(host))
+
+    world.gateway.hook = race
+    placed = await host.place(cart(), KEY)
+    await world.race
+    await settle(host)
+    assert world.status() is Status.DELIVERED
+    assert placed.order.status in (Status.AWAITING_PAYMENT, Status.PAID, Status.BOOKED, Status.DELIVERED)
+
+
+@pytest.mark.parametrize("when", ["fail_before", "fail_after"])
+@pytest.mark.parametrize("step", range(1, 5))
+async def test_a_connection_lost_around_any_commit_loses_nothing(world, when, step):
+    """Step 1 is the opening of the payment; the caller's own commit is retried by the caller."""
+    host = world.host()
+    sweep = Sweep(world.store, host)
+    original = world.store.commit
+    commits = 0
+
+    async def flaky(turn):
+        nonlocal commits
+        commits += 1
+        if commits == step:
+            setattr(world.store, when, 1)
+        return await original(turn)
+
+    world.store.commit = flaky
+    await host.place(cart(), KEY)
+    for _ in range(6):
+        if order_id() in world.gateway.intents and "evt_1" not in world.store.inbox:
+            with contextlib.suppress(DependencyError):
+                await world.pay(host)
+        await settle(host)
+        world.clock.advance(70)
+        await sweep.once()
+        await settle(host)
+    # Our record of the intent may be what was lost; the webhook then goes first.
+    assert [kind for kind in world.kinds() if kind != "order.payment_opened"] == [
+        kind for kind in LIFE if kind != "order.payment_opened"
+    ]
+    assert world.store.effects == {}
+    assert all(row.processed for row in world.store.inbox.values())
+
+
+async def test_a_dead_host_leaves_work_that_any_sweep_finishes(world):
+    dead = world.host()
+    world.gateway.failures.append(DependencyError("payment_provider_unavailable", "Stripe is down"))
+    placed = await dead.place(cart(), KEY)
+    assert placed.order.status is Status.SCREENED
+    survivor = world.host()
+    world.clock.advance(5)
+    assert await Sweep(world.store, survivor).once() == 1
+    assert world.status() is Status.AWAITING_PAYMENT
+
+
+async def test_a_stored_webhook_whose_host_died_is_applied_by_the_sweep(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    await world.store.store_webhook(
+        PaymentNews("evt_1", order_id(), "payment_intent.succeeded", "pi_1", 1999, "USD", "", "")
+    )
+    sweep = Sweep(world.store, world.host())
+    assert await sweep.once() == 0, "within its lease it is left to the ingress"
+    world.clock.advance(4)
+    assert await sweep.once() == 1
+    await settle(sweep._host)
+    assert world.kinds() == LIFE
+
+
+@pytest.mark.parametrize("part", ["gateway", "books", "fulfiller"])
+async def test_an_outage_of_any_part_delays_and_loses_nothing(world, part):
+    host = world.host()
+    failing = getattr(world, part)
+    failing.failures += [DependencyError("down", "down") for _ in range(3)]
+    sweep = Sweep(world.store, host)
+    await host.place(cart(), KEY)
+    for _ in range(8):
+        if order_id() in world.gateway.intents and "evt_1" not in world.store.inbox:
+            await world.pay(host)
+        await settle(host)
+        world.clock.advance(61)
+        await sweep.once()
+        await settle(host)
+    assert world.kinds() == LIFE
+
+
+async def test_finance_that_echoes_other_amounts_is_not_an_acknowledgement(world):
+    host = world.host()
+    world.books.skew_minor = 1
+    await host.place(cart(), KEY)
+    await world.pay(host)
+    await settle(host)
+    assert world.status() is Status.PAID
+    assert world.store.licences == {}
+    row = world.store.effects[order_id(), "book"]
+    assert "booking_mismatch" in row.last_error
+    world.books.skew_minor = 0
+    world.clock.advance(301)
+    await Sweep(world.store, host).once()
+    await settle(host)
+    assert world.status() is Status.DELIVERED
+
+
+async def test_a_wrong_amount_is_kept_for_the_operator_and_changes_nothing(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    await world.pay(host, amount_minor=1)
+    assert world.status() is Status.AWAITING_PAYMENT
+    assert world.store.inbox["evt_1"].outcome == "amount_mismatch"
+
+
+async def test_stripe_refusing_the_order_cancels_it_with_the_reason(world):
+    host = world.host()
+    world.gateway.failures.append(RejectedError("payment_refused", "Amount below minimum"))
+    placed = await host.place(cart(), KEY)
+    assert placed.order.status is Status.CANCELLED
+    assert placed.order.end_reason == "Amount below minimum"
+    assert world.store.effects == {}
+
+
+async def test_an_unpaid_order_expires_and_a_late_payment_revives_it(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    world.clock.advance(1801)
+    await Sweep(world.store, host).once()
+    await settle(host)
+    assert world.status() is Status.EXPIRED
+    assert world.gateway.voided == {order_id()}
+    await world.pay(host)
+    await settle(host)
+    assert world.status() is Status.DELIVERED
+
+
+async def test_releasing_a_key_is_recorded_before_it_is_handed_out(world):
+    host = world.host()
+    await host.place(cart(delivery=DeliveryChoice("released_key", None)), KEY)
+    await world.pay(host)
+    await settle(host)
+    released = await host.release_key(order_id(), delivery_id(order_id(), 1))
+    assert released.identity.startswith("AGE-SECRET-KEY-1")
+    assert "AGE-SECRET" not in repr(released)
+    assert world.kinds()[-1] == "order.delivery_key_released"
+    await host.release_key(order_id(), delivery_id(order_id(), 1))
+    assert world.kinds().count("order.delivery_key_released") == 1
+
+
+async def test_closing_waits_for_running_effects(world):
+    host = world.host()
+    await host.place(cart(1, line(1), line(2)), KEY)
+    await world.pay(host, amount_minor=3998)
+    await host.close()
+    assert world.status() in (Status.PAID, Status.BOOKED, Status.DELIVERED)
+    world.clock.advance(20)
+    survivor = world.host()
+    for _ in range(3):
+        await Sweep(world.store, survivor).once()
+        await settle(survivor)
+        world.clock.advance(20)
+    assert world.kinds() == LIFE
+    assert world.store.orders[order_id()].buyer_id == BUYER
