@@ -31,6 +31,7 @@ class Offer:
     bundle_sha256: str
     unit_price_minor: int
     currency: str
+    licence_days: int | None = None  # None is a perpetual licence
 
 
 def validate_listing(name: str, title: str, description: str, prices: Mapping[str, int]) -> None:

@@ -29,6 +29,7 @@ from domain.document_fields import (
     token_field,
 )
 from domain.dsse import decode_base64, signed_message
+from domain.manifests import BUNDLE_NAME_CHARS_MAX
 from domain.statements import PAYLOAD_TYPE, Statement, Subject
 from domain.strict_json import DocumentError
 
@@ -37,7 +38,6 @@ MODES = ("recipient", "released_key")
 HEADER_BYTES_MAX = 1_024  # one X25519 stanza takes 200; room for a few recipients of one buyer
 RECIPIENT_CHARS_MAX = 128  # age1… is 62 characters
 LINE_NO_MAX = 1_000  # an order line's own bound is lower; this one only keeps the reader safe
-FILE_NAME_CHARS_MAX = 107  # leaves room for ".age-payload" and the file-name limit of statements
 _PREDICATE = frozenset(
     {
         "delivery_id",
@@ -155,9 +155,6 @@ def parse(payload: bytes) -> DeliveryManifest:
     header = decode_base64(members["header_b64"], "header_b64")
     if not 1 <= len(header) <= HEADER_BYTES_MAX:
         raise DocumentError("field_invalid", f"An age header here has at most {HEADER_BYTES_MAX} bytes.")
-    file_name = file_name_field(members, "file_name")
-    if len(file_name) > FILE_NAME_CHARS_MAX:
-        raise DocumentError("field_invalid", f"file_name has at most {FILE_NAME_CHARS_MAX} characters.")
     manifest = DeliveryManifest(
         delivery_id=token_field(members, "delivery_id"),
         order_id=token_field(members, "order_id"),
@@ -169,7 +166,7 @@ def parse(payload: bytes) -> DeliveryManifest:
         header=header,
         payload=_file_digest(members, "payload"),
         plaintext=_file_digest(members, "plaintext"),
-        file_name=file_name,
+        file_name=file_name_field(members, "file_name", BUNDLE_NAME_CHARS_MAX),
         created_at=time_field(members, "created_at"),
     )
     ciphertext = closed_object(members["ciphertext"], "ciphertext", _CIPHERTEXT)

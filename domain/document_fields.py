@@ -13,10 +13,11 @@ from typing import Any
 from domain.strict_json import INTEGER_MAX, DocumentError
 
 TOKEN_CHARS_MAX = 128  # longest id or principal name; an OIDC subject may take more than one of our ids
+FILE_NAME_CHARS_MAX = 128  # half of what file systems take, so that tools can append their suffixes
 _TOKEN = re.compile(r"[!-~]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 def closed_object(
@@ -61,12 +62,13 @@ def token_field(members: dict[str, Any], name: str) -> str:
     return value
 
 
-def file_name_field(members: dict[str, Any], name: str) -> str:
+def file_name_field(members: dict[str, Any], name: str, chars_max: int = FILE_NAME_CHARS_MAX) -> str:
     """Read a plain file name that is safe on every file system: no separators, no leading dot."""
     value = members[name]
-    if not isinstance(value, str) or not _FILE_NAME.fullmatch(value):
+    if not isinstance(value, str) or len(value) > chars_max or not _FILE_NAME.fullmatch(value):
         raise DocumentError(
-            "field_invalid", f"{name} must be a plain file name of letters, digits and . _ + -."
+            "field_invalid",
+            f"{name} must be a plain file name of at most {chars_max} letters, digits and . _ + -.",
         )
     return value
 

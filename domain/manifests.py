@@ -26,6 +26,7 @@ from domain.strict_json import DocumentError
 
 PREDICATE_TYPE = "urn:illuvrse:marketplace:release-manifest:v1"
 BUNDLE_BYTES_MAX = 8 * 2**30  # sandboxes and buyers' disks; a multiple of what sellers ship today
+BUNDLE_NAME_CHARS_MAX = 100  # deliveries append ".age-payload" within the limit of file names here
 DESCRIPTION_CHARS_MAX = 600  # at four bytes each it still fits what key services sign
 ENTRY_POINT_CHARS_MAX = 200  # a path inside the bundle
 PLATFORMS = frozenset(
@@ -92,6 +93,11 @@ def parse(payload: bytes) -> ReleaseManifest:
     statement = Statement.parse(payload, predicate_type=PREDICATE_TYPE)
     if len(statement.subjects) != 1:
         raise DocumentError("subjects_invalid", "A release manifest is about exactly one bundle.")
+    bundle = statement.subjects[0]
+    if len(bundle.name) > BUNDLE_NAME_CHARS_MAX:
+        raise DocumentError(
+            "field_invalid", f"A bundle's name has at most {BUNDLE_NAME_CHARS_MAX} characters."
+        )
     members = closed_object(statement.predicate, "The release manifest", _PREDICATE)
     entry_point = text_field(members, "entry_point", ENTRY_POINT_CHARS_MAX)
     if not _ENTRY_POINT.fullmatch(entry_point) or not {".", ".."}.isdisjoint(entry_point.split("/")):
@@ -102,8 +108,8 @@ def parse(payload: bytes) -> ReleaseManifest:
     if platform not in PLATFORMS:
         raise DocumentError("platform_unknown", f"platform must be one of {', '.join(sorted(PLATFORMS))}.")
     return ReleaseManifest(
-        bundle_name=statement.subjects[0].name,
-        bundle_sha256=statement.subjects[0].sha256,
+        bundle_name=bundle.name,
+        bundle_sha256=bundle.sha256,
         size=integer_field(members, "size", 1, BUNDLE_BYTES_MAX),
         sku=token_field(members, "sku"),
         version=parse_version(token_field(members, "version")),

@@ -24,6 +24,7 @@ class Line:
     bundle_sha256: str
     unit_price_minor: int
     quantity: int
+    licence_days: int | None = None  # None is a perpetual licence
 
     @property
     def amount_minor(self) -> int:

@@ -5,19 +5,14 @@ takes apart, so the Python side binds a handful of parameters however many rows 
 """
 
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
-import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import PoolTimeout, TooManyRequests
 
-from domain.errors import DependencyError
 from domain.ids import derive_id
 from domain.orders.events import KIND_OF, decode_event
 from domain.orders.ports import (
@@ -30,7 +25,7 @@ from domain.orders.ports import (
     StoredOrder,
     Turn,
 )
-from storage.market.pool import Pool
+from storage.market.pool import Pool, borrow, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "orders.sql").items()}
@@ -178,25 +173,11 @@ class PostgresOrderStore:
         return [EventRecord(*row) for row in rows]
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
-        async with _connection(self._pool) as connection:
-            return await (await connection.execute(SQL[name], values)).fetchall()
+        return await fetch(self._pool, SQL[name], values)
 
     async def _execute(self, name: str, values: Mapping[str, Any]) -> None:
-        async with _connection(self._pool) as connection:
+        async with borrow(self._pool) as connection:
             await connection.execute(SQL[name], values)
-
-
-@asynccontextmanager
-async def _connection(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests) as error:
-        # Nothing more is known than that: the statement may even have committed. The caller drops its
-        # state and reads again.
-        raise DependencyError(
-            "database_unavailable", "The database did not answer; nothing is lost. Try again shortly.", 2
-        ) from error
 
 
 def _document(turn: Turn) -> str:

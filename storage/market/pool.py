@@ -4,9 +4,16 @@ Autocommit: every named query is a whole transaction in one statement, so a comm
 Statements are prepared at first use. ``NullPool`` and pgbouncer are not supported (docs/limits.md).
 """
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from domain.errors import DependencyError
 
 CONNECT_TIMEOUT_S = 5  # a database that does not answer by then is down
 WAIT_TIMEOUT_S = 5.0  # queueing longer than this for a connection only moves the failure later
@@ -41,3 +48,25 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
             f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_MS}",
         },
     )
+
+
+@asynccontextmanager
+async def borrow(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    """Borrow a connection; a lost or missing database becomes ``database_unavailable``.
+
+    Nothing more is known then: a statement under way may even have committed. Callers drop what they
+    assumed and read again.
+    """
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests) as error:
+        raise DependencyError(
+            "database_unavailable", "The database did not answer; nothing is lost. Try again shortly.", 2
+        ) from error
+
+
+async def fetch(pool: Pool, query: bytes, values: Mapping[str, Any]) -> list[TupleRow]:
+    """Run one statement and return its rows; raises ``DependencyError('database_unavailable')``."""
+    async with borrow(pool) as connection:
+        return await (await connection.execute(query, values)).fetchall()

@@ -7,7 +7,7 @@ them by the same contract suite as Postgres (tests/contracts/order_store.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from domain.errors import DependencyError
@@ -157,7 +157,7 @@ class FakeOrderStore:
         for row in due[:limit]:
             row.attempts += 1
             row.due_at = self.clock() + timedelta(seconds=lease_s)
-        return [row.news for row in due[:limit]]
+        return [replace(row.news, attempts=row.attempts) for row in due[:limit]]
 
     async def close_webhook(self, event_id: str, outcome: str) -> None:
         row = self.inbox[event_id]

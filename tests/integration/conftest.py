@@ -26,3 +26,4 @@ _postgres = _load("postgres_fixture")
 postgres_server = _postgres.postgres_server
 database = _postgres.database
 module_database = _postgres.module_database
+_load("finance_process")

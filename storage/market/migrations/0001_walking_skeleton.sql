@@ -105,6 +105,7 @@ CREATE TABLE releases (
     minisig         text,         -- minisign signature of the bundle by the platform's key
     bundle_sha256   text,
     bundle_bytes    bigint,
+    licence_days    int,          -- null is a perpetual licence
     payload_key     text,         -- the encrypted payload in S3, stored once for all buyers
     payload_version text,
     payload_sha256  text,

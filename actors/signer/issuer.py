@@ -1,0 +1,139 @@
+"""Issuer: seals deliveries and signs licences and manifests, in batches, behind the ``Signer`` port.
+
+Decides nothing about orders: it is handed a booked order and what publication left for its releases. It
+keeps no key beyond the call that needs it. Repeating a request gives the same licence bytes (Ed25519 is
+deterministic) and a fresh header for the same payload, of which only one is ever committed.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from domain import licences, statements
+from domain.dsse import sign_all
+from domain.errors import MarketplaceError, RejectedError
+from domain.fulfilment import (
+    RELEASED_KEY_TTL_S,
+    ReleaseMaterial,
+    file_key_context,
+    identity_context,
+    issued_at,
+    licence_payload,
+    manifest_payload,
+)
+from domain.orders.decide import delivery_id, licence_id
+from domain.orders.ports import Fulfilment, IssuedLicence, SealedDelivery
+from domain.orders.state import Order
+from domain.signing import MESSAGES_MAX, KeyWrapper, Signer
+from storage.age.header import wrap_file_key
+from storage.age.recipients import identity_text, parse_recipient, public_half, recipient_text
+
+REQUESTS_MAX = 64  # orders per call: about 20 ms of work, well inside any caller's deadline
+
+
+@dataclass(frozen=True, slots=True)
+class IssueRequest:
+    """One booked order and the material of each line's release, in line order."""
+
+    order: Order
+    materials: tuple[ReleaseMaterial, ...]
+
+
+@dataclass(slots=True)
+class _Sealed:
+    recipient: str
+    header: bytes
+    wrapped_identity: bytes | None
+
+
+class Issuer:
+    """A plain class; ``deployments.signer`` makes it an actor."""
+
+    def __init__(self, signer: Signer, wrapper: KeyWrapper) -> None:
+        self._signer = signer
+        self._wrapper = wrapper
+
+    def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
+        """Fulfil each order by itself: one that cannot be sealed does not spoil its neighbours.
+
+        Raises:
+            RejectedError: ``batch_too_large``.
+            DependencyError: the signing backend failed; nothing was issued.
+        """
+        if len(requests) > REQUESTS_MAX:
+            raise RejectedError("batch_too_large", f"At most {REQUESTS_MAX} orders are issued at once.")
+        answers: list[Fulfilment | MarketplaceError] = []
+        for request in requests:
+            try:
+                answers.append(self._issue_one(request))
+            except RejectedError as refused:
+                answers.append(refused)
+        return answers
+
+    def unwrap_identity(self, of_delivery_id: str, wrapped: bytes) -> str:
+        """Open a released-key delivery's identity (``AGE-SECRET-KEY-1…``).
+
+        Raises:
+            RejectedError: ``unwrap_refused``.
+        """
+        return identity_text(self._wrapper.unwrap(wrapped, identity_context(of_delivery_id)))
+
+    def _issue_one(self, request: IssueRequest) -> Fulfilment:
+        order = request.order
+        if 2 * len(order.lines) > MESSAGES_MAX:
+            raise RejectedError("batch_too_large", "The order has more lines than one batch signs.")
+        sealed = [
+            self._seal(order, delivery_id(order.order_id, line.line_no), material)
+            for line, material in zip(order.lines, request.materials, strict=True)
+        ]
+        licence_envelopes = sign_all(
+            self._signer, licences.PAYLOAD_TYPE, [licence_payload(order, line) for line in order.lines]
+        )
+        manifest_envelopes = sign_all(
+            self._signer,
+            statements.PAYLOAD_TYPE,
+            [
+                manifest_payload(order, line, material, seal.recipient, seal.header)
+                for line, material, seal in zip(order.lines, request.materials, sealed, strict=True)
+            ],
+        )
+        return Fulfilment(
+            licences=[
+                IssuedLicence(
+                    licence_id=licence_id(order.order_id, line.line_no),
+                    line_no=line.line_no,
+                    sku_id=line.sku_id,
+                    release_id=line.release_id,
+                    quantity=line.quantity,
+                    key_id=self._signer.key_id,
+                    envelope=envelope.dumps(),
+                    issued_at=issued_at(order),
+                )
+                for line, envelope in zip(order.lines, licence_envelopes, strict=True)
+            ],
+            deliveries=[
+                SealedDelivery(
+                    delivery_id=delivery_id(order.order_id, line.line_no),
+                    line_no=line.line_no,
+                    release_id=line.release_id,
+                    mode=order.delivery.mode,
+                    recipient=seal.recipient,
+                    header=seal.header,
+                    manifest=envelope.dumps(),
+                    wrapped_identity=seal.wrapped_identity,
+                    key_ttl_s=None if seal.wrapped_identity is None else RELEASED_KEY_TTL_S,
+                )
+                for line, seal, envelope in zip(order.lines, sealed, manifest_envelopes, strict=True)
+            ],
+        )
+
+    def _seal(self, order: Order, of_delivery_id: str, material: ReleaseMaterial) -> _Sealed:
+        file_key = self._wrapper.unwrap(material.wrapped_file_key, file_key_context(material.release_id))
+        if order.delivery.recipient is not None:
+            recipient = order.delivery.recipient
+            return _Sealed(recipient, wrap_file_key(file_key, parse_recipient(recipient)), None)
+        # An age identity is any 32 random bytes; only its wrapped form is kept.
+        identity = secrets.token_bytes(32)
+        public_key = public_half(identity)
+        wrapped = self._wrapper.wrap(identity, identity_context(of_delivery_id))
+        return _Sealed(recipient_text(public_key), wrap_file_key(file_key, public_key), wrapped)

@@ -1,0 +1,123 @@
+"""Placement: how actors are reached. The only module that holds Ray's untyped handles.
+
+An order's calls go to the replica that consistent hashing names, so its grain is usually warm; a wrong
+guess costs one read and never correctness (ADR 0001). Ray's failures become ``domain.errors`` here:
+whether a call that failed had run is unknown, and every method behind it is safe to repeat.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ray import exceptions as ray_errors
+from ray.serve import exceptions as serve_errors
+
+from actors.orders.host import PlacedOrder, ReleasedKey
+from actors.signer.issuer import IssueRequest
+from domain.errors import BusyError, DependencyError, MarketplaceError
+from domain.orders.commands import PlaceOrder
+from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
+
+CALL_DEADLINE_S = 9.0  # below the ingress's own deadline, so that the caller hears the better reason
+SIGNER_DEADLINE_S = 5.0
+PING_DEADLINE_S = 2.0
+_GONE = (
+    ray_errors.RayActorError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.TaskCancelledError,
+    serve_errors.DeploymentUnavailableError,
+    serve_errors.ReplicaUnavailableError,
+)
+
+
+async def _call(part: str, response: Any, deadline_s: float) -> Any:
+    """Await a handle's response within a deadline and translate what can go wrong."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await response
+    except MarketplaceError:
+        raise
+    except ray_errors.RayTaskError as error:
+        # `cause` is the remote exception itself, unpickled; see domain.errors on why it survives.
+        if isinstance(error.cause, MarketplaceError):
+            raise error.cause from None
+        raise
+    except serve_errors.BackPressureError as error:
+        raise BusyError(f"{part}_busy", "Too many requests are waiting. Try again shortly.") from error
+    except (*_GONE, TimeoutError) as error:
+        raise DependencyError(
+            f"{part}_unavailable", "A part is being replaced; nothing is lost. Try again shortly."
+        ) from error
+
+
+class SignerDirectory:
+    """Reaches the signer's deployment."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def issue(self, requests: Sequence[IssueRequest]) -> Sequence[Fulfilment | Exception]:
+        """See ``Issuer.issue``."""
+        answers: Sequence[Fulfilment | Exception] = await _call(
+            "signer", self._handle.issue.remote(list(requests)), SIGNER_DEADLINE_S
+        )
+        return answers
+
+    async def unwrap_identity(self, delivery_id: str, wrapped: bytes) -> str:
+        """See ``Issuer.unwrap_identity``."""
+        identity: str = await _call(
+            "signer", self._handle.unwrap_identity.remote(delivery_id, wrapped), SIGNER_DEADLINE_S
+        )
+        return identity
+
+    async def ready(self) -> bool:
+        """Whether a replica answers."""
+        return await _answers(self._handle)
+
+
+class OrderDirectory:
+    """Reaches order hosts by order id."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def place(self, command: PlaceOrder, idempotency_key: str, request_digest: bytes) -> PlacedOrder:
+        """See ``OrderHost.place``. Repeated once when a host dies under it: the key makes that safe."""
+        idempotency = Idempotency(idempotency_key, request_digest)
+        try:
+            return await self._place(command, idempotency)
+        except DependencyError as error:
+            if error.code != "order_host_unavailable":
+                raise
+            return await self._place(command, idempotency)
+
+    async def apply_news(self, news: PaymentNews) -> None:
+        """See ``OrderHost.apply_news``."""
+        await _call("order_host", self._at(news.order_id).apply_news.remote(news), CALL_DEADLINE_S)
+
+    async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
+        """See ``OrderHost.release_key``."""
+        released: ReleasedKey = await _call(
+            "order_host", self._at(order_id).release_key.remote(order_id, delivery_id), CALL_DEADLINE_S
+        )
+        return released
+
+    async def ready(self) -> bool:
+        """Whether a replica answers."""
+        return await _answers(self._handle)
+
+    async def _place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
+        placed: PlacedOrder = await _call(
+            "order_host", self._at(command.order_id).place.remote(command, idempotency), CALL_DEADLINE_S
+        )
+        return placed
+
+    def _at(self, order_id: str) -> Any:
+        return self._handle.options(session_id=order_id)
+
+
+async def _answers(handle: Any) -> bool:
+    try:
+        return bool(await _call("ping", handle.ping.remote(), PING_DEADLINE_S))
+    except MarketplaceError:
+        return False

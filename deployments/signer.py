@@ -1,0 +1,32 @@
+"""The signer as a Serve deployment: one replica in front of the signing backend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.signer.issuer import Issuer, IssueRequest
+from deployments.logs import configure_logging
+from deployments.settings import Settings
+from domain.errors import MarketplaceError
+from domain.orders.ports import Fulfilment
+from storage.signing.devfile import DevelopmentKeyFile
+
+
+class SignerDeployment:
+    """Holds the development key file; production backends sign outside Ray's workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        configure_logging(settings.log_level)
+        keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
+        self._issuer = Issuer(keys, keys)
+
+    async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
+        """See ``Issuer.issue``."""
+        return self._issuer.issue(requests)
+
+    async def unwrap_identity(self, delivery_id: str, wrapped: bytes) -> str:
+        """See ``Issuer.unwrap_identity``."""
+        return self._issuer.unwrap_identity(delivery_id, wrapped)
+
+    async def ping(self) -> bool:
+        """Answer a readiness probe."""
+        return True

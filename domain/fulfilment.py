@@ -1,0 +1,102 @@
+"""Fulfilment: from a booked order to its licences and delivery manifests. Pure; sealing comes before.
+
+``ReleaseMaterial`` is what publication left behind for a release: digests, sizes, and the file key of the
+one encrypted payload, wrapped. The contexts bind wrapped keys to the ids that they belong to, so that a
+blob copied to another row cannot be opened there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from domain import delivery_manifests, licences
+from domain.delivery_manifests import DeliveryManifest, FileDigest
+from domain.licence_policies import OfferedPolicy
+from domain.orders.decide import delivery_id, licence_id
+from domain.orders.events import Line
+from domain.orders.state import Order
+
+ISSUER = "illuvrse-marketplace"
+RELEASED_KEY_TTL_S = 86_400  # a released key can be asked for during one day after delivery
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseMaterial:
+    """A published release, as needed to deliver it. Sizes in bytes, digests lower-case hexadecimal."""
+
+    release_id: str
+    bundle_name: str
+    bundle_sha256: str
+    bundle_bytes: int
+    payload_sha256: str
+    payload_bytes: int
+    wrapped_file_key: bytes = field(repr=False)
+
+
+def file_key_context(release_id: str) -> Mapping[str, str]:
+    """Encryption context under which a release's file key is wrapped."""
+    return {"purpose": "release-file-key", "release_id": release_id}
+
+
+def identity_context(of_delivery_id: str) -> Mapping[str, str]:
+    """Encryption context under which a released-key delivery's identity is wrapped."""
+    return {"purpose": "delivery-identity", "delivery_id": of_delivery_id}
+
+
+def licence_payload(order: Order, line: Line) -> bytes:
+    """Return the licence of one line, ready to sign: the same bytes at every repeat.
+
+    Raises:
+        DocumentError: see ``licences.build``.
+    """
+    return licences.build(
+        licences.Licence(
+            licence_id=licence_id(order.order_id, line.line_no),
+            order_id=order.order_id,
+            line_no=line.line_no,
+            sku_id=line.sku_id,
+            sku_name=line.sku_name,
+            release_id=line.release_id,
+            version=line.version,
+            bundle_name=line.bundle_name,
+            bundle_sha256=line.bundle_sha256,
+            buyer_id=order.buyer_id,
+            seller_id=line.seller_id,
+            quantity=line.quantity,
+            policy=OfferedPolicy(line.licence_days).granted(issued_at(order)),
+            issued_at=issued_at(order),
+            issuer=ISSUER,
+        )
+    )
+
+
+def manifest_payload(
+    order: Order, line: Line, material: ReleaseMaterial, recipient: str, header: bytes
+) -> bytes:
+    """Return the delivery manifest of one line, ready to sign.
+
+    Raises:
+        DocumentError: see ``delivery_manifests.build``.
+    """
+    return delivery_manifests.build(
+        DeliveryManifest(
+            delivery_id=delivery_id(order.order_id, line.line_no),
+            order_id=order.order_id,
+            line_no=line.line_no,
+            licence_id=licence_id(order.order_id, line.line_no),
+            release_id=line.release_id,
+            mode=order.delivery.mode,
+            recipient=recipient,
+            header=header,
+            payload=FileDigest(material.payload_bytes, material.payload_sha256),
+            plaintext=FileDigest(material.bundle_bytes, material.bundle_sha256),
+            file_name=material.bundle_name,
+            created_at=issued_at(order),
+        )
+    )
+
+
+def issued_at(order: Order) -> datetime:
+    """Time of issue: when Finance acknowledged, in whole seconds, so that repeats agree."""
+    assert order.booked_at is not None, "I4: nothing is issued before Finance acknowledged"
+    return order.booked_at.replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""The ledger's own database schema: entries and postings that can be added to, and never changed."""

@@ -1,0 +1,55 @@
+"""Public keys and signatures: libsodium alone decides what is valid.
+
+Ed25519 verifiers disagree about crafted keys and signatures (small-order and non-canonical points).
+So there is one verifier, libsodium's, and a key is checked for being a canonical point of the main
+subgroup when it is registered: after that check almost no disagreement with other verifiers is left.
+"""
+
+import base64
+from datetime import datetime
+
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
+from nacl.exceptions import BadSignatureError
+
+from domain.errors import RejectedError
+from domain.signing import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    KeyRecord,
+    KeyState,
+    key_id_of,
+)
+
+# DER of SubjectPublicKeyInfo for Ed25519 up to the key itself (RFC 8410, section 4): always these bytes.
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
+
+def register(public_key: bytes, not_before: datetime, state: KeyState = KeyState.ACTIVE) -> KeyRecord:
+    """Make the record of a public key, after checking that it is a sound point.
+
+    Raises:
+        RejectedError: ``public_key_invalid``.
+    """
+    if len(public_key) != PUBLIC_KEY_BYTES or not crypto_core_ed25519_is_valid_point(public_key):
+        raise RejectedError(
+            "public_key_invalid",
+            "This is not a sound Ed25519 public key: 32 bytes, a canonical point of the main subgroup.",
+        )
+    return KeyRecord(key_id_of(public_key), public_key, state, not_before)
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether ``signature`` is a valid Ed25519 signature: the ``Verifier`` of ``domain.signing``."""
+    if len(signature) != SIGNATURE_BYTES or len(public_key) != PUBLIC_KEY_BYTES:
+        return False
+    try:
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
+        return False
+    return True
+
+
+def public_key_pem(public_key: bytes) -> str:
+    """SubjectPublicKeyInfo in PEM, as ``openssl pkeyutl -pubin`` reads it."""
+    body = base64.b64encode(_SPKI_PREFIX + public_key).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"
