@@ -51,6 +51,7 @@ WRAP_VERSION = b"\x01"
 CONTEXT_CHARS_MAX = 256  # names and ids only
 _SECRET_BYTES = 32
 _NONCE_BYTES = 24
+_TAG_BYTES = 16
 _MEMBERS = frozenset({"kind", "warning", "signing_seed", "wrapping_key"})
 
 
@@ -154,7 +155,7 @@ class DevelopmentKeyFile:
         refused = RejectedError(
             "unwrap_refused", "The wrapped secret is damaged, or belongs to another key or context."
         )
-        if wrapped[: len(WRAP_VERSION)] != WRAP_VERSION or len(wrapped) < head:
+        if wrapped[: len(WRAP_VERSION)] != WRAP_VERSION or len(wrapped) < head + _TAG_BYTES:
             raise refused
         try:
             return bytes(
@@ -182,24 +183,26 @@ def _associated_data(context: Mapping[str, str]) -> bytes:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(path, "rb", opener=_open_private) as file:
+            status = os.fstat(file.fileno())
+            content = file.read(FILE_BYTES_MAX + 1) if stat.S_ISREG(status.st_mode) else b""
     except FileNotFoundError:
         raise RejectedError("key_file_missing", f"There is no key file at {path}.") from None
     except OSError as error:
-        raise RejectedError("key_file_invalid", f"{path} cannot be opened: {error.strerror}.") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise RejectedError("key_file_invalid", f"{path} is not a plain file.")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid != os.geteuid():
-            raise RejectedError(
-                "key_file_exposed", f"{path} must belong to this user and have mode 0600: chmod 600 it."
-            )
-        content = file.read(FILE_BYTES_MAX + 1)
+        raise RejectedError("key_file_invalid", f"{path} cannot be read: {error.strerror}.") from None
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid != os.geteuid():
+        raise RejectedError(
+            "key_file_exposed", f"{path} must belong to this user and have mode 0600: chmod 600 it."
+        )
     document = closed_object(strict_json.loads(content, max_bytes=FILE_BYTES_MAX), "The key file", _MEMBERS)
     if document["kind"] != KIND:
         raise RejectedError("key_file_invalid", f"{path} is not a development key file.")
     return document
+
+
+def _open_private(path: str, flags: int) -> int:
+    # No links: whoever places one chooses the key. Not blocking: a named pipe would hold us forever.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,0 +1,90 @@
+"""The composition root of the serving side: ``python -m cluster.serving``.
+
+Reads the environment once (``MARKETPLACE_SETTINGS``, the path of the settings file), records the
+platform's public key, deploys the application on the Ray cluster that the settings name, and stays in
+the foreground until SIGTERM or SIGINT, when it takes Serve down again.
+Exit status 0 after a clean stop, 1 when the application could not be deployed, 2 for wrong settings.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from deployments.clock import utc_now
+from deployments.logs import configure_logging
+from deployments.settings import Settings, load_settings
+from serve_app.serving import build_application
+from storage.market.signing_keys import register_signing_key
+from storage.signing.devfile import DevelopmentKeyFile
+from storage.signing.keys import register
+
+log = logging.getLogger("marketplace.serving")
+
+APPLICATION = "marketplace"
+WATCH_INTERVAL_S = 5.0  # how often a failed deployment is looked for
+STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY})
+
+
+def deploy(settings: Settings) -> None:
+    """Connect to Ray and (re)deploy the application; returns once it serves."""
+    key_file = DevelopmentKeyFile.load_or_create(Path(settings.signing_key_file))
+    register_signing_key(settings.postgres_dsn, register(key_file.public_key, utc_now()))
+    ray.init(
+        address=settings.ray_address,
+        namespace=settings.ray_namespace,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    serve.start(http_options={"host": settings.http.host, "port": settings.http.port})
+    serve.run(build_application(settings), name=APPLICATION, route_prefix="/")
+
+
+def watch(stop: threading.Event) -> None:
+    """Stay until ``stop`` is set, and say so when the application turns unhealthy (Serve mends it)."""
+    reported = ""
+    while not stop.wait(WATCH_INTERVAL_S):
+        application = serve.status().applications.get(APPLICATION)
+        state = application.status if application else ApplicationStatus.NOT_STARTED
+        if state in STATUS_FAILED and state != reported:
+            log.error("application is %s: %s", state, application.message if application else "missing")
+        reported = state
+
+
+def main() -> int:
+    """Run until told to stop; see the module for exit statuses."""
+    path = os.environ.get("MARKETPLACE_SETTINGS")
+    if not path:
+        print("MARKETPLACE_SETTINGS must name the settings file; `make up` sets it.", file=sys.stderr)
+        return 2
+    try:
+        settings = load_settings(Path(path))
+    except (OSError, ValueError) as error:
+        print(f"The settings cannot be read: {error}", file=sys.stderr)
+        return 2
+    configure_logging(settings.log_level)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    try:
+        deploy(settings)
+    except Exception:
+        log.exception("the application could not be deployed")
+        return 1
+    log.info("serving at %s", settings.http.base_url)
+    watch(stop)
+    with contextlib.suppress(Exception):
+        serve.shutdown()
+    ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
