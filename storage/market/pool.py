@@ -4,6 +4,7 @@ Autocommit: every named query is a whole transaction in one statement, so a comm
 Statements are prepared at first use. ``NullPool`` and pgbouncer are not supported (docs/limits.md).
 """
 
+import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,19 @@ WAITING_MAX = 512  # beyond this callers get 503 at once instead of a place in a
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 
+async def check_if_spoken_to(connection: AsyncConnection[TupleRow]) -> None:
+    """Check a connection only when its idle socket has something to read.
+
+    An idle Postgres connection is silent: bytes, or an end of file, mean that the server went away or
+    sent a notice. Asking the kernel costs 2 µs; psycopg's own check is a round trip on every checkout,
+    which measured as half of all statements of an order.
+    """
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    if poller.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
 async def _configure(connection: AsyncConnection[TupleRow]) -> None:
     connection.prepare_threshold = 0
 
@@ -39,7 +53,7 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
         name=name,
         open=False,
         configure=_configure,
-        check=AsyncConnectionPool.check_connection,
+        check=check_if_spoken_to,
         kwargs={
             "autocommit": True,
             "connect_timeout": CONNECT_TIMEOUT_S,
