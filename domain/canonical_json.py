@@ -39,7 +39,8 @@ def _check(value: Any, depth: int) -> None:
         for name, member in value.items():
             if type(name) is not str or not name.isascii():
                 raise ValueError("member names are ASCII text")
-            _check(member, depth + 1)
+            if type(member) is not str:  # most members are texts, and a call costs more than a look
+                _check(member, depth + 1)
     elif kind is list or kind is tuple:
         for item in value:
             _check(item, depth + 1)

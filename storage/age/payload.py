@@ -14,7 +14,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from storage.age.errors import PayloadError
+from storage.age.errors import HeaderError, PayloadError
 from storage.age.header import hkdf
 
 NONCE_BYTES = 16
@@ -80,12 +80,14 @@ def decrypt_payload(file_key: bytes, reader: Reader, writer: Writer) -> PayloadD
     """Decrypt all of ``reader``, which starts with the nonce, into ``writer``.
 
     Raises:
+        HeaderError: ``age_header_invalid``, where the nonce is cut off.
         PayloadError: ``age_payload_altered`` or ``age_payload_cut``. What was written before is authentic
             and incomplete: throw it away.
     """
     nonce = read_fully(reader, NONCE_BYTES)
     if len(nonce) < NONCE_BYTES:
-        raise PayloadError("age_payload_cut", "The age file ends within its nonce.")
+        # The C2SP vectors count the nonce to the header: nothing of the payload was seen.
+        raise HeaderError("age_header_invalid", "The age file ends within its nonce.")
     cipher = ChaCha20Poly1305(hkdf(file_key, nonce, b"payload"))
     plaintext_digest, payload_digest = hashlib.sha256(), hashlib.sha256(nonce)
     plaintext_size, payload_size, counter = 0, NONCE_BYTES, 0

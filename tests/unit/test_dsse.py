@@ -4,6 +4,7 @@ import base64
 import json
 import pickle
 import sys
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -95,17 +96,16 @@ def test_an_error_survives_pickling() -> None:
 def test_canonical_json_is_that_of_rfc_8785_within_its_subset() -> None:
     if not VECTORS.is_dir():
         pytest.skip(VECTORS_ABSENT)
-    checked = set()
-    for source in sorted((VECTORS / "jcs" / "testdata").rglob("input/*.json")):
+    outside = set()
+    for source in sorted((VECTORS / "jcs" / "testdata" / "input").glob("*.json")):
         value = json.loads(source.read_text(encoding="utf-8"))
         expected = source.parent.parent.joinpath("output", source.name).read_bytes()
         try:
             assert canonical_json.dumps(value) == expected, source.name
-            checked.add(source.name)
         except ValueError:
-            # Floats and non-ASCII member names are outside the subset, and refused.
-            assert any(word in source.name for word in ("values", "weird", "french", "arrays", "structures"))
-    assert checked, "no vector lay within the subset"
+            outside.add(source.stem)
+    # Floats, and member names outside ASCII.
+    assert outside == {"structures", "values", "french", "weird"}
 
 
 @pytest.mark.parametrize("value", [[1.0], [2**53], [{1: 1}], [{"é": 1}], [b""], [float("nan")], [object()]])
@@ -195,7 +195,7 @@ class CountingSigner:
     key_id = "key_1"
     public_key = b"1" * 32
 
-    def sign_many(self, messages: list[bytes]) -> list[bytes]:
+    def sign_many(self, messages: Sequence[bytes]) -> list[bytes]:
         return [toy_signature(self.public_key, message) for message in messages]
 
 
