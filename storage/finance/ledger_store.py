@@ -9,7 +9,6 @@ to be posted, and the same request may be repeated.
 """
 
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from domain.errors import BusyError, DependencyError, MarketplaceError, RejectedError
 from domain.ledger import Entry, EntryConflictError, Posting
+from storage.market.pool import check_if_spoken_to
 from storage.sql import load_queries
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ POOL_WAITING_MAX = 256  # beyond that a waiter would time out anyway
 # pool's exponential backoff delay recovery by minutes after a long outage.
 POOL_RECONNECT_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 2
-# A connection that worked this recently is handed out without asking the server first. The question is
-# a round trip, a third of the cost of posting; a server lost within the second shows as one 503.
-CHECK_AFTER_IDLE_S = 1.0
 STATEMENT_TIMEOUT_MS = 4_000  # below the request's deadline, so that the database gives up first
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 10_000
 # Text of account names sorts below this: '{' follows 'z', and no account holds it.
@@ -95,24 +92,12 @@ class TrialBalanceRow:
 Outcome = PostedEntry | MarketplaceError
 
 
-class _Connection(psycopg.AsyncConnection[Any]):
-    """A connection that knows when it last worked (monotonic seconds)."""
-
-    worked_at_s = float("-inf")
-
-
-async def _check_idle(connection: _Connection) -> None:
-    if time.monotonic() - connection.worked_at_s > CHECK_AFTER_IDLE_S:
-        await AsyncConnectionPool.check_connection(connection)
-
-
 class LedgerStore:
     """The pool and the statements. ``open`` before use, ``close`` after."""
 
     def __init__(self, dsn: str, *, pool_max: int) -> None:
-        self._pool: AsyncConnectionPool[_Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             dsn,
-            connection_class=_Connection,
             kwargs={
                 "autocommit": True,  # each request is one statement, which is its own transaction
                 "options": _SESSION_OPTIONS,
@@ -127,7 +112,7 @@ class LedgerStore:
             timeout=POOL_TIMEOUT_S,
             max_waiting=POOL_WAITING_MAX,
             reconnect_timeout=POOL_RECONNECT_TIMEOUT_S,
-            check=_check_idle,
+            check=check_if_spoken_to,
         )
 
     async def open(self) -> None:
@@ -225,11 +210,10 @@ class LedgerStore:
         return outcomes
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Connection]:
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-                connection.worked_at_s = time.monotonic()
         except (psycopg.IntegrityError, psycopg.DataError):
             raise
         except TooManyRequests:

@@ -19,6 +19,7 @@ from domain.errors import DependencyError
 CONNECT_TIMEOUT_S = 5  # a database that does not answer by then is down
 WAIT_TIMEOUT_S = 5.0  # queueing longer than this for a connection only moves the failure later
 STATEMENT_TIMEOUT_MS = 5_000  # every query here is an index look-up or one insert
+RECONNECT_TIMEOUT_S = 2.0
 IDLE_TRANSACTION_TIMEOUT_MS = 10_000  # a host stopped inside a transaction must not hold its locks
 WAITING_MAX = 512  # beyond this callers get 503 at once instead of a place in an endless queue
 
@@ -54,6 +55,9 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
         open=False,
         configure=_configure,
         check=check_if_spoken_to,
+        # After this long the pool gives up and the next request connects at once; the default, five
+        # minutes of exponential backoff, would delay recovery after an outage.
+        reconnect_timeout=RECONNECT_TIMEOUT_S,
         kwargs={
             "autocommit": True,
             "connect_timeout": CONNECT_TIMEOUT_S,

@@ -74,8 +74,7 @@ def test_a_sound_entry_can_be_written_by_sql(ledger) -> None:
         (write(f"{leg(1, 5)}, {leg(2, -5, day='2026-11-25Z')}"), "postings_belong"),
         (_HEADING.format(count=2), "entries_whole"),
         (
-            "INSERT INTO finance.postings"
-            " VALUES (99, 1, 'a', 1, 'USD', now()), (99, 2, 'a', -1, 'USD', now())",
+            f"INSERT INTO finance.postings SELECT 99, leg.* FROM (VALUES {leg(1, 5)}, {leg(2, -5)}) AS leg",
             "postings_belong",
         ),
     ],

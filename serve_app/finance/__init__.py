@@ -1,0 +1,1 @@
+"""Finance's HTTP face: the ledger contract of ADR 0004."""

@@ -1,0 +1,167 @@
+"""The JSON forms of the contract, read and written by hand because posting entries is the hot path.
+
+Reading is strict: unknown members, wrong types, times without an offset and fractions finer than a
+microsecond are refused, since what is not understood exactly must not be booked. Writing is exact:
+the postings come back as they were sent, times in UTC.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from domain.errors import RejectedError
+from domain.ledger import Entry, EntryMalformedError, Posting
+from storage.finance.ledger_store import AccountBalance, PostedEntry, TrialBalanceRow
+
+BATCH_ENTRIES_MAX = 500  # a nightly import in a few hundred requests, each within the deadline
+ENTRY_ID_PREFIX = "ent_"
+
+_ENTRY_MEMBERS = frozenset({"entry_key", "currency", "occurred_at", "description", "postings"})
+_ENTRY_MEMBERS_REQUIRED = _ENTRY_MEMBERS - {"description"}
+_POSTING_MEMBERS = frozenset({"account", "amount_minor"})
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def dump(document: object) -> bytes:
+    """Serialise a document; datetimes become RFC 3339 in UTC with ``Z``."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def load(body: bytes) -> Any:
+    """Parse a body.
+
+    Raises:
+        RejectedError: ``json_malformed``.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as malformed:
+        raise RejectedError("json_malformed", f"The body is not JSON: {malformed}.") from None
+
+
+def parse_time(text: object, pointer: str) -> datetime:
+    """Read an RFC 3339 time.
+
+    Raises:
+        EntryMalformedError: naming ``pointer``.
+    """
+    if isinstance(text, str) and _RFC3339.fullmatch(text):
+        try:
+            # Adding the offset overflows for the first and last day that datetime knows.
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise EntryMalformedError(
+        "A time is RFC 3339 with an offset and at most six decimals, such as 2026-11-24T14:00:00Z.", pointer
+    )
+
+
+def parse_entry(raw: object) -> Entry:
+    """Read one entry.
+
+    Raises:
+        EntryMalformedError, EntryUnbalancedError: see ``domain.ledger``.
+    """
+    if not isinstance(raw, dict):
+        raise EntryMalformedError("An entry is a JSON object.")
+    if not _ENTRY_MEMBERS_REQUIRED <= raw.keys() <= _ENTRY_MEMBERS:
+        _refuse_members(raw, _ENTRY_MEMBERS_REQUIRED, _ENTRY_MEMBERS, "")
+    description = raw.get("description", "")
+    for name, value in (
+        ("entry_key", raw["entry_key"]),
+        ("currency", raw["currency"]),
+        ("description", description),
+    ):
+        if not isinstance(value, str):
+            raise EntryMalformedError(f"{name} is a text.", f"/{name}")
+    legs = raw["postings"]
+    if not isinstance(legs, list):
+        raise EntryMalformedError("Postings are a JSON array.", "/postings")
+    return Entry(
+        entry_key=raw["entry_key"],
+        currency=raw["currency"],
+        occurred_at=parse_time(raw["occurred_at"], "/occurred_at"),
+        description=description,
+        postings=tuple([_parse_posting(leg, index) for index, leg in enumerate(legs)]),
+    )
+
+
+def parse_batch(raw: object) -> list[object]:
+    """Read the frame of a batch; its entries are parsed one by one, each with its own verdict.
+
+    Raises:
+        RejectedError: ``batch_malformed``.
+    """
+    entries = raw.get("entries") if isinstance(raw, dict) and raw.keys() == {"entries"} else None
+    if not isinstance(entries, list) or not 1 <= len(entries) <= BATCH_ENTRIES_MAX:
+        raise RejectedError(
+            "batch_malformed",
+            f'A batch is {{"entries": […]}} with 1 to {BATCH_ENTRIES_MAX} entries and nothing else.',
+        )
+    return entries
+
+
+def entry_document(posted: PostedEntry) -> dict[str, Any]:
+    """Write an entry as it is read back later; the same for its first posting and every replay."""
+    entry = posted.entry
+    return {
+        "entry_id": f"{ENTRY_ID_PREFIX}{posted.entry_id}",
+        "entry_key": entry.entry_key,
+        "currency": entry.currency,
+        "occurred_at": entry.occurred_at,
+        "posted_at": posted.posted_at,
+        "description": entry.description,
+        "postings": [{"account": leg.account, "amount_minor": leg.amount_minor} for leg in entry.postings],
+    }
+
+
+def posting_result(posted: PostedEntry) -> dict[str, Any]:
+    """Write the answer to a posting: the entry, and whether it was there before."""
+    return {**entry_document(posted), "replayed": posted.replayed}
+
+
+def balance_document(balance: AccountBalance) -> dict[str, Any]:
+    """Write one balance of a listing."""
+    return {
+        "account": balance.account,
+        "currency": balance.currency,
+        "balance_minor": balance.balance_minor,
+    }
+
+
+def trial_balance_row(row: TrialBalanceRow) -> dict[str, Any]:
+    """Write one leading part of the trial balance."""
+    return {
+        "part": row.part,
+        "debit_minor": row.debit_minor,
+        "credit_minor": row.credit_minor,
+        "balance_minor": row.debit_minor - row.credit_minor,
+        "posting_count": row.posting_count,
+    }
+
+
+def _parse_posting(raw: object, index: int) -> Posting:
+    if not isinstance(raw, dict) or raw.keys() != _POSTING_MEMBERS:
+        pointer = f"/postings/{index}"
+        if isinstance(raw, dict):
+            _refuse_members(raw, _POSTING_MEMBERS, _POSTING_MEMBERS, pointer)
+        raise EntryMalformedError("A posting is a JSON object.", pointer)
+    account = raw["account"]
+    if not isinstance(account, str):
+        raise EntryMalformedError("account is a text.", f"/postings/{index}/account")
+    return Posting(account, raw["amount_minor"])  # the domain refuses any amount that is not an int
+
+
+def _refuse_members(
+    raw: Mapping[str, Any], required: frozenset[str], known: frozenset[str], pointer: str
+) -> None:
+    missing = sorted(required - raw.keys())
+    if missing:
+        raise EntryMalformedError(f"{missing[0]} is missing.", f"{pointer}/{missing[0]}")
+    unknown = min(raw.keys() - known)
+    # RFC 6901 escapes; the name comes from the caller, so it is bounded.
+    name = unknown[:100].replace("~", "~0").replace("/", "~1")
+    raise EntryMalformedError("This member is unknown; remove it.", f"{pointer}/{name}")
