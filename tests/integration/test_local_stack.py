@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 import psycopg
 import pytest
 
@@ -225,10 +226,13 @@ def test_the_whole_stack_serves_through_haproxy_and_ends_clean(home: Path):
         marker, temporary = run_id(home), stack._temporary
         with urllib.request.urlopen(stack.local["base_url"] + "/readyz", timeout=10) as answer:
             assert answer.status == 200
-        listeners = Path("/proc/net/tcp").read_text(encoding="utf-8")
+        listening = {
+            connection.laddr.port: connection.laddr.ip
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
         for name in ("http", "haproxy_metrics", "haproxy_stats", "ray_dashboard", "ray_gcs"):
-            # 0.0.0.0:port in the kernel's notation, in state LISTEN
-            assert f"00000000:{stack._ports[name]:04X} 00000000:0000 0A" not in listeners
+            assert listening[stack._ports[name]] in {"127.0.0.1", "::ffff:127.0.0.1"}
         jobs = urllib.request.Request(stack.local["ray_dashboard_url"] + "/api/jobs/")
         with pytest.raises(urllib.error.HTTPError) as refusal:
             urllib.request.urlopen(jobs, timeout=10)

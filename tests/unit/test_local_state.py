@@ -183,11 +183,8 @@ def test_no_free_port_is_a_clear_failure(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_children_do_not_inherit_foreign_settings():
-    environment = services.clean_environment(
-        {"PATH": "/bin", "RAY_ADDRESS": "elsewhere", "MARKETPLACE_PORT": "1", "PGPASSWORD": "x"},
-        "r",
-        Path("/h"),
-    )
+    foreign = {"RAY_ADDRESS": "elsewhere", "MARKETPLACE_PORT": "1", "PGPASSWORD": "x"}
+    environment = services.clean_environment({"PATH": "/bin", **foreign}, "r", Path("/h"))
     assert environment["PATH"] == "/bin"
     assert environment[processes.RUN_MARKER] == "r"
     assert not set(foreign) & set(environment)

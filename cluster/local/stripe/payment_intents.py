@@ -1,0 +1,403 @@
+"""PaymentIntents: the life of one payment, from creation to capture, refusal or cancellation.
+
+    requires_payment_method → requires_confirmation → (requires_action | processing) → requires_capture
+    → succeeded; canceled from everything but ``processing`` and ``succeeded``.
+
+A decline records the failed Charge, puts the intent back to ``requires_payment_method`` and is answered by
+402. At most one Charge of an intent ever succeeds: an intent that holds one cannot be confirmed again.
+What a partial capture leaves is released without a Refund object. Follows
+https://docs.stripe.com/payments/paymentintents/lifecycle.
+"""
+
+from urllib.parse import quote
+
+from cluster.local.stripe import documents, payment_methods
+from cluster.local.stripe.cards import Decline, card_of
+from cluster.local.stripe.parameters import (
+    EXPAND,
+    Specification,
+    Values,
+    amount,
+    boolean,
+    choice,
+    currency,
+    merged_metadata,
+    metadata,
+    text,
+    texts,
+    web_url,
+)
+from cluster.local.stripe.refusals import Document, RefusedError, invalid, refused_amount, unexpected_state
+from cluster.local.stripe.turn import Turn
+
+KIND = "payment_intent"
+CHARGE = "charge"
+CONFIRMABLE = frozenset({"requires_payment_method", "requires_confirmation", "requires_action"})
+AMENDABLE = frozenset({"requires_payment_method", "requires_confirmation"})
+CANCELLABLE = CONFIRMABLE | {"requires_capture"}
+PROCESSING_S = 3  # how long ``pm_sim_processing`` takes to settle
+AUTHENTICATION_FAILURE = "payment_intent_authentication_failure"
+AUTHENTICATION_MESSAGE = (
+    "We are unable to authenticate your payment method. Please choose a different payment method and try "
+    "again."
+)
+
+PAYMENT: Specification = {"payment_method": text, "payment_method_data": payment_methods.DATA}
+CREATE: Specification = {
+    "amount": amount,
+    "currency": currency,
+    "metadata": metadata,
+    "capture_method": choice("automatic", "automatic_async", "manual"),
+    "confirmation_method": choice("automatic"),
+    "automatic_payment_methods": {"enabled": boolean, "allow_redirects": choice("always", "never")},
+    "payment_method_types": texts,
+    "confirm": boolean,
+    "description": text,
+    "receipt_email": text,
+    "return_url": web_url,
+    "statement_descriptor": text,
+    "statement_descriptor_suffix": text,
+    "transfer_group": text,
+    **PAYMENT,
+    **EXPAND,
+}
+UPDATE: Specification = {
+    "amount": amount,
+    "currency": currency,
+    "description": text,
+    "metadata": metadata,
+    "receipt_email": text,
+    "transfer_group": text,
+    **PAYMENT,
+    **EXPAND,
+}
+CONFIRM: Specification = {"return_url": web_url, "client_secret": text, **PAYMENT, **EXPAND}
+CAPTURE: Specification = {"amount_to_capture": amount, "metadata": metadata, **EXPAND}
+CANCEL: Specification = {
+    "cancellation_reason": choice("duplicate", "fraudulent", "requested_by_customer", "abandoned"),
+    **EXPAND,
+}
+
+
+def create(turn: Turn, _object_id: str, values: Values) -> bytes:
+    """Create a PaymentIntent, and confirm it when asked to.
+
+    Raises:
+        RefusedError: 400 for parameters that contradict each other, 402 when the card is declined.
+    """
+    automatic = values.get("automatic_payment_methods", {}).get("enabled", False)
+    if automatic and "payment_method_types" in values:
+        raise invalid(
+            "You may only specify one of these parameters: automatic_payment_methods, payment_method_types.",
+            "payment_method_types",
+        )
+    if values.get("payment_method_types", ["card"]) != ["card"]:
+        raise invalid(
+            "This Stripe simulator takes the payment method type card only.", "payment_method_types"
+        )
+    if "return_url" in values and not values.get("confirm"):
+        raise invalid("The parameter `return_url` cannot be passed unless confirm is true.", "return_url")
+    intent = open_intent(turn, values)
+    method = _chosen_method(turn, values)
+    if method is not None:
+        intent["payment_method"] = method["id"]
+        intent["status"] = "requires_confirmation"
+    if not values.get("confirm"):
+        _put(turn, intent)
+        turn.announce("payment_intent.created", intent["id"])
+        return turn.changed[intent["id"]].body
+    if method is None:
+        raise _without_method(intent)
+    _put(turn, intent)
+    turn.announce("payment_intent.created", intent["id"])
+    return attempt(turn, intent, method, values.get("return_url"))
+
+
+def open_intent(turn: Turn, values: Values) -> Document:
+    """Make a PaymentIntent that is not stored yet."""
+    intent_id = turn.new_id("pi")
+    secret = turn.new_secret_id(f"{intent_id}_secret")
+    return documents.payment_intent(intent_id, secret, turn.now, values)
+
+
+def retrieve(turn: Turn, object_id: str, _values: Values) -> Document:
+    """Return a PaymentIntent.
+
+    Raises:
+        RefusedError: 404.
+    """
+    return turn.require(KIND, object_id, KIND, "intent")
+
+
+def update(turn: Turn, object_id: str, values: Values) -> bytes:
+    """Change what may still be changed: metadata always, amount and method before confirmation.
+
+    Raises:
+        RefusedError: 404, or 400 when the intent's state does not allow the change.
+    """
+    intent = retrieve(turn, object_id, values)
+    early = [name for name in ("amount", "currency", *PAYMENT) if name in values]
+    if early and intent["status"] not in AMENDABLE:
+        raise unexpected_state(
+            f"This PaymentIntent's {early[0]} could not be updated because it has a status of "
+            f"{intent['status']}. Only a PaymentIntent with one of the following statuses may be updated: "
+            "requires_payment_method, requires_confirmation.",
+            intent,
+        )
+    for name in ("amount", "currency", "description", "receipt_email", "transfer_group"):
+        if name in values:
+            intent[name] = values[name]
+    if "metadata" in values:
+        intent["metadata"] = merged_metadata(intent["metadata"], values["metadata"])
+    method = _chosen_method(turn, values)
+    if method is not None:
+        intent["payment_method"] = method["id"]
+        intent["status"] = "requires_confirmation"
+    _put(turn, intent)
+    return turn.changed[object_id].body
+
+
+def confirm(turn: Turn, object_id: str, values: Values) -> bytes:
+    """Try to pay.
+
+    Raises:
+        RefusedError: 404, 400 for a wrong state, 402 when the card is declined.
+    """
+    intent = retrieve(turn, object_id, values)
+    status = intent["status"]
+    method = _chosen_method(turn, values)
+    if status not in CONFIRMABLE or (status == "requires_action" and method is None):
+        done = "already succeeded after being previously confirmed"
+        reason = done if status == "succeeded" else f"a status of {status}"
+        raise unexpected_state(f"You cannot confirm this PaymentIntent because it has {reason}.", intent)
+    if method is None:
+        if intent["payment_method"] is None:
+            raise _without_method(intent)
+        method = payment_methods.by_id(turn, intent["payment_method"])
+    return attempt(turn, intent, method, values.get("return_url"))
+
+
+def attempt(turn: Turn, intent: Document, method: Document, return_url: str | None) -> bytes:
+    """Confirm ``intent`` with ``method``: authenticate first, wait, or charge.
+
+    Raises:
+        RefusedError: 402 when the card is declined; the failed attempt is kept.
+    """
+    card = card_of(method)
+    intent["payment_method"] = method["id"]
+    intent["last_payment_error"] = None
+    intent["next_action"] = None
+    if card.authenticates:
+        token = turn.page_token(f"{intent['id']}:{method['id']}")
+        url = f"{turn.base_url}/c/authenticate/{intent['id']}/{token}"
+        intent["status"] = "requires_action"
+        intent["next_action"] = {
+            "type": "redirect_to_url",
+            "redirect_to_url": {"return_url": return_url, "url": url},
+        }
+        _put(turn, intent)
+        turn.announce("payment_intent.requires_action", intent["id"])
+    elif card.processes:
+        intent["status"] = "processing"
+        _put(turn, intent)
+        turn.announce("payment_intent.processing", intent["id"])
+    else:
+        _charge(turn, intent, method, card.decline, authenticated=False)
+    return turn.changed[intent["id"]].body
+
+
+def authenticate(turn: Turn, intent: Document, *, approved: bool) -> None:
+    """Take the outcome of 3-D Secure for an intent in ``requires_action``.
+
+    Raises:
+        RefusedError: 402 when the card is declined after all; the failed attempt is kept.
+    """
+    method = payment_methods.by_id(turn, intent["payment_method"])
+    intent["next_action"] = None
+    if approved:
+        _charge(turn, intent, method, card_of(method).decline, authenticated=True)
+        return
+    intent["last_payment_error"] = documents.payment_error(
+        AUTHENTICATION_FAILURE, AUTHENTICATION_MESSAGE, method
+    )
+    _back_to_start(turn, intent)
+
+
+def settle(turn: Turn, object_id: str) -> None:
+    """End the wait of an intent in ``processing``."""
+    intent = turn.find(KIND, object_id)
+    if intent is not None and intent["status"] == "processing":
+        method = payment_methods.by_id(turn, intent["payment_method"])
+        _charge(turn, intent, method, None, authenticated=False)
+
+
+def capture(turn: Turn, object_id: str, values: Values) -> bytes:
+    """Capture an authorised payment, in full or in part; the rest is released.
+
+    Raises:
+        RefusedError: 404, 400 for a wrong state or too large an amount.
+    """
+    intent = retrieve(turn, object_id, values)
+    if intent["status"] != "requires_capture":
+        raise unexpected_state(
+            "This PaymentIntent could not be captured because it has a status of "
+            f"{intent['status']}. Only a PaymentIntent with a status of requires_capture may be captured.",
+            intent,
+        )
+    captured: int = values.get("amount_to_capture") or intent["amount_capturable"]
+    if captured > intent["amount_capturable"]:
+        raise refused_amount(
+            "The provided amount_to_capture is greater than the capturable amount of this PaymentIntent.",
+            "amount_too_large",
+            "amount_to_capture",
+        )
+    charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
+    charge["captured"] = True
+    charge["amount_captured"] = captured
+    turn.put(CHARGE, charge, parent=intent["id"])
+    turn.announce("charge.captured", charge["id"])
+    if "metadata" in values:
+        intent["metadata"] = merged_metadata(intent["metadata"], values["metadata"])
+    _succeed(turn, intent, captured)
+    return turn.changed[object_id].body
+
+
+def cancel(turn: Turn, object_id: str, values: Values) -> bytes:
+    """Cancel; an uncaptured authorisation is released, which Stripe reports as ``charge.refunded``.
+
+    Raises:
+        RefusedError: 404, 400 for a wrong state.
+    """
+    intent = retrieve(turn, object_id, values)
+    if intent["status"] not in CANCELLABLE:
+        raise unexpected_state(
+            f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a "
+            "PaymentIntent with one of the following statuses may be canceled: requires_payment_method, "
+            "requires_capture, requires_confirmation, requires_action.",
+            intent,
+        )
+    close(turn, intent, values.get("cancellation_reason"))
+    return turn.changed[object_id].body
+
+
+def close(turn: Turn, intent: Document, reason: str | None) -> None:
+    """Cancel an intent whose state allows it."""
+    if intent["status"] == "requires_capture":
+        charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
+        previous = {"amount_refunded": charge["amount_refunded"], "refunded": charge["refunded"]}
+        charge["refunded"] = True
+        charge["amount_refunded"] = charge["amount"]
+        turn.put(CHARGE, charge, parent=intent["id"])
+        turn.announce("charge.refunded", charge["id"], previous)
+    intent["status"] = "canceled"
+    intent["canceled_at"] = turn.now
+    intent["cancellation_reason"] = reason
+    intent["next_action"] = None
+    intent["amount_capturable"] = 0
+    _put(turn, intent)
+    turn.announce("payment_intent.canceled", intent["id"])
+
+
+def return_address(intent: Document, return_url: str) -> str:
+    """Where the browser goes after 3-D Secure: ``return_url`` with what Stripe appends."""
+    address, hash_mark, fragment = return_url.partition("#")
+    outcome = "succeeded" if intent["status"] in {"succeeded", "requires_capture", "processing"} else "failed"
+    joint = "&" if "?" in address else "?"
+    query = (
+        f"payment_intent={intent['id']}&payment_intent_client_secret={quote(intent['client_secret'])}"
+        f"&redirect_status={outcome}"
+    )
+    return f"{address}{joint}{query}{hash_mark}{fragment}"
+
+
+def _chosen_method(turn: Turn, values: Values) -> Document | None:
+    if "payment_method" in values and "payment_method_data" in values:
+        raise invalid(
+            "You may only specify one of payment_method, payment_method_data.", "payment_method_data"
+        )
+    if "payment_method_data" in values:
+        return payment_methods.from_data(turn, values["payment_method_data"], "payment_method_data")
+    if "payment_method" in values:
+        return payment_methods.by_id(turn, values["payment_method"])
+    return None
+
+
+def _charge(
+    turn: Turn, intent: Document, method: Document, decline: Decline | None, *, authenticated: bool
+) -> None:
+    charge = documents.charge(
+        turn.new_id("ch"), turn.now, intent, method, decline, authenticated=authenticated
+    )
+    intent["latest_charge"] = charge["id"]
+    if decline is not None:
+        _fail(turn, intent, method, charge, decline)
+    elif intent["capture_method"] == "manual":
+        turn.put(CHARGE, charge, parent=intent["id"])
+        turn.announce("charge.succeeded", charge["id"])
+        intent["status"] = "requires_capture"
+        intent["amount_capturable"] = intent["amount"]
+        _put(turn, intent)
+        turn.announce("payment_intent.amount_capturable_updated", intent["id"])
+    else:
+        charge["captured"] = True
+        charge["amount_captured"] = charge["amount"]
+        turn.put(CHARGE, charge, parent=intent["id"])
+        turn.announce("charge.succeeded", charge["id"])
+        _succeed(turn, intent, charge["amount"])
+
+
+def _put(turn: Turn, intent: Document) -> None:
+    due_at = turn.now + PROCESSING_S if intent["status"] == "processing" else None
+    turn.put(KIND, intent, due_at=due_at)
+
+
+def _succeed(turn: Turn, intent: Document, received: int) -> None:
+    intent["status"] = "succeeded"
+    intent["amount_received"] = received
+    intent["amount_capturable"] = 0
+    _put(turn, intent)
+    turn.announce("payment_intent.succeeded", intent["id"])
+
+
+def _fail(turn: Turn, intent: Document, method: Document, charge: Document, decline: Decline) -> None:
+    turn.put(CHARGE, charge, parent=intent["id"])
+    turn.announce("charge.failed", charge["id"])
+    error = documents.payment_error(
+        decline.code,
+        decline.message,
+        method,
+        decline_code=decline.decline_code,
+        charge_id=charge["id"],
+    )
+    intent["last_payment_error"] = error
+    _back_to_start(turn, intent)
+    raise RefusedError(
+        402,
+        decline.message,
+        code=decline.code,
+        kind="card_error",
+        executed=True,
+        keeps_changes=True,
+        details={
+            "charge": charge["id"],
+            "decline_code": decline.decline_code,
+            "payment_intent": intent,
+            "payment_method": method,
+        },
+    )
+
+
+def _back_to_start(turn: Turn, intent: Document) -> None:
+    intent["status"] = "requires_payment_method"
+    intent["payment_method"] = None
+    _put(turn, intent)
+    turn.announce("payment_intent.payment_failed", intent["id"])
+
+
+def _without_method(intent: Document) -> RefusedError:
+    return unexpected_state(
+        "You cannot confirm this PaymentIntent because it's missing a payment method. You can either update "
+        "the PaymentIntent with a payment method and then confirm it again, or confirm it again directly "
+        "with a payment method.",
+        intent,
+    )

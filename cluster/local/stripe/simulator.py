@@ -1,0 +1,127 @@
+"""The parts of one simulator, wired together, and what it does without being asked.
+
+Housekeeping runs once a second: expires Checkout Sessions, settles payments that were processing, folds
+the write-ahead log into the database, and removes what is too old.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+
+from cluster.local.stripe import checkout_sessions, payment_intents, webhook_endpoints
+from cluster.local.stripe.deliveries import DeliveryRecord
+from cluster.local.stripe.faults import Faults
+from cluster.local.stripe.idempotency import IdempotencyKeys
+from cluster.local.stripe.operations import Operations
+from cluster.local.stripe.refusals import RefusedError
+from cluster.local.stripe.settings import Settings
+from cluster.local.stripe.store import IdempotencyRecord, Store, StoreFailedError
+from cluster.local.stripe.turn import Turn
+from cluster.local.stripe.webhook_endpoints import Registry, environment_endpoint
+from cluster.local.stripe.webhooks import WebhookSender
+
+DATABASE = "stripe.sqlite3"
+HOUSEKEEPING_S = 1.0
+DUE_BATCH = 200  # objects that one round looks after
+PRUNE_EVERY_ROUNDS = 60
+TOKEN_BYTES = 16
+
+LOG = logging.getLogger(__name__)
+
+
+class Simulator:
+    """One per process; ``start`` and ``stop`` frame its life on an event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.base_url = settings.public_url
+        self._token_key = hashlib.blake2b(settings.secret_key.encode()).digest()
+        environment = None
+        if settings.webhook_url is not None:
+            environment = environment_endpoint(
+                settings.webhook_url, settings.webhook_secret, settings.webhook_events
+            )
+        self.store = Store(settings.data_dir / DATABASE)
+        self.registry = Registry(environment)
+        self.registry.refresh(self.store.all_of(webhook_endpoints.KIND))
+        self.deliveries = DeliveryRecord(self.store)
+        self.webhooks = WebhookSender(self.deliveries, self.registry)
+        self.store.on_commit = self.webhooks.offer
+        self.operations = Operations(self.registry, self.deliveries)
+        self.idempotency = IdempotencyKeys(self.store, settings.secret_key.encode())
+        self.faults = Faults()
+        self._housekeeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to deliver and to keep house."""
+        self.webhooks.start()
+        self._housekeeper = asyncio.create_task(self._keep_house())
+
+    async def stop(self) -> None:
+        """Stop, with everything committed."""
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await self.webhooks.stop()
+        self.store.close()
+
+    def turn(self, now_ms: int, request_id: str | None, idempotency_key: str | None) -> Turn:
+        """Begin a turn at ``now_ms`` (Unix milliseconds)."""
+        return Turn(
+            self.store,
+            now_ms,
+            self.base_url,
+            self.registry.subscribers,
+            self.page_token,
+            request_id,
+            idempotency_key,
+        )
+
+    def page_token(self, subject: str) -> str:
+        """Return what makes a page's address unguessable for ``subject``."""
+        return hashlib.blake2b(subject.encode(), digest_size=TOKEN_BYTES, key=self._token_key).hexdigest()
+
+    def keep(self, turn: Turn, record: IdempotencyRecord | None) -> None:
+        """Write a turn that changed something; ``store.settled`` tells when it is safe.
+
+        Raises:
+            StoreFailedError: nothing was kept.
+        """
+        if not turn.changed and not turn.events and not turn.removed and record is None:
+            return
+        self.store.write(turn, record)
+        if turn.removed or any(stored.kind == webhook_endpoints.KIND for stored in turn.changed.values()):
+            self.registry.refresh(self.store.all_of(webhook_endpoints.KIND))
+
+    async def _keep_house(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            rounds += 1
+            try:
+                now_ms = time.time_ns() // 1_000_000
+                self.look_after_due(now_ms)
+                if rounds % PRUNE_EVERY_ROUNDS == 0:
+                    self.store.prune(now_ms // 1_000)
+                await self.store.checkpoint()
+            except (StoreFailedError, OSError) as error:
+                LOG.warning("housekeeping failed (%s); trying again", error)
+
+    def look_after_due(self, now_ms: int) -> None:
+        """Do what was due by ``now_ms``.
+
+        Raises:
+            StoreFailedError: nothing of the last turn was kept.
+        """
+        for kind, object_id in self.store.due_objects(now_ms // 1_000, DUE_BATCH):
+            turn = self.turn(now_ms, None, None)
+            try:
+                if kind == checkout_sessions.KIND:
+                    checkout_sessions.close_due(turn, object_id)
+                else:
+                    payment_intents.settle(turn, object_id)
+                    checkout_sessions.follow(turn, object_id)
+            except RefusedError as refused:
+                LOG.warning("%s was due and refused: %s", object_id, refused)
+                continue
+            self.keep(turn, None)

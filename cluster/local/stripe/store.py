@@ -1,0 +1,356 @@
+"""sqlite: the one place where objects, events, idempotency records and deliveries are.
+
+Writes go into one open transaction at once, so that later reads on this connection see them; the commit is
+shared by all requests of the same moment, and a reply waits for it (``settled``). So nothing that was
+acknowledged is lost when the process is killed. When a write or a commit fails, everything of that
+transaction is rolled back and every waiting request is told. Runs on the event loop's thread: a commit
+writes to the page cache only; the slow part, the checkpoint, runs in a thread on its own connection.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.local.stripe.refusals import not_found
+from cluster.local.stripe.schema import connect, open_database
+from cluster.local.stripe.turn import PageQuery, Turn
+
+LAZY_COMMIT_DELAY_S = 0.05  # for what nobody waits for: a webhook's success, at worst sent twice
+WAL_BYTES_BEFORE_CHECKPOINT = 16_777_216  # keeps restarts and disk use small, fsyncs rare
+IDEMPOTENCY_KEPT_S = 24 * 3_600  # Stripe prunes keys after 24 hours
+DELIVERY_KEPT_S = 3 * 24 * 3_600  # finished deliveries, for people who look into what happened
+PRUNE_BATCH = 1_000  # rows per visit: a few milliseconds
+
+LOG = logging.getLogger(__name__)
+
+_UPSERT = """
+INSERT INTO objects (id, kind, parent, created_at, due_at, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    parent = coalesce(excluded.parent, parent), due_at = excluded.due_at, body = excluded.body
+"""
+_INSERT_EVENT = "INSERT INTO objects (id, kind, parent, created_at, body) VALUES (?, 'event', ?, ?, ?)"
+_INSERT_IDEMPOTENCY = """
+INSERT OR REPLACE INTO idempotency (key, fingerprint, status, body, request_id, created_at)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+_INSERT_DELIVERY = """
+INSERT INTO deliveries (id, event_id, endpoint_id, state, due_at_ms) VALUES (?, ?, ?, 'pending', ?)
+"""
+_BOUNDS = {"gt": "created_at > ?", "gte": "created_at >= ?", "lt": "created_at < ?", "lte": "created_at <= ?"}
+
+
+class StoreFailedError(Exception):
+    """The database did not take a transaction; nothing of it was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRecord:
+    """The first answer to an idempotency key."""
+
+    key: str
+    fingerprint: bytes
+    status: int
+    body: bytes
+    request_id: str
+    created_at: int
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One event for one endpoint. ``attempts`` counts those made so far."""
+
+    delivery_id: int
+    event_id: str
+    endpoint_id: str
+    attempts: int
+    body: bytes
+
+
+class Store:
+    """One per process. ``on_commit`` hears of the deliveries that a commit made due."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = open_database(path)
+        self._waiters: list[asyncio.Future[None]] = []
+        self._fresh: list[Delivery] = []
+        self._timer: asyncio.Handle | None = None
+        self._urgent = False
+        self._last_delivery_id: int = self._one("SELECT coalesce(max(id), 0) FROM deliveries")
+        self.on_commit: Callable[[list[Delivery]], None] = lambda _fresh: None
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def load(self, kind: str, object_id: str) -> bytes | None:
+        """Return an object's JSON, or None."""
+        row = self._db.execute(
+            "SELECT body FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
+        ).fetchone()
+        return row[0] if row else None
+
+    def children(self, kind: str, parent: str) -> Sequence[bytes]:
+        """Return the objects of ``kind`` that belong to ``parent``, oldest first."""
+        rows = self._db.execute(
+            "SELECT body FROM objects WHERE parent = ? AND kind = ? ORDER BY seq", (parent, kind)
+        )
+        return [row[0] for row in rows]
+
+    def all_of(self, kind: str) -> Sequence[bytes]:
+        """Return every object of a kind that is few by nature, oldest first."""
+        return [
+            row[0]
+            for row in self._db.execute("SELECT body FROM objects WHERE kind = ? ORDER BY seq", (kind,))
+        ]
+
+    def page(self, query: PageQuery) -> tuple[Sequence[bytes], bool]:
+        """Return a page of objects, newest first, and whether there are more.
+
+        Raises:
+            RefusedError: 404 for a cursor that names no object of this kind.
+        """
+        conditions, values = ["kind = ?"], [query.kind]
+        arguments: list[Any] = values
+        if query.parents is not None:
+            conditions.append(f"parent IN ({','.join('?' * len(query.parents))})")
+            arguments.extend(query.parents)
+        for bound, at in query.created.items():
+            conditions.append(_BOUNDS[bound])
+            arguments.append(at)
+        for cursor, name, comparison in (
+            (query.starting_after, "starting_after", "seq < ?"),
+            (query.ending_before, "ending_before", "seq > ?"),
+        ):
+            if cursor is not None:
+                conditions.append(comparison)
+                arguments.append(self._sequence_of(query.kind, cursor, name))
+        backwards = query.ending_before is not None
+        rows = self._db.execute(
+            # Conditions and order are the constants above; every value is bound.
+            f"SELECT body FROM objects WHERE {' AND '.join(conditions)} "  # noqa: S608
+            f"ORDER BY seq {'ASC' if backwards else 'DESC'} LIMIT ?",
+            (*arguments, query.limit + 1),
+        ).fetchall()
+        bodies = [row[0] for row in rows[: query.limit]]
+        return (bodies[::-1] if backwards else bodies), len(rows) > query.limit
+
+    def due_objects(self, now: int, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (kind, id) of objects whose time has come, the longest overdue first."""
+        return self._db.execute(
+            "SELECT kind, id FROM objects WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit)
+        ).fetchall()
+
+    def find_idempotency(self, key: str, now: int) -> IdempotencyRecord | None:
+        """Return the first answer to ``key`` unless it is too old."""
+        row = self._db.execute(
+            "SELECT key, fingerprint, status, body, request_id, created_at FROM idempotency "
+            "WHERE key = ? AND created_at > ?",
+            (key, now - IDEMPOTENCY_KEPT_S),
+        ).fetchone()
+        return IdempotencyRecord(*row) if row else None
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(self, turn: Turn, record: IdempotencyRecord | None) -> None:
+        """Put a turn and its answer into the open transaction; ``settled`` tells when they are safe.
+
+        Raises:
+            StoreFailedError: nothing was kept.
+        """
+        fresh: list[Delivery] = []
+        try:
+            self._begin()
+            execute = self._db.execute
+            for stored in turn.changed.values():
+                execute(
+                    _UPSERT,
+                    (
+                        stored.object_id,
+                        stored.kind,
+                        stored.parent,
+                        stored.created_at,
+                        stored.due_at,
+                        stored.body,
+                    ),
+                )
+            for object_id in turn.removed:
+                execute("DELETE FROM objects WHERE id = ?", (object_id,))
+            for event in turn.events:
+                execute(_INSERT_EVENT, (event.event_id, event.type, event.created_at, event.body))
+                fresh += [
+                    self._insert_delivery(event.event_id, endpoint_id, turn.now_ms, event.body)
+                    for endpoint_id in event.endpoint_ids
+                ]
+            if record is not None:
+                execute(
+                    _INSERT_IDEMPOTENCY,
+                    (
+                        record.key,
+                        record.fingerprint,
+                        record.status,
+                        record.body,
+                        record.request_id,
+                        record.created_at,
+                    ),
+                )
+        except sqlite3.Error as error:
+            self._fail(error)
+            raise StoreFailedError(str(error)) from error
+        self._fresh.extend(fresh)
+        self._schedule(urgent=True)
+
+    async def settled(self) -> None:
+        """Wait until everything that was written or read so far is committed.
+
+        Raises:
+            StoreFailedError: it was rolled back.
+        """
+        if not self._db.in_transaction:
+            return
+        self._schedule(urgent=True)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def execute_lazily(self, statement: str, values: Sequence[Any]) -> None:
+        """Run a write that nobody waits for; it is committed within ``LAZY_COMMIT_DELAY_S``.
+
+        Raises:
+            StoreFailedError: nothing was kept.
+        """
+        try:
+            self._begin()
+            self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            self._fail(error)
+            raise StoreFailedError(str(error)) from error
+        self._schedule(urgent=False)
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a read."""
+        return self._db.execute(statement, values).fetchall()
+
+    def add_delivery(self, event_id: str, endpoint_id: str, due_at_ms: int, body: bytes) -> None:
+        """Send an event to an endpoint once more.
+
+        Raises:
+            StoreFailedError: nothing was kept.
+        """
+        try:
+            self._begin()
+            self._fresh.append(self._insert_delivery(event_id, endpoint_id, due_at_ms, body))
+        except sqlite3.Error as error:
+            self._fail(error)
+            raise StoreFailedError(str(error)) from error
+        self._schedule(urgent=True)
+
+    # -- housekeeping -------------------------------------------------------------------------------------
+
+    def prune(self, now: int) -> None:
+        """Remove what is too old to matter, a bounded number of rows at a time.
+
+        Raises:
+            StoreFailedError: nothing was kept.
+        """
+        self.execute_lazily(
+            "DELETE FROM idempotency WHERE seq IN "
+            "(SELECT seq FROM idempotency ORDER BY seq LIMIT ?) AND created_at <= ?",
+            (PRUNE_BATCH, now - IDEMPOTENCY_KEPT_S),
+        )
+        self.execute_lazily(
+            "DELETE FROM deliveries WHERE id IN "
+            "(SELECT id FROM deliveries ORDER BY id LIMIT ?) AND finished_at <= ?",
+            (PRUNE_BATCH, now - DELIVERY_KEPT_S),
+        )
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the database once it is large.
+
+        The bulk and its fsync happen in a thread; the rest, written meanwhile, is moved at once here, so that
+        the next write starts the log over.
+        """
+        log_path = self._path.with_name(self._path.name + "-wal")
+        try:
+            if log_path.stat().st_size < WAL_BYTES_BEFORE_CHECKPOINT:
+                return
+        except FileNotFoundError:
+            return
+        await asyncio.to_thread(self._checkpoint_apart)
+        if not self._db.in_transaction:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def close(self) -> None:
+        """Commit what is open and close; the log is folded into the database."""
+        self._commit()
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._db.close()
+
+    def _checkpoint_apart(self) -> None:
+        with contextlib.closing(connect(self._path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _insert_delivery(self, event_id: str, endpoint_id: str, due_at_ms: int, body: bytes) -> Delivery:
+        self._last_delivery_id += 1
+        self._db.execute(_INSERT_DELIVERY, (self._last_delivery_id, event_id, endpoint_id, due_at_ms))
+        return Delivery(self._last_delivery_id, event_id, endpoint_id, 0, body)
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def _schedule(self, *, urgent: bool) -> None:
+        if self._timer is not None:
+            if self._urgent or not urgent:
+                return
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._urgent = urgent
+        self._timer = (
+            loop.call_soon(self._commit) if urgent else loop.call_later(LAZY_COMMIT_DELAY_S, self._commit)
+        )
+
+    def _commit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._db.in_transaction:
+            return
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._fail(error)
+            return
+        waiters, self._waiters = self._waiters, []
+        fresh, self._fresh = self._fresh, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if fresh:
+            self.on_commit(fresh)
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        """Roll the open transaction back and tell everyone who is in it."""
+        LOG.error("the database refused a transaction: %s", error)
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        waiters, self._waiters = self._waiters, []
+        self._fresh = []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(StoreFailedError(str(error)))
+
+    def _one(self, statement: str) -> Any:
+        return self._db.execute(statement).fetchone()[0]
+
+    def _sequence_of(self, kind: str, object_id: str, param: str) -> int:
+        row = self._db.execute(
+            "SELECT seq FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
+        ).fetchone()
+        if row is None:
+            raise not_found(kind, object_id, param)
+        return int(row[0])

@@ -1,0 +1,190 @@
+"""One request's turn: what it reads, what it changes and what it announces, apart from any storage.
+
+Decisions get a turn and documents, and put changed documents back; the store writes the whole turn in one
+transaction or not at all. Time is fixed once, at construction. A turn sees its own changes. An event
+carries its object as it was at that moment, and is addressed to the endpoints that asked for its type.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+
+from cluster.local.stripe.refusals import Document, not_found
+
+API_VERSION = "2026-10-28.endive"
+RANDOM_BYTES = 8  # of an id: what comes after its time
+SECRET_BYTES = 16  # of a client secret or a hosted page's address: not to be guessed
+
+
+class Source(Protocol):
+    """What a turn reads: committed objects, and those of the transaction under way."""
+
+    def load(self, kind: str, object_id: str) -> bytes | None:
+        """Return an object's JSON, or None."""
+
+    def children(self, kind: str, parent: str) -> Sequence[bytes]:
+        """Return the objects of ``kind`` that belong to ``parent``, oldest first."""
+
+    def page(self, query: "PageQuery") -> tuple[Sequence[bytes], bool]:
+        """Return objects, newest first, and whether there are more.
+
+        Raises:
+            RefusedError: 404 for a cursor that names no object of this kind.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """A page of a list. ``created`` holds bounds ``gt``, ``gte``, ``lt``, ``lte`` in Unix seconds."""
+
+    kind: str
+    parents: tuple[str, ...] | None
+    limit: int
+    starting_after: str | None
+    ending_before: str | None
+    created: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Stored:
+    """A changed object. ``due_at`` (Unix seconds) asks for a visit by the sweep at that time."""
+
+    kind: str
+    object_id: str
+    parent: str | None
+    created_at: int
+    due_at: int | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event's JSON and the ids of the endpoints that it is for."""
+
+    event_id: str
+    type: str
+    created_at: int
+    body: bytes
+    endpoint_ids: tuple[str, ...]
+
+
+def new_id(prefix: str, now_ms: int) -> str:
+    """Mint an id like ``pi_…`` of 27 characters or so: time-ordered, so that indexes grow at one end."""
+    return f"{prefix}_{now_ms:011x}{secrets.token_hex(RANDOM_BYTES)[:13]}"
+
+
+@dataclass(slots=True)
+class Turn:
+    """``subscribers`` maps an event type to the endpoints that want it; ``base_url`` is our own address."""
+
+    source: Source
+    now_ms: int
+    base_url: str
+    subscribers: Callable[[str], tuple[str, ...]]
+    page_token: Callable[[str], str]
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    changed: dict[str, Stored] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def now(self) -> int:
+        """The time of this turn in Unix seconds."""
+        return self.now_ms // 1000
+
+    def new_id(self, prefix: str) -> str:
+        """Mint an id."""
+        return new_id(prefix, self.now_ms)
+
+    def new_secret_id(self, prefix: str) -> str:
+        """Mint an id that nobody can guess."""
+        return f"{self.new_id(prefix)}{secrets.token_hex(SECRET_BYTES)}"
+
+    def find(self, kind: str, object_id: str) -> Document | None:
+        """Return a copy of an object that may be changed, or None."""
+        mine = self.changed.get(object_id)
+        body = self.source.load(kind, object_id) if mine is None else mine.body
+        if body is None:
+            return None
+        document: Document = orjson.loads(body)
+        return document
+
+    def require(self, kind: str, object_id: str, noun: str, param: str) -> Document:
+        """Return a copy of an object that may be changed.
+
+        Raises:
+            RefusedError: 404 ``resource_missing``, in ``noun``'s words and naming ``param``.
+        """
+        document = self.find(kind, object_id)
+        if document is None:
+            raise not_found(noun, object_id, param)
+        return document
+
+    def children(self, kind: str, parent: str) -> Iterator[Document]:
+        """Yield the objects of ``kind`` that belong to ``parent``, oldest first."""
+        seen = set()
+        for body in self.source.children(kind, parent):
+            document: Document = orjson.loads(body)
+            mine = self.changed.get(document["id"])
+            seen.add(document["id"])
+            yield document if mine is None else orjson.loads(mine.body)
+        for stored in list(self.changed.values()):
+            if stored.kind == kind and stored.parent == parent and stored.object_id not in seen:
+                yield orjson.loads(stored.body)
+
+    def put(
+        self, kind: str, document: Document, *, parent: str | None = None, due_at: int | None = None
+    ) -> None:
+        """Store ``document`` as it is now."""
+        object_id = document["id"]
+        self.changed[object_id] = Stored(
+            kind, object_id, parent, document["created"], due_at, orjson.dumps(document)
+        )
+
+    def remove(self, object_id: str) -> None:
+        """Delete an object."""
+        self.changed.pop(object_id, None)
+        self.removed.append(object_id)
+
+    def forget(self) -> None:
+        """Drop every change and event: the decision was to refuse."""
+        self.changed.clear()
+        self.removed.clear()
+        self.events.clear()
+
+    def emit(self, event_type: str, snapshot: bytes, previous: Document | None = None) -> None:
+        """Announce ``event_type`` about the object whose JSON is ``snapshot``.
+
+        ``previous`` holds the old values of the attributes that an update changed.
+        """
+        event_id = self.new_id("evt")
+        endpoint_ids = self.subscribers(event_type)
+        data: Document = {"object": orjson.Fragment(snapshot)}
+        if previous is not None:
+            data["previous_attributes"] = previous
+        body = orjson.dumps(
+            {
+                "id": event_id,
+                "object": "event",
+                "api_version": API_VERSION,
+                "created": self.now,
+                "data": data,
+                "livemode": False,
+                "pending_webhooks": len(endpoint_ids),
+                "request": {"id": self.request_id, "idempotency_key": self.idempotency_key},
+                "type": event_type,
+            }
+        )
+        self.events.append(Event(event_id, event_type, self.now, body, endpoint_ids))
+
+    def announce(self, event_type: str, object_id: str, previous: Document | None = None) -> None:
+        """Announce ``event_type`` about an object that this turn has put."""
+        self.emit(event_type, self.changed[object_id].body, previous)
+
+    def announce_document(self, event_type: str, document: Document) -> None:
+        """Announce ``event_type`` about ``document``, which is stored in another form than it is shown."""
+        self.emit(event_type, orjson.dumps(document))
