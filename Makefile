@@ -20,7 +20,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 BIN := .venv/bin
 
 define ensure_env
-want="$$(cat requirements/*.txt pyproject.toml | sha256sum | cut -c1-32) $$($(PYTHON) -V 2>&1) $(CURDIR)"; \
+want="$$(cat requirements/*.txt pyproject.toml | sha256sum | cut -c1-32) $$($(PYTHON) -V 2>&1 || true) $(CURDIR)"; \
 if [ "$$(cat .venv/stamp 2>/dev/null || true)" = "$$want" ] && $(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
 if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || echo missing)." >&2; \

@@ -11,6 +11,7 @@ the limits. Caches and version control's own folders are left out.
 import gzip
 import hashlib
 import io
+import re
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ _SECRETS = frozenset({".env", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "cred
 _PATH_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+-/@ ")
 _MEMBERS = frozenset({"name", "title", "description", "version", "entry_point", "prices", "platform"})
 _OPTIONAL = frozenset({"licence_policy"})
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,7 @@ def read_info(folder: Path) -> BundleInfo:
         strict_json.loads(raw, max_bytes=MANIFEST_BYTES_MAX), MANIFEST_NAME, _MEMBERS, _OPTIONAL
     )
     name = text_field(members, "name", NAME_CHARS_MAX)
-    if not (
-        name.isascii() and name.replace("-", "").isalnum() and name == name.lower() and name[0].isalpha()
-    ):
+    if not _NAME.fullmatch(name):
         raise DocumentError("name_invalid", "name is lower-case letters, digits and hyphens, a letter first.")
     if members["platform"] not in PLATFORMS:
         raise DocumentError("platform_unknown", f"platform must be one of {', '.join(sorted(PLATFORMS))}.")
@@ -112,7 +112,7 @@ def read_info(folder: Path) -> BundleInfo:
 def _prices(value: Any) -> dict[str, int]:
     wrong = DocumentError(
         "prices_invalid",
-        f'prices maps currencies to minor units between 1 and {AMOUNT_MINOR_MAX}: {{"USD": 1999, "JPY": 2980}}.',
+        f"prices maps currencies to minor units between 1 and {AMOUNT_MINOR_MAX}, such as USD: 1999.",
     )
     if not isinstance(value, dict) or not value:
         raise wrong
@@ -176,7 +176,8 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
         if len(name) > PATH_CHARS_MAX or not _PATH_CHARS.issuperset(name):
             raise DocumentError(
                 "bundle_unsafe",
-                f"{name[:80]!r} is not a portable path: letters, digits, space and ._+-@, {PATH_CHARS_MAX} at most.",
+                f"{name[:80]!r} is not a portable path: letters, digits, space and ._+-@, {PATH_CHARS_MAX} "
+                "at most.",
             )
         size += path.stat().st_size
         found.append((name, path))

@@ -34,6 +34,7 @@ from cluster.local.processes import send
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DETACH_TIMEOUT_S = 600.0  # the sum of the parts' own limits is below this
 POLL_S = 0.1
+LAUNCHER = ("-m", "cluster.cli", "up")  # what `up --detach` leaves running
 RECORD_TIMEOUT_S = 20.0  # between taking the lock and writing the record lies the preflight
 # Verbs of other modules: a Typer application is a group of verbs, a function is one verb.
 VERBS = (
@@ -164,7 +165,7 @@ def _up_detached(layout: Layout) -> None:
     log_path = layout.log / "launcher.out"
     with log_path.open("wb") as log:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "up"],
+            [sys.executable, *LAUNCHER],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -178,8 +179,10 @@ def _up_detached(layout: Layout) -> None:
         console.print("Interrupted while starting: everything has been stopped.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if record is None:
-        text = "\n".join(log_tail(log_path)) or f"the launcher did not become ready; see {log_path}"
-        raise fail(LaunchError(text.removeprefix("error: ")))
+        failed = state.read_record(layout.state_json)
+        recorded = failed.message if failed and failed.launcher.pid == launcher.pid else ""
+        text = recorded or "\n".join(log_tail(log_path)).removeprefix("error: ")
+        raise fail(LaunchError(text or f"the launcher did not become ready; see {log_path}"))
     _print_addresses(console, read_json(layout.local_json), record.steps)
     console.print("Running in the background. Stop it with `make down`.")
 

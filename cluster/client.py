@@ -296,7 +296,8 @@ def _object(response: httpx.Response) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise ClientError(
-            f"{response.request.url.path} did not answer with a JSON object. Is this a marketplace's address?",
+            f"{response.request.url.path} did not answer with a JSON object. Is this a marketplace's "
+            "address?",
             "answer_malformed",
         )
     return document

@@ -114,7 +114,8 @@ class SellerKey:
         """
         if not path.exists():
             raise ClientError(
-                f"There is no signing key at {path}. Make one with `marketplace seller keygen`, or name yours "
+                f"There is no signing key at {path}. Make one with `marketplace seller keygen`, or name "
+                "yours "
                 "with --key.",
                 "seller_key_missing",
             )
@@ -124,7 +125,8 @@ class SellerKey:
             private_key = None
         if not isinstance(private_key, Ed25519PrivateKey):
             raise ClientError(
-                f"{path} is no Ed25519 key in PEM (PKCS #8, unencrypted). `openssl genpkey -algorithm ed25519` "
+                f"{path} is no Ed25519 key in PEM (PKCS #8, unencrypted). `openssl genpkey -algorithm "
+                "ed25519` "
                 "makes one.",
                 "seller_key_invalid",
             )

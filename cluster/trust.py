@@ -69,7 +69,8 @@ def from_file(path: Path) -> TrustedKeys:
         records[record.key_id] = record
     if not records:
         raise ClientError(
-            f"{path} holds no PEM public key (-----BEGIN PUBLIC KEY-----). Ask the operator for platform.pem.",
+            f"{path} holds no PEM public key (-----BEGIN PUBLIC KEY-----). Ask the operator for "
+            "platform.pem.",
             "trust_key_invalid",
         )
     return TrustedKeys(records, f"the key file {path} that you named")
@@ -91,7 +92,8 @@ def pinned(
         return TrustedKeys(_records(pins[base_url]["keys"], str(path)), f"pinned at first use in {path}")
     if show_keys is None:
         raise ClientError(
-            f"No key of {base_url} is pinned in {path}. Name the platform's key with --trust-key, or go online "
+            f"No key of {base_url} is pinned in {path}. Name the platform's key with --trust-key, or go "
+            "online "
             "once.",
             "trust_unknown",
         )

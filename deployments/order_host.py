@@ -33,8 +33,10 @@ class OrderHostDeployment:
         self._finance = FinanceClient(settings.finance.url, settings.finance.token)
         directory = SignerDirectory(signer)
         fulfiller = SignerFulfiller(FulfilmentReads(self._pool), directory.issue, directory.unwrap_identity)
-        gateway = StripeGateway(settings.stripe.secret_key, settings.stripe.api_base, settings.http.base_url)
-        effects = Effects(gateway, self._finance, fulfiller, utc_now)
+        self._gateway = StripeGateway(
+            settings.stripe.secret_key, settings.stripe.api_base, settings.http.base_url
+        )
+        effects = Effects(self._gateway, self._finance, fulfiller, utc_now)
         self._host = OrderHost(store, effects, utc_now)
         self._sweep = Sweep(store, self._host)
         self._sweep.start()
@@ -61,4 +63,5 @@ class OrderHostDeployment:
             await self._sweep.stop()
             await self._host.close()
             await self._finance.close()
+            await self._gateway.close()
             await self._pool.close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 
 from domain.errors import DependencyError, MarketplaceError, RejectedError
@@ -25,11 +25,9 @@ class FinanceClient:
     """One per process and event loop."""
 
     def __init__(self, url: str, token: str) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            timeout=TIMEOUT_S,
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        )
+        self._url = f"{url}/v1/entries/batch"
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._http: aiohttp.ClientSession | None = None  # made inside the loop that uses it
         self._batcher: Batcher[dict[str, Any], Acknowledgement] = Batcher(
             self._send, batch_max=BATCH_MAX, waiting_max=WAITING_MAX
         )
@@ -55,15 +53,20 @@ class FinanceClient:
 
     async def close(self) -> None:
         """Close connections; bookings under way fail as unavailable and are retried by their effect."""
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.close()
 
     async def _send(self, entries: Sequence[dict[str, Any]]) -> list[Acknowledgement | Exception]:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                headers=self._headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+            )
         try:
-            response = await self._http.post("/v1/entries/batch", content=orjson.dumps({"entries": entries}))
-            if not response.is_success:
-                raise _unavailable(f"status {response.status_code}")
-            return [_answer(result) for result in orjson.loads(response.content)["results"]]
-        except (httpx.HTTPError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            async with self._http.post(self._url, data=orjson.dumps({"entries": entries})) as response:
+                if not response.ok:
+                    raise _unavailable(f"status {response.status}")
+                return [_answer(result) for result in orjson.loads(await response.read())["results"]]
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise _unavailable(type(error).__name__) from error
 
 

@@ -33,6 +33,11 @@ class ProcessId:
         return start_ticks(self.pid) == self.start_ticks
 
 
+def boot_id() -> str:
+    """Return the kernel's identifier of the current boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def _stat_fields(pid: int) -> list[str] | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

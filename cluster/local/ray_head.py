@@ -16,6 +16,7 @@ Refuses to run without token authentication.
 import importlib.util
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,5 +156,7 @@ def spec(temporary: Path, ports: Mapping[str, int], env: Mapping[str, str], log_
         # Not the whole node: the application imports for seconds and then waits for the rest by itself.
         ready=lambda: accepts(ports["ray_gcs"]),
         ready_timeout_s=120.0,  # 8 s alone on two cores, several times that on a loaded machine
+        # `ray start --block` takes SIGTERM slowly or not at all; killed, its reaper ends what it started.
+        death_signal=signal.SIGKILL,
         stop_timeout_s=3.0,  # it keeps nothing: Serve has been taken down, and facts are in Postgres
     )

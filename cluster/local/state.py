@@ -143,6 +143,7 @@ class RunRecord:
     children: dict[str, processes.ProcessId] = field(default_factory=dict)
     steps: dict[str, float] = field(default_factory=dict)
     outside: str = ""
+    boot_id: str = field(default_factory=processes.boot_id)
 
     def write(self, path: Path) -> None:
         """Write the record atomically."""
@@ -153,6 +154,7 @@ class RunRecord:
                 "launcher": _as_json(self.launcher),
                 "temporary": self.temporary,
                 "outside": self.outside,
+                "boot_id": self.boot_id,
                 "status": self.status,
                 "message": self.message,
                 "children": {name: _as_json(process) for name, process in self.children.items()},
@@ -173,7 +175,8 @@ def read_record(path: Path) -> RunRecord | None:
             message=str(raw["message"]),
             children={name: _from_json(value) for name, value in raw["children"].items()},
             steps={name: float(value) for name, value in raw["steps"].items()},
-            outside=str(raw.get("outside", "")),
+            outside=str(raw["outside"]),
+            boot_id=str(raw["boot_id"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -194,12 +197,17 @@ def sweep(record: RunRecord, folders: tuple[Path, ...], programs: frozenset[str]
     """
 
     def left() -> list[processes.ProcessId]:
-        recorded = [process for process in record.children.values() if process.alive()]
-        followers = [one for process in recorded for one in processes.of_session(process.pid)]
-        run = processes.of_run(record.run_id, folders, programs)
-        return list({*recorded, *followers, *run})
+        found = set(processes.of_run(record.run_id, folders, programs))
+        for leader in record.children.values():
+            # The kernel reuses a session's number only once the session is empty. Then its new leader
+            # shows another start time; and no member of ours is older than its leader.
+            if processes.start_ticks(leader.pid) in {None, leader.start_ticks}:
+                members = processes.of_session(leader.pid)
+                found |= {one for one in members if one.start_ticks >= leader.start_ticks}
+        return list(found)
 
-    count = processes.end_all(left)
+    # Pids and start times say nothing about processes of an earlier boot: none of those is left.
+    count = processes.end_all(left) if record.boot_id == processes.boot_id() else 0
     if record.temporary and Path(record.temporary).name.startswith("ilv-"):
         remove_tree(Path(record.temporary))
     return count

@@ -45,7 +45,8 @@ class ChildSpec:
     """How to start, judge and stop one part.
 
     ``ready`` answers quickly and never raises; ``user`` is (uid, gid) to run as. ``needs`` names parts
-    whose restart makes this one's restart necessary.
+    whose restart makes this one's restart necessary. ``death_signal`` is what the kernel sends when the
+    launcher dies, ``stop_signal`` unless given.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ChildSpec:
     ready_timeout_s: float = 60.0
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout_s: float = 10.0
+    death_signal: signal.Signals | None = None
     user: tuple[int, int] | None = None
     needs: tuple[str, ...] = ()
 
@@ -226,7 +228,7 @@ class Supervisor:
                     user=user,
                     group=group,
                     extra_groups=[] if spec.user else None,
-                    preexec_fn=_die_with(spec.stop_signal),  # noqa: PLW1509 - one prctl by a function bound beforehand, GIL held
+                    preexec_fn=_die_with(spec.death_signal or spec.stop_signal),  # noqa: PLW1509 - one prctl by a function bound beforehand, GIL held
                 )
         except OSError as error:
             raise ChildFailedError(

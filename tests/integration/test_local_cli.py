@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 UP = (
     "import functools, cluster.cli as cli; from cluster.local.services import Modules;"
     "cli.Stack = functools.partial(cli.Stack, application=False,"
-    " modules=Modules(stripe='tests.fakes.local_stripe')); cli.main()"
+    " modules=Modules(stripe='tests.fakes.local_stripe')); {also}cli.main()"
 )
+SERVE = UP.format(also="")
+DETACH = UP.format(also=f"cli.LAUNCHER = ('-c', {SERVE!r}, 'up'); ")
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     remove_tree(Layout(made).outside)
 
 
-def launch(home: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+def launch(home: Path, *words: str, code: str = SERVE, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", UP, *words],
+        [sys.executable, "-u", "-c", code, *words],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "MARKETPLACE_HOME": str(home), **environment},
         stdin=subprocess.DEVNULL,
@@ -110,3 +112,19 @@ def test_clean_asks_for_confirmation(home: Path):
     assert status == 1
     assert "--yes" in output
     assert (home / "var").exists()
+
+
+def test_detached_it_returns_once_ready_and_down_stops_it(home: Path):
+    status, output = finish(launch(home, "up", "--detach", code=DETACH))
+    assert status == 0, output
+    assert "make down" in output
+    assert state.RunLock.held(Layout(home).lock)
+    assert finish(launch(home, "down"))[0] == 0
+    assert not state.RunLock.held(Layout(home).lock)
+
+
+def test_detached_a_failure_is_told_by_the_command_that_returns(home: Path):
+    status, output = finish(launch(home, "up", "--detach", code=DETACH, ILV_FAKE="exit"))
+    assert status == 1
+    assert "error: stripe exited with status 1 while starting." in output
+    assert "the stand-in was told to fail" in output

@@ -137,6 +137,39 @@ def test_a_reused_pid_is_not_touched(layout: Layout):
         bystander.wait()
 
 
+def orphan(marker_free_seconds: int = 60) -> tuple[processes.ProcessId, int]:
+    """Start a session leader that leaves a member behind; returns the dead leader and the member's pid."""
+    script = f"sleep {marker_free_seconds} >/dev/null 2>&1 & echo $!; read _"
+    leader = subprocess.Popen(
+        ["/bin/sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    known = processes.identify(leader.pid)
+    assert known is not None
+    assert leader.stdout is not None
+    member = int(leader.stdout.readline())
+    leader.communicate("\n")
+    return known, member
+
+
+def test_what_a_dead_child_left_in_its_session_is_ended():
+    leader, member = orphan()
+    record = state.RunRecord("no-such-run", leader, "", children={"ray": leader})
+    assert state.sweep(record, (), frozenset()) == 1
+    assert processes.identify(member) is None
+
+
+def test_a_record_of_an_earlier_boot_ends_nothing():
+    leader, member = orphan()
+    record = state.RunRecord("no-such-run", leader, "", children={"ray": leader}, boot_id="another")
+    assert state.sweep(record, (), frozenset()) == 0
+    assert processes.identify(member) is not None
+    os.kill(member, signal.SIGKILL)
+
+
 def test_a_marked_process_is_found_and_ended():
     run_id = f"unit-{os.getpid()}-{time.monotonic_ns()}"
     marked = subprocess.Popen(["sleep", "60"], env={**os.environ, processes.RUN_MARKER: run_id})

@@ -23,7 +23,7 @@ from cluster.local.stripe.parameters import Values, read
 from cluster.local.stripe.refusals import Document, RefusedError, not_found, unauthorised
 from cluster.local.stripe.simulator import Simulator
 from cluster.local.stripe.store import IdempotencyRecord, StoreFailedError
-from cluster.local.stripe.turn import API_VERSION, Turn, new_id
+from cluster.local.stripe.turn import API_VERSION, Turn
 
 LOG = logging.getLogger(__name__)
 MILLISECONDS = 1_000
@@ -88,7 +88,7 @@ class Api:
         if request.method == "OPTIONS":
             return Reply(204, b"", list(CORS_HEADERS))
         now_ms = time.time_ns() // 1_000_000
-        request_id = new_id("req", now_ms)
+        request_id = self._simulator.ids.mint("req", now_ms)
         try:
             status, body, original = await self._authenticated(request, now_ms, request_id)
         except RefusedError as refused:

@@ -44,7 +44,8 @@ class IdempotencyKeys:
             raise RefusedError(
                 409,
                 "There is currently another in-progress request using this Idempotent Key (that probably "
-                "means you submitted twice, and the other request is still going through). Please try again later.",
+                "means you submitted twice, and the other request is still going through). Please try again "
+                "later.",
                 code="idempotency_key_in_use",
                 kind="idempotency_error",
             )

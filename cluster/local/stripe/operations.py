@@ -87,7 +87,7 @@ class Operations:
         if "type" in values and "types" in values:
             raise invalid("You may only specify one of these parameters: type, types.", "types")
         types = (values["type"],) if "type" in values else tuple(values.get("types", ())) or None
-        bodies, has_more = turn.source.page(_query("event", types, values))
+        bodies, has_more = turn.source.page(_query("event", None, values, types))
         events = [orjson.loads(body) for body in bodies]
         pending = self._deliveries.pending_by_event([event["id"] for event in events])
         for event in events:
@@ -167,42 +167,39 @@ def _list_intents(turn: Turn, _object_id: str, values: Values) -> Document:
 
 
 def _list_charges(turn: Turn, _object_id: str, values: Values) -> Document:
-    return _page(turn, payment_intents.CHARGE, "/v1/charges", _intent_filter(values), values)
+    return _page(turn, payment_intents.CHARGE, "/v1/charges", values.get("payment_intent"), values)
 
 
 def _list_refunds(turn: Turn, _object_id: str, values: Values) -> Document:
-    parents = _intent_filter(values)
+    parent = values.get("payment_intent")
     if "charge" in values:
         # An intent has one successful charge at most, and only that one has refunds.
         charge = turn.require(payment_intents.CHARGE, values["charge"], "charge", "charge")
-        if parents is not None and parents != (charge["payment_intent"],):
+        if parent not in {None, charge["payment_intent"]}:
             return {"object": "list", "data": [], "has_more": False, "url": "/v1/refunds"}
-        parents = (charge["payment_intent"],)
-    return _page(turn, refunds.KIND, "/v1/refunds", parents, values)
+        parent = charge["payment_intent"]
+    return _page(turn, refunds.KIND, "/v1/refunds", parent, values)
 
 
 def _list_sessions(turn: Turn, _object_id: str, values: Values) -> Document:
-    bodies, has_more = turn.source.page(_query(checkout_sessions.KIND, _intent_filter(values), values))
+    bodies, has_more = turn.source.page(_query(checkout_sessions.KIND, values.get("payment_intent"), values))
     data = [checkout_sessions.view(orjson.loads(body), values) for body in bodies]
     return {"object": "list", "data": data, "has_more": has_more, "url": "/v1/checkout/sessions"}
 
 
-def _intent_filter(values: Values) -> tuple[str, ...] | None:
-    return (values["payment_intent"],) if "payment_intent" in values else None
-
-
-def _page(turn: Turn, kind: str, url: str, parents: tuple[str, ...] | None, values: Values) -> Document:
-    bodies, has_more = turn.source.page(_query(kind, parents, values))
+def _page(turn: Turn, kind: str, url: str, parent: str | None, values: Values) -> Document:
+    bodies, has_more = turn.source.page(_query(kind, parent, values))
     data: list[Any] = [orjson.loads(body) for body in bodies]
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
-def _query(kind: str, parents: tuple[str, ...] | None, values: Values) -> PageQuery:
+def _query(kind: str, parent: str | None, values: Values, topics: tuple[str, ...] | None = None) -> PageQuery:
     if "starting_after" in values and "ending_before" in values:
         raise invalid("You may only specify one of starting_after, ending_before.", "ending_before")
     return PageQuery(
         kind=kind,
-        parents=parents,
+        parent=parent,
+        topics=topics,
         limit=values.get("limit", LIST_LIMIT_DEFAULT),
         starting_after=values.get("starting_after"),
         ending_before=values.get("ending_before"),

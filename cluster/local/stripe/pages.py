@@ -65,7 +65,8 @@ def checkout(record: Document, *, status: int = 200, error: str | None = None) -
 </div>
 <button type="submit">Pay {total}</button>
 </form>
-<div class="hint" id="hints"><p>Test cards only. Any future date and any code will do:</p><ul>{hints}</ul></div>
+<div class="hint" id="hints"><p>Test cards only. Any future date and any code will do:</p>
+<ul>{hints}</ul></div>
 {back}
 """
     return _page(status, "Checkout", content, (success_address(session),))

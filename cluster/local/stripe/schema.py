@@ -14,15 +14,14 @@ SCHEMA_VERSION = 1
 
 _TABLES = """
 CREATE TABLE objects (
-    seq INTEGER PRIMARY KEY,          -- order of creation, which lists follow
-    id TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL,
-    parent TEXT,                      -- a charge's or refund's intent, a session's intent, an event's type
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,          -- its prefix tells the kind; within a kind, ids follow creation
+    parent TEXT,                      -- the intent of a charge, refund or Checkout Session
+    topic TEXT,                       -- the type of an event
     created_at INTEGER NOT NULL,      -- Unix seconds
-    due_at INTEGER,                   -- Unix seconds at which the sweep has to look at it
+    due_at INTEGER,                   -- Unix seconds at which housekeeping has to look at it
     body BLOB NOT NULL
 );
-CREATE INDEX objects_kind ON objects (kind);
 CREATE INDEX objects_parent ON objects (parent) WHERE parent IS NOT NULL;
 CREATE INDEX objects_due ON objects (due_at) WHERE due_at IS NOT NULL;
 

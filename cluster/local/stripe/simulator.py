@@ -16,8 +16,8 @@ from cluster.local.stripe.idempotency import IdempotencyKeys
 from cluster.local.stripe.operations import Operations
 from cluster.local.stripe.refusals import RefusedError
 from cluster.local.stripe.settings import Settings
-from cluster.local.stripe.store import IdempotencyRecord, Store, StoreFailedError
-from cluster.local.stripe.turn import Turn
+from cluster.local.stripe.store import IdempotencyRecord, Store, StoreFailedError, is_kind
+from cluster.local.stripe.turn import IdSource, Turn
 from cluster.local.stripe.webhook_endpoints import Registry, environment_endpoint
 from cluster.local.stripe.webhooks import WebhookSender
 
@@ -35,6 +35,7 @@ class Simulator:
 
     def __init__(self, settings: Settings) -> None:
         self.base_url = settings.public_url
+        self.ids = IdSource()
         self._token_key = hashlib.blake2b(settings.secret_key.encode()).digest()
         environment = None
         if settings.webhook_url is not None:
@@ -73,6 +74,7 @@ class Simulator:
             self.base_url,
             self.registry.subscribers,
             self.page_token,
+            self.ids,
             request_id,
             idempotency_key,
         )
@@ -113,10 +115,10 @@ class Simulator:
         Raises:
             StoreFailedError: nothing of the last turn was kept.
         """
-        for kind, object_id in self.store.due_objects(now_ms // 1_000, DUE_BATCH):
+        for object_id in self.store.due_objects(now_ms // 1_000, DUE_BATCH):
             turn = self.turn(now_ms, None, None)
             try:
-                if kind == checkout_sessions.KIND:
+                if is_kind(checkout_sessions.KIND, object_id):
                     checkout_sessions.close_due(turn, object_id)
                 else:
                     payment_intents.settle(turn, object_id)

@@ -28,12 +28,22 @@ PRUNE_BATCH = 1_000  # rows per visit: a few milliseconds
 
 LOG = logging.getLogger(__name__)
 
+# What an id begins with tells its kind; an index of kinds would be one more to keep.
+PREFIXES = {
+    "payment_intent": "pi_",
+    "payment_method": "pm_",
+    "charge": "ch_",
+    "refund": "re_",
+    "checkout.session": "cs_",
+    "event": "evt_",
+    "webhook_endpoint": "we_",
+}
 _UPSERT = """
-INSERT INTO objects (id, kind, parent, created_at, due_at, body) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO objects (id, parent, created_at, due_at, body) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     parent = coalesce(excluded.parent, parent), due_at = excluded.due_at, body = excluded.body
 """
-_INSERT_EVENT = "INSERT INTO objects (id, kind, parent, created_at, body) VALUES (?, 'event', ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO objects (id, topic, created_at, body) VALUES (?, ?, ?, ?)"
 _INSERT_IDEMPOTENCY = """
 INSERT OR REPLACE INTO idempotency (key, fingerprint, status, body, request_id, created_at)
 VALUES (?, ?, ?, ?, ?, ?)
@@ -42,6 +52,11 @@ _INSERT_DELIVERY = """
 INSERT INTO deliveries (id, event_id, endpoint_id, state, due_at_ms) VALUES (?, ?, ?, 'pending', ?)
 """
 _BOUNDS = {"gt": "created_at > ?", "gte": "created_at >= ?", "lt": "created_at < ?", "lte": "created_at <= ?"}
+
+
+def is_kind(kind: str, object_id: str) -> bool:
+    """Whether an id is one of ``kind``."""
+    return object_id.startswith(PREFIXES[kind])
 
 
 class StoreFailedError(Exception):
@@ -88,24 +103,22 @@ class Store:
 
     def load(self, kind: str, object_id: str) -> bytes | None:
         """Return an object's JSON, or None."""
-        row = self._db.execute(
-            "SELECT body FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
-        ).fetchone()
+        if not is_kind(kind, object_id):
+            return None
+        row = self._db.execute("SELECT body FROM objects WHERE id = ?", (object_id,)).fetchone()
         return row[0] if row else None
 
     def children(self, kind: str, parent: str) -> Sequence[bytes]:
         """Return the objects of ``kind`` that belong to ``parent``, oldest first."""
-        rows = self._db.execute(
-            "SELECT body FROM objects WHERE parent = ? AND kind = ? ORDER BY seq", (parent, kind)
-        )
-        return [row[0] for row in rows]
+        rows = self._db.execute("SELECT id, body FROM objects WHERE parent = ? ORDER BY id", (parent,))
+        return [body for object_id, body in rows if is_kind(kind, object_id)]
 
     def all_of(self, kind: str) -> Sequence[bytes]:
         """Return every object of a kind that is few by nature, oldest first."""
-        return [
-            row[0]
-            for row in self._db.execute("SELECT body FROM objects WHERE kind = ? ORDER BY seq", (kind,))
-        ]
+        rows = self._db.execute(
+            "SELECT body FROM objects WHERE id >= ? AND id < ? ORDER BY id", _range_of(kind)
+        )
+        return [row[0] for row in rows]
 
     def page(self, query: PageQuery) -> tuple[Sequence[bytes], bool]:
         """Return a page of objects, newest first, and whether there are more.
@@ -113,36 +126,42 @@ class Store:
         Raises:
             RefusedError: 404 for a cursor that names no object of this kind.
         """
-        conditions, values = ["kind = ?"], [query.kind]
-        arguments: list[Any] = values
-        if query.parents is not None:
-            conditions.append(f"parent IN ({','.join('?' * len(query.parents))})")
-            arguments.extend(query.parents)
+        conditions = ["id >= ?", "id < ?"]
+        arguments: list[Any] = list(_range_of(query.kind))
+        if query.parent is not None:
+            conditions.append("parent = ?")
+            arguments.append(query.parent)
+        if query.topics is not None:
+            conditions.append(f"topic IN ({','.join('?' * len(query.topics))})")
+            arguments.extend(query.topics)
         for bound, at in query.created.items():
             conditions.append(_BOUNDS[bound])
             arguments.append(at)
         for cursor, name, comparison in (
-            (query.starting_after, "starting_after", "seq < ?"),
-            (query.ending_before, "ending_before", "seq > ?"),
+            (query.starting_after, "starting_after", "id < ?"),
+            (query.ending_before, "ending_before", "id > ?"),
         ):
             if cursor is not None:
+                if self.load(query.kind, cursor) is None:
+                    raise not_found(query.kind, cursor, name)
                 conditions.append(comparison)
-                arguments.append(self._sequence_of(query.kind, cursor, name))
+                arguments.append(cursor)
         backwards = query.ending_before is not None
         rows = self._db.execute(
             # Conditions and order are the constants above; every value is bound.
             f"SELECT body FROM objects WHERE {' AND '.join(conditions)} "  # noqa: S608
-            f"ORDER BY seq {'ASC' if backwards else 'DESC'} LIMIT ?",
+            f"ORDER BY id {'ASC' if backwards else 'DESC'} LIMIT ?",
             (*arguments, query.limit + 1),
         ).fetchall()
         bodies = [row[0] for row in rows[: query.limit]]
         return (bodies[::-1] if backwards else bodies), len(rows) > query.limit
 
-    def due_objects(self, now: int, limit: int) -> Sequence[tuple[str, str]]:
-        """Return (kind, id) of objects whose time has come, the longest overdue first."""
-        return self._db.execute(
-            "SELECT kind, id FROM objects WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit)
-        ).fetchall()
+    def due_objects(self, now: int, limit: int) -> Sequence[str]:
+        """Return ids of objects whose time has come, the longest overdue first."""
+        rows = self._db.execute(
+            "SELECT id FROM objects WHERE due_at <= ? ORDER BY due_at LIMIT ?", (now, limit)
+        )
+        return [row[0] for row in rows]
 
     def find_idempotency(self, key: str, now: int) -> IdempotencyRecord | None:
         """Return the first answer to ``key`` unless it is too old."""
@@ -170,7 +189,6 @@ class Store:
                     _UPSERT,
                     (
                         stored.object_id,
-                        stored.kind,
                         stored.parent,
                         stored.created_at,
                         stored.due_at,
@@ -280,8 +298,8 @@ class Store:
         except FileNotFoundError:
             return
         await asyncio.to_thread(self._checkpoint_apart)
-        if not self._db.in_transaction:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._commit()  # a checkpoint cannot run inside the open transaction
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
         """Commit what is open and close; the log is folded into the database."""
@@ -347,10 +365,8 @@ class Store:
     def _one(self, statement: str) -> Any:
         return self._db.execute(statement).fetchone()[0]
 
-    def _sequence_of(self, kind: str, object_id: str, param: str) -> int:
-        row = self._db.execute(
-            "SELECT seq FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
-        ).fetchone()
-        if row is None:
-            raise not_found(kind, object_id, param)
-        return int(row[0])
+
+def _range_of(kind: str) -> tuple[str, str]:
+    """The ids of a kind: from its prefix up to, not including, the next."""
+    prefix = PREFIXES[kind]
+    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)

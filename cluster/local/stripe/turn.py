@@ -15,7 +15,8 @@ import orjson
 from cluster.local.stripe.refusals import Document, not_found
 
 API_VERSION = "2026-10-28.endive"
-RANDOM_BYTES = 8  # of an id: what comes after its time
+TICKS_PER_MS = 4_096
+RANDOM_BYTES = 5  # of an id: what comes after its time
 SECRET_BYTES = 16  # of a client secret or a hosted page's address: not to be guessed
 
 
@@ -38,10 +39,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """A page of a list. ``created`` holds bounds ``gt``, ``gte``, ``lt``, ``lte`` in Unix seconds."""
+    """A page of a list.
+
+    ``topics`` are event types; ``created`` holds bounds ``gt``, ``gte``, ``lt``, ``lte`` in Unix seconds.
+    """
 
     kind: str
-    parents: tuple[str, ...] | None
+    parent: str | None
+    topics: tuple[str, ...] | None
     limit: int
     starting_after: str | None
     ending_before: str | None
@@ -71,9 +76,19 @@ class Event:
     endpoint_ids: tuple[str, ...]
 
 
-def new_id(prefix: str, now_ms: int) -> str:
-    """Mint an id like ``pi_…`` of 27 characters or so: time-ordered, so that indexes grow at one end."""
-    return f"{prefix}_{now_ms:011x}{secrets.token_hex(RANDOM_BYTES)[:13]}"
+class IdSource:
+    """Mints ids that only grow, so that the order of ids is the order of creation.
+
+    Lists follow that order, and indexes grow at one end. An id holds its time in 1/4096 ms, then chance.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def mint(self, prefix: str, now_ms: int) -> str:
+        """Mint an id like ``pi_…``."""
+        self._last = max(self._last + 1, now_ms * TICKS_PER_MS)
+        return f"{prefix}_{self._last:014x}{secrets.token_hex(RANDOM_BYTES)}"
 
 
 @dataclass(slots=True)
@@ -85,6 +100,7 @@ class Turn:
     base_url: str
     subscribers: Callable[[str], tuple[str, ...]]
     page_token: Callable[[str], str]
+    ids: IdSource
     request_id: str | None = None
     idempotency_key: str | None = None
     changed: dict[str, Stored] = field(default_factory=dict)
@@ -98,7 +114,7 @@ class Turn:
 
     def new_id(self, prefix: str) -> str:
         """Mint an id."""
-        return new_id(prefix, self.now_ms)
+        return self.ids.mint(prefix, self.now_ms)
 
     def new_secret_id(self, prefix: str) -> str:
         """Mint an id that nobody can guess."""

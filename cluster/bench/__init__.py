@@ -1,0 +1,1 @@
+"""Benchmarks: a lean load generator, CPU and memory by process group, and the bare-SQL baseline."""

@@ -1,0 +1,364 @@
+"""``marketplace buyer``: make an identity, buy, fetch, decrypt, verify.
+
+``buy`` does all of it; the other verbs are its steps, for a second try or for other tools' files. What a
+buyer gets is believed only on a trusted platform key: see ``cluster.trust`` for ``--trust-key`` and for
+what is pinned at first use. Exit status 0 only if everything that was asked for held.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from cluster import identities, receiving, trust
+from cluster.client import ClientError, MarketplaceClient
+from cluster.client_documents import Order, OrderEvent
+from cluster.connection import Connection, config_folder, resolve
+from cluster.private_files import read_bounded
+from cluster.purchase import (
+    CHECKOUT_TIMEOUT_S,
+    FOLLOW_TIMEOUT_S,
+    Wish,
+    confirm_payment,
+    follow_to_end,
+    wait_for_payment,
+)
+from cluster.receiving import AGE_SUFFIX, KEY_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
+from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
+from cluster.verification import (
+    SKIPPED,
+    Check,
+    check_agreement,
+    check_licence,
+    check_online,
+    judged,
+    open_delivery_manifest,
+    passed,
+)
+from domain.dsse import ENVELOPE_BYTES_MAX
+from domain.money import format_money, is_currency
+from storage.age.recipients import parse_identity, public_half, recipient_text
+
+app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, fetch, decrypt, verify.")
+
+IDENTITY_NAME = "identity.txt"
+CARD = "pm_card_visa"
+
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")
+]
+TokenOption = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the bearer token (or MARKETPLACE_TOKEN).")
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", envvar="MARKETPLACE_IDENTITY", help="Your age identity file."),
+]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option("--trust-key", help="The platform's public key (PEM), instead of the one seen first."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for what you receive.")]
+
+
+def _identity_path(chosen: Path | None) -> Path:
+    return chosen or config_folder() / IDENTITY_NAME
+
+
+def _trusted(
+    trust_key: Path | None, identity: Path | None, base_url: str, client: MarketplaceClient | None
+) -> trust.TrustedKeys:
+    if trust_key:
+        return trust.from_file(trust_key)
+    show_keys = client.platform_keys if client else None
+    return trust.pinned(_identity_path(identity).parent, base_url, show_keys, datetime.now(UTC))
+
+
+@app.command()
+def keygen(
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the identity goes.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an age identity (the same file as `age-keygen` writes)."""
+    with command(as_json=as_json) as terminal:
+        path = _identity_path(out)
+        recipient = identities.create_identity(path, datetime.now(UTC))
+        terminal.say(f"{recipient}\nYour identity is in {path}. Keep it secret, and keep a copy.")
+        terminal.result({"ok": True, "recipient": recipient, "identity_file": str(path)})
+
+
+@app.command()
+def buy(
+    sku: Annotated[str, typer.Argument(help="Name or id of what to buy.")],
+    *,
+    quantity: Annotated[int, typer.Option("--quantity", min=1, help="Seats.")] = 1,
+    currency: Annotated[str, typer.Option("--currency", help="ISO 4217 code.")] = "USD",
+    mode: Annotated[str, typer.Option("--mode", help="recipient or released_key.")] = "recipient",
+    recipient_file: Annotated[
+        Path | None, typer.Option("--recipient-file", help="Seal for this age1… key instead of yours.")
+    ] = None,
+    card: Annotated[str, typer.Option("--card", help="Stripe payment method to pay with.")] = CARD,
+    checkout: Annotated[
+        bool, typer.Option("--checkout", help="Pay on Stripe's hosted page instead.")
+    ] = False,
+    out: OutOption = Path("purchases"),
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Repeat an interrupted purchase safely.")
+    ] = None,
+    identity: IdentityOption = None,
+    trust_key: TrustOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Buy, pay, receive, decrypt and verify."""
+    with command(as_json=as_json) as terminal:
+        if mode not in ("recipient", "released_key"):
+            raise typer.BadParameter("--mode is recipient or released_key")
+        if not is_currency(currency):
+            raise typer.BadParameter(f"--currency {currency} is not an ISO 4217 code sold here, such as USD")
+        connection = resolve("buyer", url=url, token_file=token_file)
+        recipient = _recipient(mode, recipient_file, identity)
+        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            terminal.note(f"Trusting {', '.join(trusted.records)}: {trusted.source}.")
+            method = "checkout" if checkout else "payment_intent"
+            wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method)
+            key = idempotency_key or f"buy-{uuid4()}"
+            order = _buy(client, connection, wish, card, key, terminal)
+            folder = out / order["id"]
+            with terminal.download("payload") as on_bytes:
+                received = receiving.fetch_order(client, order["id"], trusted, folder, on_bytes)
+            received = [_decrypt(client, one, identity, terminal) for one in received]
+            checks = _verify_received(client, received, trusted, order["buyer_id"])
+        _report(terminal, order, received, checks)
+
+
+def _recipient(mode: str, recipient_file: Path | None, identity: Path | None) -> str | None:
+    if mode == "released_key":
+        return None
+    if recipient_file:
+        return identities.load_recipient(recipient_file)
+    return recipient_text(public_half(identities.load_identity(_identity_path(identity))))
+
+
+def _buy(
+    client: MarketplaceClient, connection: Connection, wish: Wish, card: str, key: str, terminal: Terminal
+) -> Order:
+    order = client.place_order(wish.body(), key)
+    terminal.note(
+        f"Order {order['id']}: {format_money(order['total_minor'], order['currency'])} (key {key})."
+    )
+    order = wait_for_payment(client, order)
+    timeout_s = FOLLOW_TIMEOUT_S
+    if order["status"] == "awaiting_payment":
+        if wish.method == "checkout":
+            page: str | None = order["payment"]["checkout_url"]
+        else:
+            page = confirm_payment(connection.stripe_api, order, card)
+        if page:
+            terminal.note(f"Pay here, within half an hour: {page}")
+            timeout_s = CHECKOUT_TIMEOUT_S
+
+    def tell(event: OrderEvent) -> None:
+        terminal.note(f"  {event['seq']:>3} {event['kind']:<24} {event['at']}")
+
+    return follow_to_end(client, order["id"], tell, timeout_s)
+
+
+def _decrypt(
+    client: MarketplaceClient, one: Received, identity_path: Path | None, terminal: Terminal
+) -> Received:
+    """Decrypt what can be decrypted here; another recipient's delivery stays sealed."""
+    plaintext = one.encrypted.with_name(one.manifest.file_name)
+    identity = _identity_for(client, one, identity_path)
+    if identity is None:
+        terminal.note(
+            f"{one.encrypted} is sealed for {one.manifest.recipient}: decrypt it where that key is."
+        )
+        return one
+    receiving.decrypt_received(one.encrypted, one.manifest, identity, plaintext)
+    return Received(one.manifest, one.encrypted, one.manifest_path, one.licence_path, plaintext)
+
+
+def _identity_for(
+    client: MarketplaceClient | None, one: Received, identity_path: Path | None
+) -> bytes | None:
+    manifest = one.manifest
+    if manifest.mode == "released_key":
+        key_path = one.encrypted.with_name(f"{manifest.file_name}{KEY_SUFFIX}")
+        if key_path.exists():
+            return identities.load_identity(key_path)
+        if client is None:
+            raise ClientError(
+                f"The key of {manifest.delivery_id} was not released yet. Go online and run this again.",
+                "key_not_released",
+            )
+        return parse_identity(receiving.released_identity(client, manifest, key_path, datetime.now(UTC)))
+    path = _identity_path(identity_path)
+    if not path.exists():
+        return None
+    identity = identities.load_identity(path)
+    return identity if recipient_text(public_half(identity)) == manifest.recipient else None
+
+
+def _verify_received(
+    client: MarketplaceClient, received: list[Received], trusted: trust.TrustedKeys, buyer_id: str
+) -> list[Check]:
+    checks = []
+    for one in received:
+        armoured = receiving.read_licence(one.licence_path)
+        licence, found = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
+        checks += found
+        if licence:
+            checks.append(check_agreement(licence, one.manifest))
+        checks += check_online(client.verify_licence(armoured, buyer_id))
+    return checks
+
+
+def _report(terminal: Terminal, order: Order, received: list[Received], checks: list[Check]) -> None:
+    terminal.checks(checks)
+    for one in received:
+        terminal.say(str(one.plaintext or one.encrypted))
+    holds = passed(checks)
+    terminal.result(
+        {
+            "ok": holds,
+            "order": order,
+            "files": [_files(one) for one in received],
+            "checks": [check.as_json() for check in checks],
+        }
+    )
+    if not holds:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _files(one: Received) -> dict[str, Any]:
+    return {
+        "delivery_id": one.manifest.delivery_id,
+        "encrypted": str(one.encrypted),
+        "manifest": str(one.manifest_path),
+        "licence": str(one.licence_path),
+        "plaintext": str(one.plaintext) if one.plaintext else None,
+        "sha256": one.manifest.plaintext.sha256,
+    }
+
+
+@app.command()
+def fetch(
+    order: Annotated[str, typer.Argument(help="The order's id.")],
+    *,
+    out: OutOption = Path("purchases"),
+    identity: IdentityOption = None,
+    trust_key: TrustOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch an order's deliveries, checked against the signed manifest; decrypt later."""
+    with command(as_json=as_json) as terminal:
+        connection = resolve("buyer", url=url, token_file=token_file)
+        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            with terminal.download("payload") as on_bytes:
+                received = receiving.fetch_order(client, order, trusted, out / order, on_bytes)
+        for one in received:
+            terminal.say(str(one.encrypted))
+        terminal.result({"ok": True, "files": [_files(one) for one in received], "trust": trusted.source})
+
+
+@app.command()
+def decrypt(
+    file: Annotated[Path, typer.Argument(help="A fetched .age file, with its .delivery.json beside it.")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the bundle goes.")] = None,
+    identity: IdentityOption = None,
+    trust_key: TrustOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Decrypt a fetched file and check it; asks for the key of a released-key delivery."""
+    with command(as_json=as_json) as terminal:
+        plain_path = file.with_name(file.name.removesuffix(AGE_SUFFIX))
+        if plain_path == file:
+            raise typer.BadParameter(f"{file} does not end in {AGE_SUFFIX}")
+        connection = resolve("buyer", url=url, token_file=token_file)
+        with MarketplaceClient(connection.base_url, connection.token) as client:
+            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            manifest_path = plain_path.with_name(f"{plain_path.name}{MANIFEST_SUFFIX}")
+            licence_path = plain_path.with_name(f"{plain_path.name}{LICENCE_SUFFIX}")
+            manifest = receiving.load_received(file, manifest_path, trusted)
+            one = Received(manifest, file, manifest_path, licence_path)
+            secret = _identity_for(client, one, identity)
+        if secret is None:
+            raise ClientError(
+                f"The delivery is sealed for {manifest.recipient}, and your identity at "
+                f"{_identity_path(identity)} is another one or missing. Name the right one with --identity.",
+                "identity_mismatch",
+            )
+        target = receiving.decrypt_received(file, manifest, secret, out or plain_path)
+        terminal.say(f"{target}: {manifest.plaintext.size} bytes, SHA-256 {manifest.plaintext.sha256}")
+        terminal.result({"ok": True, "file": str(target), "sha256": manifest.plaintext.sha256})
+
+
+@app.command()
+def verify(
+    licence: Annotated[Path, typer.Argument(help="An armoured licence (.licence.txt).")],
+    *,
+    delivery: Annotated[
+        Path | None, typer.Option("--delivery", help="Its delivery manifest; default: the one beside it.")
+    ] = None,
+    buyer_id: Annotated[str | None, typer.Option("--buyer-id", help="Whose licence it must be.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask the marketplace (revocation stays unknown).")
+    ] = False,
+    identity: IdentityOption = None,
+    trust_key: TrustOption = None,
+    url: UrlOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a licence and its delivery, offline and online; status 1 when any check fails."""
+    with command(as_json=as_json) as terminal:
+        connection = None if offline and trust_key else resolve("buyer", url=url, token_file=None)
+        base_url = connection.base_url if connection else ""
+        with MarketplaceClient(base_url) as client:
+            trusted = _trusted(trust_key, identity, base_url, None if offline else client)
+            armoured = receiving.read_licence(licence)
+            found, checks = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
+            base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
+            checks += _check_delivery(base, delivery, found, trusted)
+            if offline:
+                checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
+            else:
+                checks += check_online(client.verify_licence(armoured, buyer_id))
+        terminal.checks(checks)
+        terminal.result(
+            {
+                "ok": passed(checks),
+                "trust": trusted.source,
+                "checks": [check.as_json() for check in checks],
+            }
+        )
+        if not passed(checks):
+            raise typer.Exit(EXIT_FAILED)
+
+
+def _check_delivery(base: Path, chosen: Path | None, licence: Any, trusted: trust.TrustedKeys) -> list[Check]:
+    path = chosen or base.with_name(f"{base.name}{MANIFEST_SUFFIX}")
+    if not chosen and not path.exists():
+        return [Check("delivery manifest", SKIPPED, f"There is none at {path}.")]
+    try:
+        text = read_bounded(path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
+        manifest = open_delivery_manifest(text, trusted)
+    except ClientError as error:
+        return [judged("delivery manifest", holds=False, good="", bad=error.text)]
+    checks = [Check("delivery manifest", "ok", f"{manifest.delivery_id} is signed by a trusted key.")]
+    if licence:
+        checks.append(check_agreement(licence, manifest))
+    for name, file in (("encrypted file", base.with_name(base.name + AGE_SUFFIX)), ("bundle", base)):
+        checks.append(receiving.check_file(name, file, manifest))
+    return checks

@@ -1,0 +1,279 @@
+"""Receives deliveries: fetch, check against the signed manifest, decrypt. Whole results or none.
+
+The encrypted file is the buyer's age header (from the signed manifest) followed by the payload (from the
+link). Bytes go to a temporary file; it gets its name only after size and digest agree with the manifest
+that a trusted key signed. Decryption writes to a temporary file as well: age releases authentic chunks
+before the last one is seen, so a partial plaintext must never get the final name.
+Refused: payloads longer than the manifest says, and manifests of another order, delivery or recipient.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from cluster.client import ApiError, ClientError, MarketplaceClient
+from cluster.client_documents import Delivery
+from cluster.private_files import create_secret, make_folder, read_bounded, whole_file, write_whole
+from cluster.trust import TrustedKeys
+from cluster.verification import SKIPPED, Check, judged, open_delivery_manifest
+from domain.delivery_manifests import DeliveryManifest, FileDigest
+from domain.dsse import ENVELOPE_BYTES_MAX
+from domain.licences import ARMOURED_CHARS_MAX
+from storage.age.errors import AgeError, NoMatchError
+from storage.age.files import decrypt
+from storage.age.recipients import public_half, recipient_text
+
+AGE_SUFFIX, MANIFEST_SUFFIX, LICENCE_SUFFIX, KEY_SUFFIX = ".age", ".delivery.json", ".licence.txt", ".key.txt"
+DOWNLOAD_TIMEOUT_S = 30.0  # between two pieces, not for the whole
+DOWNLOAD_ATTEMPTS_MAX = 3
+CHUNK_BYTES = 262_144  # a read; large enough that Python's share of the time is small
+HTTP_FORBIDDEN = 403
+
+OnBytes = Callable[[int, int], None]
+"""Told ``(received, total)`` bytes of the payload as it arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A fetched delivery and where its files are; ``plaintext`` once it is decrypted."""
+
+    manifest: DeliveryManifest
+    encrypted: Path
+    manifest_path: Path
+    licence_path: Path
+    plaintext: Path | None = None
+
+
+def fetch_order(
+    client: MarketplaceClient,
+    order_id: str,
+    trusted: TrustedKeys,
+    out: Path,
+    on_bytes: OnBytes = lambda _received, _total: None,
+    transport: httpx.BaseTransport | None = None,
+) -> list[Received]:
+    """Fetch all deliveries of an order into ``out``, one folder per line when there are several.
+
+    Raises:
+        ClientError: nothing with a final name was left by the delivery that failed.
+    """
+    try:
+        deliveries = client.deliveries(order_id)
+    except ApiError as error:
+        if error.code != "order_not_delivered":
+            raise
+        raise ClientError(
+            f"Order {order_id} is not delivered yet. Pay it if it waits for payment, then try again.",
+            error.code,
+        ) from error
+    received = []
+    for delivery in deliveries:
+        folder = out if len(deliveries) == 1 else out / f"line-{int(delivery['line_no'])}"
+        received.append(fetch_delivery(delivery, order_id, trusted, folder, on_bytes, transport))
+    return received
+
+
+def fetch_delivery(
+    delivery: Delivery,
+    order_id: str,
+    trusted: TrustedKeys,
+    folder: Path,
+    on_bytes: OnBytes = lambda _received, _total: None,
+    transport: httpx.BaseTransport | None = None,
+) -> Received:
+    """Fetch one delivery.
+
+    Raises:
+        ClientError: ``manifest_untrusted``, ``manifest_mismatch``, ``payload_altered``,
+            ``download_failed``, ``link_expired`` or ``file_unwritable``.
+    """
+    manifest = open_delivery_manifest(delivery["manifest"], trusted)
+    if manifest.order_id != order_id or manifest.delivery_id != delivery["id"]:
+        raise ClientError(
+            "The signed manifest is of another delivery than the one asked for. Nothing was kept.",
+            "manifest_mismatch",
+        )
+    make_folder(folder)
+    encrypted = folder / f"{manifest.file_name}{AGE_SUFFIX}"
+    received = Received(
+        manifest,
+        encrypted,
+        folder / f"{manifest.file_name}{MANIFEST_SUFFIX}",
+        folder / f"{manifest.file_name}{LICENCE_SUFFIX}",
+    )
+    if not _is_complete(encrypted, manifest):
+        _download_checked(delivery["payload"]["url"], manifest, encrypted, on_bytes, transport)
+    text = json.dumps(delivery["manifest"], separators=(",", ":"), sort_keys=True)
+    write_whole(received.manifest_path, text.encode(), 0o644)
+    write_whole(received.licence_path, delivery["licence"]["armoured"].encode(), 0o644)
+    return received
+
+
+def _is_complete(encrypted: Path, manifest: DeliveryManifest) -> bool:
+    """Whether an earlier fetch left exactly this file."""
+    try:
+        if encrypted.stat().st_size != manifest.ciphertext_size:
+            return False
+        with encrypted.open("rb") as file:
+            if file.read(len(manifest.header)) != manifest.header:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == manifest.payload.sha256
+    except OSError:
+        return False
+
+
+def _download_checked(
+    url: str,
+    manifest: DeliveryManifest,
+    path: Path,
+    on_bytes: OnBytes,
+    transport: httpx.BaseTransport | None,
+) -> None:
+    # A client of its own: the marketplace's token must never go to the storage's address.
+    with httpx.Client(timeout=DOWNLOAD_TIMEOUT_S, transport=transport) as http:
+        for attempt in range(1, DOWNLOAD_ATTEMPTS_MAX + 1):
+            try:
+                with whole_file(path) as file:
+                    file.write(manifest.header)
+                    _download(http, url, manifest.payload, file, on_bytes)
+            except httpx.TransportError as error:
+                if attempt == DOWNLOAD_ATTEMPTS_MAX:
+                    reason = str(error) or type(error).__name__
+                    raise ClientError(
+                        f"The payload could not be fetched: {reason}. Nothing was kept; try again.",
+                        "download_failed",
+                    ) from error
+            else:
+                return
+
+
+def _download(http: httpx.Client, url: str, expected: FileDigest, file: IO[bytes], on_bytes: OnBytes) -> None:
+    digest = hashlib.sha256()
+    size = 0
+    with http.stream("GET", url) as response:
+        if response.status_code == HTTP_FORBIDDEN:
+            raise ClientError("The link to the payload has expired. Run the command again.", "link_expired")
+        if not response.is_success:
+            raise ClientError(
+                f"The storage answered {response.status_code}. Try again; if it stays, tell the operator.",
+                "download_failed",
+            )
+        for chunk in _bounded(response, expected.size):
+            digest.update(chunk)
+            file.write(chunk)
+            size += len(chunk)
+            on_bytes(size, expected.size)
+    if size != expected.size or digest.hexdigest() != expected.sha256:
+        raise ClientError(
+            f"The payload is not what the signed manifest says ({size} of {expected.size} bytes, SHA-256 "
+            f"{digest.hexdigest()[:16]}… instead of {expected.sha256[:16]}…). Nothing was kept; try again, "
+            "and "
+            "tell the operator if it stays.",
+            "payload_altered",
+        )
+
+
+def _bounded(response: httpx.Response, size_max: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in response.iter_bytes(CHUNK_BYTES):
+        size += len(chunk)
+        if size > size_max:
+            raise ClientError(
+                f"The payload is longer than the {size_max} bytes in the signed manifest. Nothing was kept.",
+                "payload_altered",
+            )
+        yield chunk
+
+
+def load_received(encrypted: Path, manifest_path: Path, trusted: TrustedKeys) -> DeliveryManifest:
+    """Read the signed manifest beside a fetched file.
+
+    Raises:
+        ClientError: it is missing, not trusted, or of another file.
+    """
+    text = read_bounded(manifest_path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
+    manifest = open_delivery_manifest(text, trusted)
+    if not _is_complete(encrypted, manifest):
+        raise ClientError(
+            f"{encrypted} is not the file that {manifest_path.name} describes: it was altered or cut. Fetch "
+            "it "
+            "again.",
+            "payload_altered",
+        )
+    return manifest
+
+
+def decrypt_received(encrypted: Path, manifest: DeliveryManifest, identity: bytes, out: Path) -> Path:
+    """Decrypt a fetched file to ``out`` and check it against the manifest.
+
+    Raises:
+        ClientError: ``identity_mismatch``, ``payload_altered``, ``plaintext_mismatch``,
+            ``file_unwritable``; no part of the plaintext is left.
+    """
+    if recipient_text(public_half(identity)) != manifest.recipient:
+        raise ClientError(
+            f"The delivery is sealed for {manifest.recipient}, and this identity is another one. Name the "
+            "right "
+            "one with --identity.",
+            "identity_mismatch",
+        )
+    try:
+        with encrypted.open("rb") as source, whole_file(out) as target:
+            digest = decrypt(source, identity, target)
+            if FileDigest(digest.plaintext_size, digest.plaintext_sha256) != manifest.plaintext:
+                raise ClientError(
+                    "What was decrypted is not what the signed manifest says. Nothing was kept; tell the "
+                    "seller.",
+                    "plaintext_mismatch",
+                )
+    except NoMatchError as error:
+        raise ClientError(f"{error.detail} Nothing was kept.", "identity_mismatch") from None
+    except AgeError as error:
+        raise ClientError(f"{error.detail} Nothing was kept; fetch it again.", "payload_altered") from None
+    except OSError as error:
+        raise ClientError(f"{encrypted} cannot be read: {error.strerror}.", "file_unreadable") from error
+    return out
+
+
+def released_identity(
+    client: MarketplaceClient, manifest: DeliveryManifest, key_path: Path, now: datetime
+) -> str:
+    """Ask for a released key and keep it beside the file, since the marketplace deletes it in time.
+
+    Raises:
+        ClientError: ``delivery_key_expired`` and what ``create_secret`` raises.
+    """
+    released = client.release_delivery_key(manifest.delivery_id, f"release-key:{manifest.delivery_id}")
+    create_secret(
+        key_path,
+        f"# released: {now:%Y-%m-%dT%H:%M:%SZ}\n# public key: {manifest.recipient}\n{released['identity']}\n",
+    )
+    return released["identity"]
+
+
+def check_file(name: str, path: Path, manifest: DeliveryManifest) -> Check:
+    """Check a fetched file or the bundle decrypted from it against the signed manifest."""
+    if not path.exists():
+        return Check(name, SKIPPED, f"There is none at {path}.")
+    if path.name.endswith(AGE_SUFFIX):
+        holds = _is_complete(path, manifest)
+    else:
+        with path.open("rb") as file:
+            holds = hashlib.file_digest(file, "sha256").hexdigest() == manifest.plaintext.sha256
+    return judged(
+        name,
+        holds=holds,
+        good=f"{path.name} is exactly what the manifest describes.",
+        bad=f"{path.name} was altered or cut: it is not what the manifest describes. Fetch it again.",
+    )
+
+
+def read_licence(path: Path) -> str:
+    """Read an armoured licence; raises ClientError."""
+    return read_bounded(path, ARMOURED_CHARS_MAX).decode("utf-8", "replace")

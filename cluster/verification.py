@@ -1,0 +1,147 @@
+"""What a buyer checks of a licence and a delivery, each check by itself with its reason.
+
+Offline: the signatures against trusted keys, and that licence, delivery manifest and file speak of the
+same order, release and bundle. Online: what the marketplace holds of the licence (revocation above all).
+A check that was not asked for is ``skipped`` and says so; it never counts as passed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from cluster.client import ClientError
+from cluster.client_documents import LicenceReport
+from cluster.trust import TrustedKeys, unknown_key_text
+from domain import canonical_json, delivery_manifests
+from domain.delivery_manifests import DeliveryManifest
+from domain.dsse import Envelope, signing_key
+from domain.errors import RejectedError
+from domain.licence_verification import Finding
+from domain.licence_verification import check as check_envelope
+from domain.licences import Licence, unarmour
+from domain.statements import PAYLOAD_TYPE
+from storage.signing.keys import verify
+
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, ``ok``, ``failed`` or ``skipped``, and why."""
+
+    name: str
+    state: str
+    reason: str
+
+    def as_json(self) -> dict[str, str]:
+        """Give the object that ``--json`` prints."""
+        return asdict(self)
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Whether none failed and at least one passed."""
+    return any(check.state == OK for check in checks) and all(check.state != FAILED for check in checks)
+
+
+def judged(name: str, *, holds: bool, good: str, bad: str) -> Check:
+    """Make a check from a fact."""
+    return Check(name, OK, good) if holds else Check(name, FAILED, bad)
+
+
+def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys) -> DeliveryManifest:
+    """Verify a delivery manifest's signature and read it.
+
+    Raises:
+        ClientError: ``manifest_untrusted`` or ``manifest_malformed``.
+    """
+    try:
+        text = envelope if isinstance(envelope, str) else canonical_json.dumps(envelope)
+        parsed = Envelope.parse(text)
+        if parsed.payload_type != PAYLOAD_TYPE or not signing_key(parsed, trusted.public_keys, verify):
+            raise ClientError(
+                f"The delivery manifest is not to be trusted: {unknown_key_text(trusted)}",
+                "manifest_untrusted",
+            )
+        return delivery_manifests.parse(parsed.payload)
+    except RejectedError as error:
+        raise ClientError(
+            f"The delivery manifest is malformed: {error.detail}", "manifest_malformed"
+        ) from None
+
+
+def check_licence(
+    armoured: str, trusted: TrustedKeys, now: datetime, buyer_id: str | None = None
+) -> tuple[Licence | None, list[Check]]:
+    """Check a licence offline; the licence is returned only if its signature is good.
+
+    Whether it was revoked since cannot be known offline: that is ``check_online``'s.
+    """
+    try:
+        licence, report = check_envelope(
+            unarmour(armoured), trusted.records, verify, revocations=None, now=now, buyer_id=buyer_id
+        )
+    except RejectedError as error:
+        return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
+    signature = report.signature
+    if report.key_state.state == "unknown":
+        signature = Finding("invalid", acceptable=False, reason=unknown_key_text(trusted))
+    checks = [
+        _from_finding("licence signature", signature),
+        _from_finding("signing key", report.key_state),
+        _from_finding("licence expiry", report.expiry),
+    ]
+    if buyer_id is None:
+        checks.append(Check("licence owner", SKIPPED, "No --buyer-id was named to compare with."))
+    else:
+        checks.append(_from_finding("licence owner", report.ownership))
+    return (licence if signature.acceptable else None), checks
+
+
+def _from_finding(name: str, finding: Finding) -> Check:
+    return Check(name, OK if finding.acceptable else FAILED, finding.reason)
+
+
+def check_agreement(licence: Licence, manifest: DeliveryManifest) -> Check:
+    """Check that a licence and a delivery manifest are about the same purchase."""
+    pairs = {
+        "licence": (licence.licence_id, manifest.licence_id),
+        "order": (licence.order_id, manifest.order_id),
+        "line": (licence.line_no, manifest.line_no),
+        "release": (licence.release_id, manifest.release_id),
+        "bundle name": (licence.bundle_name, manifest.file_name),
+        "bundle digest": (licence.bundle_sha256, manifest.plaintext.sha256),
+    }
+    differing = [name for name, (ours, theirs) in pairs.items() if ours != theirs]
+    return judged(
+        "licence and delivery",
+        holds=not differing,
+        good="Both name the same order line, release and bundle.",
+        bad=f"They differ in: {', '.join(differing)}. Fetch the order again.",
+    )
+
+
+def check_online(report: LicenceReport) -> list[Check]:
+    """Turn the marketplace's findings into checks."""
+    revocation, key = report["revocation"], report["key"]
+    status = str(revocation.get("status", "unknown"))
+    return [
+        judged(
+            "online: signature",
+            holds=bool(report["signature"].get("ok")),
+            good="The marketplace issued this licence.",
+            bad=str(report["signature"].get("reason") or "The marketplace does not recognise the signature."),
+        ),
+        judged(
+            "online: revocation",
+            holds=status in {"not_revoked", "active", "ok"},
+            good="The licence has not been revoked.",
+            bad=f"The licence is {status}: {revocation.get('reason') or 'ask the seller or the operator'}.",
+        ),
+        judged(
+            "online: all findings",
+            holds=report["valid"] is True,
+            good=f"The marketplace holds it valid (key {key.get('key_id', '?')} is {key.get('state', '?')}).",
+            bad="The marketplace does not hold it valid; see the checks above.",
+        ),
+    ]
