@@ -11,13 +11,13 @@ import hashlib
 import re
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_BODY_CHARS = 26
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # ten bits at a time: ids are drawn often
 RANDOM_BYTES = 10
 _ID = re.compile(r"^([a-z]{2,4})_([0-9a-hjkmnp-tv-z]{26})$")
 
 
 def _base32(value: int) -> str:
-    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(5 * (_BODY_CHARS - 1), -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def new_id(prefix: str, unix_ms: int, randomness: bytes) -> str:
