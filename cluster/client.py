@@ -31,6 +31,7 @@ from cluster.client_documents import (
 
 TIMEOUT_S = 15.0  # the server's own deadline is ten
 ATTEMPTS_MAX = 5  # with the pauses below some ten seconds: a host that dies is replaced in that time
+CONNECT_ATTEMPTS_MAX = 3  # nobody listens: a wrong address, most often, so the user hears it soon
 RETRY_PAUSE_S = 0.5  # doubled on each further attempt
 RETRY_PAUSE_MAX_S = 5.0  # also the most that a Retry-After is believed
 STREAM_SILENCE_S = 40.0  # the server sends a heartbeat every 15 s
@@ -239,7 +240,8 @@ class MarketplaceClient:
             try:
                 response = self._http.request(method, path, **request)
             except httpx.TransportError as error:
-                if attempt == ATTEMPTS_MAX:
+                refused = isinstance(error, httpx.ConnectError) and attempt >= CONNECT_ATTEMPTS_MAX
+                if refused or attempt == ATTEMPTS_MAX:
                     raise UnreachableError(self.base_url, _reason(error)) from error
                 self._pause(_pause_s(attempt, None))
                 continue

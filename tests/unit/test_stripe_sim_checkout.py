@@ -1,10 +1,12 @@
 """Checkout Sessions and hosted pages of the Stripe simulator, decided without storage."""
 
+import base64
+import hashlib
 from urllib.parse import quote
 
 import pytest
 
-from cluster.local.stripe import checkout_sessions, pages, payment_intents
+from cluster.local.stripe import charging, checkout_sessions, pages, payment_intents
 from cluster.local.stripe.refusals import RefusedError
 from tests.fakes.stripe_turns import StripeWorld
 
@@ -154,7 +156,7 @@ def test_three_d_secure_then_complete(world):
     intent = pay(world, session["id"], number="4000002760003184")
     assert (intent["status"], show(world, session["id"])["status"]) == ("requires_action", "open")
     turn = world.turn()
-    payment_intents.authenticate(turn, intent, approved=True)
+    charging.authenticate(turn, intent, approved=True)
     assert checkout_sessions.follow(turn, intent["id"])["session"]["status"] == "complete"
 
 
@@ -244,6 +246,14 @@ def test_the_policy_allows_only_the_style_and_the_way_back(world):
     assert "script-src" not in page.policy
     assert "unsafe" not in page.policy
     assert page.policy.endswith("form-action 'self' https://shop.test")
+
+
+def test_the_policy_names_the_style_that_the_page_has(world):
+    session = create(world)
+    page = pages.checkout(record_of(world, session["id"]))
+    style = page.body.split(b"<style>")[1].split(b"</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in page.policy
 
 
 def test_pages_of_sessions_that_are_over(world):

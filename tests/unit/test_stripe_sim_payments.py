@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from cluster.local.stripe import payment_intents, payment_methods, refunds
+from cluster.local.stripe import charging, payment_intents, payment_methods, refunds
 from cluster.local.stripe.cards import TEST_CARDS, card_by_number
 from cluster.local.stripe.refusals import RefusedError
 from tests.fakes.stripe_turns import StripeWorld
@@ -184,13 +184,13 @@ def test_three_d_secure_approved(world, method):
     assert redirect["url"].startswith(f"http://sim.test/c/authenticate/{intent['id']}/token-")
     assert world.event_types()[-1] == "payment_intent.requires_action"
     turn = world.turn()
-    payment_intents.authenticate(turn, waiting, approved=True)
+    charging.authenticate(turn, waiting, approved=True)
     world.keep(turn)
     paid = world.stored("payment_intent", intent["id"])
     assert (paid["status"], paid["next_action"]) == ("succeeded", None)
     charge = world.stored("charge", paid["latest_charge"])
     assert charge["payment_method_details"]["card"]["three_d_secure"]["result"] == "authenticated"
-    address = payment_intents.return_address(paid, "https://shop.test/back?a=1#top")
+    address = charging.return_address(paid, "https://shop.test/back?a=1#top")
     assert address.startswith(f"https://shop.test/back?a=1&payment_intent={intent['id']}&")
     assert address.endswith("&redirect_status=succeeded#top")
 
@@ -199,7 +199,7 @@ def test_three_d_secure_failed(world):
     intent = create(world)
     waiting = confirm(world, intent["id"], "payment_method=pm_card_authenticationRequired")
     turn = world.turn()
-    payment_intents.authenticate(turn, waiting, approved=False)
+    charging.authenticate(turn, waiting, approved=False)
     world.keep(turn)
     failed = world.stored("payment_intent", intent["id"])
     assert failed["status"] == "requires_payment_method"
@@ -213,7 +213,7 @@ def test_three_d_secure_approved_but_declined(world):
     waiting = confirm(world, create(world)["id"], f"payment_method={method}")
     turn = world.turn()
     with pytest.raises(RefusedError) as declined:
-        payment_intents.authenticate(turn, waiting, approved=True)
+        charging.authenticate(turn, waiting, approved=True)
     assert declined.value.details["decline_code"] == "insufficient_funds"
 
 
@@ -228,12 +228,12 @@ def test_processing_settles_by_itself(world):
     intent = create(world)
     assert confirm(world, intent["id"], "payment_method=pm_sim_processing")["status"] == "processing"
     due_at = world.source.objects[intent["id"]].due_at
-    assert due_at == world.now_ms // 1_000 + payment_intents.PROCESSING_S
+    assert due_at == world.now_ms // 1_000 + charging.PROCESSING_S
     assert refusal(cancel, world, intent["id"]).status == 400
     world.do(payment_intents.update, payment_intents.UPDATE, intent["id"], "metadata[a]=b")
     assert world.source.objects[intent["id"]].due_at is not None
     turn = world.turn()
-    payment_intents.settle(turn, intent["id"])
+    charging.settle(turn, intent["id"])
     world.keep(turn)
     assert world.stored("payment_intent", intent["id"])["status"] == "succeeded"
     assert world.source.objects[intent["id"]].due_at is None

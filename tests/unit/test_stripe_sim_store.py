@@ -9,12 +9,13 @@ import pytest
 
 from cluster.local.stripe.deliveries import ATTEMPTS_MAX, JITTER, RETRY_S_MAX, DeliveryRecord, retry_delay_s
 from cluster.local.stripe.faults import Faults
-from cluster.local.stripe.http_post import target_of
+from cluster.local.stripe.http_post import PostConnection, PostFailedError, target_of
 from cluster.local.stripe.idempotency import IdempotencyKeys
 from cluster.local.stripe.refusals import RefusedError
+from cluster.local.stripe.rows import IdempotencyRecord
 from cluster.local.stripe.schema import UnusableDataError
 from cluster.local.stripe.settings import read_settings
-from cluster.local.stripe.store import IDEMPOTENCY_KEPT_S, IdempotencyRecord, Store, StoreFailedError
+from cluster.local.stripe.store import IDEMPOTENCY_KEPT_S, Store, StoreFailedError
 from cluster.local.stripe.turn import IdSource, PageQuery, Turn
 from cluster.local.stripe.webhook_endpoints import Registry, environment_endpoint
 from cluster.local.stripe.webhooks import signature_headers
@@ -107,16 +108,19 @@ async def test_one_commit_serves_all_who_wait(bench):
 
 
 async def test_a_failed_write_takes_its_whole_transaction_back(bench):
-    await bench.store.settled()
-    charge_id = bench.put(1)
-    waiting = asyncio.create_task(bench.store.settled())
-    await asyncio.sleep(0)
-    turn = bench.turn()
-    turn.put("charge", {"id": "ch_bad", "created": None})
-    with pytest.raises(StoreFailedError):
-        bench.store.write(turn, None)
-    with pytest.raises(StoreFailedError):
-        await waiting
+    async def good():
+        charge_id = bench.put(1)
+        with pytest.raises(StoreFailedError):
+            await bench.store.settled()
+        return charge_id
+
+    async def bad():
+        turn = bench.turn()
+        turn.put("charge", {"id": "ch_bad", "created": None})
+        with pytest.raises(StoreFailedError):
+            bench.store.write(turn, None)
+
+    charge_id, _ = await asyncio.gather(good(), bad())
     assert bench.store.load("charge", charge_id) is None
     assert bench.fresh == []
     bench.put(2)
@@ -134,7 +138,7 @@ async def test_everything_is_there_after_a_restart(tmp_path):
     assert second.store.load("charge", charge_id) is not None
     second.put(2)
     await second.store.settled()
-    due = DeliveryRecord(second.store).due((NOW + 60) * 1_000, 10)
+    due = DeliveryRecord(second.store).due("we_1", (NOW + 60) * 1_000, 10)
     assert [(delivery.delivery_id, delivery.attempts) for delivery in due] == [(1, 0), (2, 0)]
     second.store.close()
 
@@ -180,12 +184,13 @@ async def test_checkpoints_keep_the_log_small(bench, monkeypatch):
 
 async def test_idempotency_keys(bench):
     keys = IdempotencyKeys(bench.store, b"sk_test")
-    fingerprint = keys.fingerprint("POST", "/v1/refunds", [("a", "1"), ("b", "2")])
-    assert fingerprint == keys.fingerprint("POST", "/v1/refunds", [("b", "2"), ("a", "1")])
-    assert fingerprint != keys.fingerprint("POST", "/v1/other", [("a", "1"), ("b", "2")])
+    fingerprint = keys.fingerprint("shop", "/v1/refunds", [("a", "1"), ("b", "2")])
+    assert fingerprint == keys.fingerprint("shop", "/v1/refunds", [("b", "2"), ("a", "1")])
+    assert fingerprint != keys.fingerprint("shop", "/v1/other", [("a", "1"), ("b", "2")])
     assert fingerprint != IdempotencyKeys(bench.store, b"other").fingerprint(
-        "POST", "/v1/refunds", [("a", "1"), ("b", "2")]
+        "shop", "/v1/refunds", [("a", "1"), ("b", "2")]
     )
+    assert fingerprint != keys.fingerprint("browser", "/v1/refunds", [("a", "1"), ("b", "2")])
     assert keys.begin("k", fingerprint, NOW) is None
     with pytest.raises(RefusedError) as refused:
         keys.begin("k", fingerprint, NOW)
@@ -208,12 +213,12 @@ async def test_deliveries_are_retried_and_then_given_up(bench):
     record = DeliveryRecord(bench.store)
     now_ms = (NOW + 10) * 1_000
     for attempt in range(1, ATTEMPTS_MAX + 1):
-        (delivery,) = record.due(now_ms, 10)
+        (delivery,) = record.due("we_1", now_ms, 10)
         assert delivery.attempts == attempt - 1
         record.failed(delivery, now_ms, {"status": 500})
-        assert record.due(now_ms, 10) == []
-        now_ms = record.next_due_ms(now_ms) or now_ms
-    assert record.due(now_ms + 10**9, 10) == []
+        assert record.due("we_1", now_ms, 10) == []
+        now_ms = record.next_due_ms("we_1", now_ms) or now_ms
+    assert record.due("we_1", now_ms + 10**9, 10) == []
     (row,) = record.recent(None, "failed", 10)["data"]
     assert (row["attempts"], len(row["log"]), row["log"][0]["status"]) == (ATTEMPTS_MAX, ATTEMPTS_MAX, 500)
     assert record.recent("evt_none", None, 10)["data"] == []
@@ -223,11 +228,24 @@ async def test_a_delivery_that_succeeded_is_over(bench):
     bench.put(1)
     await bench.store.settled()
     record = DeliveryRecord(bench.store)
-    (delivery,) = record.due(NOW * 2_000, 10)
+    (delivery,) = record.due("we_1", NOW * 2_000, 10)
     assert record.pending_by_event([delivery.event_id]) == {delivery.event_id: 1}
     record.succeeded(delivery, NOW * 1_000, 204)
     assert record.pending_by_event([delivery.event_id]) == {}
     assert record.recent(delivery.event_id, None, 10)["data"][0]["state"] == "delivered"
+
+
+async def test_deliveries_to_endpoints_that_are_gone_are_given_up(bench):
+    bench.put(1)
+    bench.endpoints = ("we_2",)
+    bench.put(2)
+    await bench.store.settled()
+    record = DeliveryRecord(bench.store)
+    record.abandon_unknown(("we_2",), NOW * 1_000)
+    states = {row["endpoint"]: (row["state"], row["log"]) for row in record.recent(None, None, 10)["data"]}
+    assert states["we_2"] == ("pending", [])
+    assert states["we_1"][0] == "failed"
+    assert "no longer exists" in states["we_1"][1][0]["error"]
 
 
 async def test_resending_makes_new_deliveries(bench):
@@ -259,6 +277,65 @@ def test_request_heads_of_endpoints():
     assert (target.host, target.port, target.tls) == ("::1", 443, True)
     assert target.head.startswith(b"POST /hook?a=1 HTTP/1.1\r\nHost: [::1]\r\n")
     assert b"Host: shop.test:8080\r\n" in target_of("http://shop.test:8080").head
+
+
+class Wire(asyncio.Transport):
+    """Keeps what was sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = b""
+
+    def write(self, data):
+        self.sent += data
+
+    def abort(self):
+        pass
+
+
+async def post(*pieces, end=False):
+    """Post once and feed the answer piece by piece; return the connection and the task."""
+    connection = PostConnection()
+    connection.connection_made(Wire())
+    task = asyncio.create_task(connection.post(target_of("http://shop.test/hook"), b"A: b\r\n", b"{}"))
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+    if end:
+        connection.connection_lost(None)
+    return connection, task
+
+
+async def test_a_post_keeps_its_connection():
+    connection, task = await post(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 20", b"4 No Content\r\n\r\n")
+    assert await task == 204
+    assert connection.usable
+    assert connection._transport.sent.endswith(b"Content-Length: 2\r\nA: b\r\n\r\n{}")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.0 200 OK\r\n\r\nfine", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nfine"]
+)
+async def test_an_answer_may_end_with_its_connection(answer):
+    connection, task = await post(answer, end=True)
+    assert await task == 200
+    assert not connection.usable
+
+
+@pytest.mark.parametrize(
+    ("pieces", "end"),
+    [
+        ((), True),
+        ((b"HTTP/1.1 20",), True),
+        ((b"SSH-2.0-OpenSSH\r\n",), False),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n" + b"x" * 70_000,), False),
+    ],
+)
+async def test_what_is_no_answer(pieces, end):
+    connection, task = await post(*pieces, end=end)
+    with pytest.raises(PostFailedError):
+        await task
+    assert not connection.usable
 
 
 def test_endpoints_get_what_they_asked_for():

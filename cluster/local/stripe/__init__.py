@@ -5,8 +5,8 @@ number is ever stored or logged. Start it with ``python -m cluster.local.stripe`
 
     app            HTTP: authentication, idempotency, faults, replies
     operations     which request is which decision, with the parameters that it takes
-    payment_intents, refunds, checkout_sessions, payment_methods, webhook_endpoints: decisions on documents
-    documents      the shape of each API object
+    payment_intents, charging, refunds, checkout_sessions, payment_methods, webhook_endpoints: decisions
+    documents, checkout_documents   the shape of each API object
     turn           what one request reads, changes and announces
     store          sqlite: every object, event, idempotency record and pending webhook
     webhooks       signs and delivers events; http_post is its connection

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 
 import orjson
 
-from cluster.local.stripe import payment_intents
+from cluster.local.stripe import charging
 from cluster.local.stripe.exchange import JSON_TYPE, Reply, Request
 from cluster.local.stripe.expansion import expand
 from cluster.local.stripe.forms import Pairs, parse_pairs, to_tree
 from cluster.local.stripe.operations import Operation
 from cluster.local.stripe.parameters import Values, read
 from cluster.local.stripe.refusals import Document, RefusedError, not_found, unauthorised
+from cluster.local.stripe.rows import IdempotencyRecord
 from cluster.local.stripe.simulator import Simulator
-from cluster.local.stripe.store import IdempotencyRecord, StoreFailedError
+from cluster.local.stripe.store import StoreFailedError
 from cluster.local.stripe.turn import API_VERSION, Turn
 
 LOG = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class Api:
             turn = self._simulator.turn(now_ms, request_id, None)
             return *await self._execute(request, call, turn, None), None
         keys = self._simulator.idempotency
-        fingerprint = keys.fingerprint(request.method, request.path, pairs)
+        fingerprint = keys.fingerprint("shop" if trusted else "browser", request.path, pairs)
         record = keys.begin(key, fingerprint, now_ms // MILLISECONDS)
         if record is not None:
             await self._simulator.store.settled()
@@ -179,8 +180,7 @@ class Api:
             record = IdempotencyRecord(
                 turn.idempotency_key, fingerprint, status, body, str(turn.request_id), turn.now
             )
-        self._simulator.keep(turn, record)
-        await self._simulator.store.settled()
+        await self._simulator.commit(turn, record)
         if fault is not None:
             await asyncio.sleep(fault.delay_ms / MILLISECONDS)
         return status, body
@@ -217,10 +217,10 @@ def _decided(call: Call, turn: Turn) -> tuple[int, bytes]:
 
 def _check_client_secret(turn: Turn, intent_id: str, values: Values) -> None:
     """Refuse alike an intent that does not exist and one whose secret is not this."""
-    intent = turn.find(payment_intents.KIND, intent_id)
+    intent = turn.find(charging.KIND, intent_id)
     secret = intent["client_secret"] if intent is not None else turn.new_secret_id("none")
     if not hmac.compare_digest(str(values.get("client_secret", "")).encode(), secret.encode()):
-        raise not_found(payment_intents.KIND, intent_id, "intent")
+        raise not_found(charging.KIND, intent_id, "intent")
 
 
 def _for_browsers(intent: Document) -> Document:

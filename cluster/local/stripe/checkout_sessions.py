@@ -8,7 +8,7 @@ https://docs.stripe.com/api/checkout/sessions.
 
 from typing import Any
 
-from cluster.local.stripe import documents, payment_intents, payment_methods
+from cluster.local.stripe import charging, checkout_documents, documents, payment_intents, payment_methods
 from cluster.local.stripe.parameters import (
     EXPAND,
     Specification,
@@ -81,7 +81,9 @@ def create(turn: Turn, _object_id: str, values: Values) -> Document:
     if values.get("allow_promotion_codes"):
         raise invalid("This Stripe simulator has no promotion codes.", "allow_promotion_codes")
     items = [
-        documents.line_item(turn.new_id("li"), turn.new_id("price"), turn.new_id("prod"), turn.now, line)
+        checkout_documents.line_item(
+            turn.new_id("li"), turn.new_id("price"), turn.new_id("prod"), turn.now, line
+        )
         for line in lines
     ]
     total = sum(item["amount_total"] for item in items)
@@ -97,7 +99,7 @@ def create(turn: Turn, _object_id: str, values: Values) -> Document:
             "expires_at",
         )
     session_id = turn.new_secret_id("cs_test")
-    session = documents.checkout_session(
+    session = checkout_documents.checkout_session(
         session_id,
         turn.now,
         f"{turn.base_url}/c/pay/{session_id}",
@@ -184,14 +186,14 @@ def pay(turn: Turn, session_id: str, card: Values) -> Document:
         follow(turn, intent["id"])
         return intent
     method = payment_methods.from_data(turn, {"type": "card", "card": card}, "")
-    payment_intents.attempt(turn, intent, method, session["url"])
+    charging.attempt(turn, intent, method, session["url"])
     follow(turn, intent["id"])
     return intent
 
 
 def follow(turn: Turn, intent_id: str) -> Document | None:
     """Bring the session of an intent up to what the intent is now; None when it has no session."""
-    intent = turn.find(payment_intents.KIND, intent_id)
+    intent = turn.find(charging.KIND, intent_id)
     record: Document | None = next(turn.children(KIND, intent_id), None)
     if intent is None or record is None:
         return None
@@ -220,7 +222,7 @@ def close(turn: Turn, record: Document) -> None:
     """Expire an open session and cancel its intent."""
     session = record["session"]
     if session["payment_intent"] is not None:
-        intent = turn.require(payment_intents.KIND, session["payment_intent"], "payment_intent", "intent")
+        intent = turn.require(charging.KIND, session["payment_intent"], "payment_intent", "intent")
         if intent["status"] in payment_intents.CANCELLABLE:
             payment_intents.close(turn, intent, "automatic")
     session["status"] = "expired"
@@ -255,12 +257,12 @@ def _intent_of(turn: Turn, record: Document) -> Document:
     """The session's PaymentIntent; a new one at the first attempt, or when the last was cancelled."""
     session = record["session"]
     if session["payment_intent"] is not None:
-        found = turn.find(payment_intents.KIND, session["payment_intent"])
+        found = turn.find(charging.KIND, session["payment_intent"])
         if found is not None and found["status"] != "canceled":
             return found
     values = {**record["intent"], "amount": session["amount_total"], "currency": session["currency"]}
     intent = payment_intents.open_intent(turn, values)
-    turn.put(payment_intents.KIND, intent)
+    turn.put(charging.KIND, intent)
     turn.announce("payment_intent.created", intent["id"])
     session["payment_intent"] = intent["id"]
     _put(turn, record)

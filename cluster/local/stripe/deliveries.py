@@ -5,12 +5,14 @@ Retries back off exponentially with jitter, from one second to a minute, and end
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from cluster.local.stripe.refusals import Document, not_found
-from cluster.local.stripe.store import Delivery, Store
+from cluster.local.stripe.rows import Delivery
+from cluster.local.stripe.store import Store
 from cluster.local.stripe.webhook_endpoints import Registry
 
 RETRY_FIRST_S = 1.0
@@ -23,13 +25,19 @@ MILLISECONDS = 1_000
 DELIVERED = "delivered"
 PENDING = "pending"
 FAILED = "failed"
+NO_ENDPOINT = "the endpoint no longer exists"
 
 _DUE = """
-SELECT d.id, d.event_id, d.endpoint_id, d.attempts, o.body
-FROM deliveries d JOIN objects o ON o.id = d.event_id
-WHERE d.state = 'pending' AND d.due_at_ms <= ? ORDER BY d.due_at_ms LIMIT ?
+SELECT id, event_id, endpoint_id, attempts, NULL FROM deliveries
+WHERE state = 'pending' AND endpoint_id = ? AND due_at_ms <= ? ORDER BY due_at_ms LIMIT ?
 """
-_NEXT_DUE = "SELECT min(due_at_ms) FROM deliveries WHERE state = 'pending' AND due_at_ms > ?"
+_ABANDON = """
+UPDATE deliveries SET state = 'failed', finished_at = ?, log = json_insert(log, '$[#]', json(?))
+WHERE state = 'pending' AND endpoint_id NOT IN (SELECT value FROM json_each(?))
+"""
+_NEXT_DUE = """
+SELECT min(due_at_ms) FROM deliveries WHERE state = 'pending' AND endpoint_id = ? AND due_at_ms > ?
+"""
 _RECORD = """
 UPDATE deliveries SET state = ?, attempts = ?, due_at_ms = ?, finished_at = ?,
     log = json_insert(log, '$[#]', json(?))
@@ -54,14 +62,30 @@ class DeliveryRecord:
         self._store = store
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
-    def due(self, now_ms: int, limit: int) -> list[Delivery]:
-        """Return pending deliveries whose time has come, the longest overdue first."""
-        return [Delivery(*row) for row in self._store.query(_DUE, (now_ms, limit))]
+    def due(self, endpoint_id: str, now_ms: int, limit: int) -> list[Delivery]:
+        """Return an endpoint's pending deliveries whose time has come, the longest overdue first."""
+        return [Delivery(*row) for row in self._store.query(_DUE, (endpoint_id, now_ms, limit))]
 
-    def next_due_ms(self, after_ms: int) -> int | None:
-        """Return when the next delivery is due that was not due yet at ``after_ms``, in Unix milliseconds."""
-        found: int | None = self._store.query(_NEXT_DUE, (after_ms,))[0][0]
+    def next_due_ms(self, endpoint_id: str, after_ms: int) -> int | None:
+        """Return when the endpoint's next delivery is due that was not due yet at ``after_ms``."""
+        found: int | None = self._store.query(_NEXT_DUE, (endpoint_id, after_ms))[0][0]
         return found
+
+    def body_of(self, delivery: Delivery) -> bytes:
+        """Return what to send."""
+        body = delivery.body or self._store.load("event", delivery.event_id)
+        assert body is not None, "events are never removed"
+        return body
+
+    def abandon_unknown(self, endpoint_ids: Sequence[str], now_ms: int) -> None:
+        """Give up what is pending for endpoints that are no longer there.
+
+        Raises:
+            StoreFailedError: nothing was changed.
+        """
+        entry = orjson.dumps({"at_ms": now_ms, "error": NO_ENDPOINT}).decode()
+        known = orjson.dumps(list(endpoint_ids)).decode()
+        self._store.execute_lazily(_ABANDON, (now_ms // MILLISECONDS, entry, known))
 
     def succeeded(self, delivery: Delivery, now_ms: int, status: int) -> None:
         """The endpoint answered 2xx."""
@@ -77,9 +101,9 @@ class DeliveryRecord:
             delivery, FAILED if over else PENDING, now_ms, now_ms + int(delay_s * MILLISECONDS), outcome
         )
 
-    def abandoned(self, delivery: Delivery, now_ms: int, reason: str) -> None:
+    def abandoned(self, delivery: Delivery, now_ms: int) -> None:
         """Nobody is there to send it to any more."""
-        self._record(delivery, FAILED, now_ms, now_ms, {"error": reason})
+        self._record(delivery, FAILED, now_ms, now_ms, {"error": NO_ENDPOINT})
 
     def recent(self, event_id: str | None, state: str | None, limit: int) -> Document:
         """Return deliveries, newest first, with every attempt."""

@@ -8,7 +8,7 @@ import hmac
 import logging
 import time
 
-from cluster.local.stripe import checkout_sessions, pages, payment_intents
+from cluster.local.stripe import charging, checkout_sessions, pages
 from cluster.local.stripe.exchange import Reply, Request
 from cluster.local.stripe.forms import parse_pairs
 from cluster.local.stripe.pages import Page
@@ -74,15 +74,15 @@ class HostedPages:
                 raise
             if not refused.keeps_changes:
                 turn.forget()
-            await self._commit(turn)
+            await self._simulator.commit(turn, None)
             return _html(pages.checkout(record, status=CARD_ERROR, error=refused.message))
-        await self._commit(turn)
+        await self._simulator.commit(turn, None)
         if intent["status"] == "requires_action":
             return _see_other(intent["next_action"]["redirect_to_url"]["url"])
         return _see_other(checkout_sessions.success_address(record["session"]))
 
     async def _authentication(self, request: Request, turn: Turn, intent_id: str, token: str) -> Reply:
-        intent = turn.find(payment_intents.KIND, intent_id)
+        intent = turn.find(charging.KIND, intent_id)
         expected = self._simulator.page_token(f"{intent_id}:{intent['payment_method'] if intent else ''}")
         if intent is None or not hmac.compare_digest(token.encode(), expected.encode()):
             raise RefusedError(404, "There is no such authentication, or it is no longer the last one.")
@@ -97,12 +97,12 @@ class HostedPages:
         if outcome not in {"approve", "fail"}:
             raise RefusedError(400, "Choose approve or fail.")
         try:
-            payment_intents.authenticate(turn, intent, approved=outcome == "approve")
+            charging.authenticate(turn, intent, approved=outcome == "approve")
         except RefusedError as refused:
             if not refused.keeps_changes:
                 raise
         record = checkout_sessions.follow(turn, intent_id)
-        await self._commit(turn)
+        await self._simulator.commit(turn, None)
         return _see_other(self._next_address(intent, record, return_url))
 
     def _next_address(self, intent: Document, record: Document | None, return_url: str | None) -> str:
@@ -113,11 +113,7 @@ class HostedPages:
             return f"{self._simulator.base_url}{PREFIX}pay/{session['id']}"
         if return_url is None:
             return f"{self._simulator.base_url}{PREFIX}done"
-        return payment_intents.return_address(intent, return_url)
-
-    async def _commit(self, turn: Turn) -> None:
-        self._simulator.keep(turn, None)
-        await self._simulator.store.settled()
+        return charging.return_address(intent, return_url)
 
 
 def _is_open(record: Document, now: int) -> bool:
@@ -128,7 +124,7 @@ def _is_open(record: Document, now: int) -> bool:
 def _last_error(turn: Turn, record: Document) -> str | None:
     """Why the last attempt failed, for a buyer who comes back from 3-D Secure."""
     intent_id = record["session"]["payment_intent"]
-    intent = turn.find(payment_intents.KIND, intent_id) if intent_id is not None else None
+    intent = turn.find(charging.KIND, intent_id) if intent_id is not None else None
     if intent is None or intent["last_payment_error"] is None:
         return None
     return str(intent["last_payment_error"]["message"])

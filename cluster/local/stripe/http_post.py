@@ -56,6 +56,7 @@ class PostConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._answer: asyncio.Future[int] | None = None
+        self._status: int | None = None
         self._received = 0
         self._posts = 0
         self.usable = False
@@ -87,6 +88,7 @@ class PostConnection(asyncio.Protocol):
         assert self._answer is None, "one request at a time"
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
+        self._status = None
         self._received = 0
         self._posts += 1
         self._transport.write(b"%bContent-Length: %d\r\n%b\r\n%b" % (target.head, len(body), headers, body))
@@ -122,22 +124,30 @@ class PostConnection(asyncio.Protocol):
             self._fail("did not answer in HTTP/1.1")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the waiting request."""
-        del exc
+        """Tell the waiting request: a body without a length ends here, anything else is broken off."""
         self.usable = False
-        stale = self._posts > 1 and self._received == 0
-        self._fail("closed the connection without an answer", stale=stale)
+        if exc is None and self._status is not None:
+            self._finish(self._status)
+        self._fail("closed the connection without an answer", stale=self._posts > 1 and self._received == 0)
 
     # -- httptools ----------------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        """Note the status; 1xx is an interim answer, the real one follows."""
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self._status = status if status >= 200 else None  # noqa: PLR2004 - the first final status
 
     def on_message_complete(self) -> None:
         """Hand the status over."""
         assert self._parser is not None
-        status = self._parser.get_status_code()
-        if status < 200:  # noqa: PLR2004 - 1xx: an interim answer, the real one follows
+        if self._status is None:
             return
         if not self._parser.should_keep_alive():
             self.close()
+        self._finish(self._status)
+
+    def _finish(self, status: int) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(status)
 

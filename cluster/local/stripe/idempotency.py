@@ -1,6 +1,6 @@
 """Idempotency keys: the first answer to a key is its answer for 24 hours.
 
-The same key with another method, path or parameters is refused; while the first request is under way the
+The same key with another caller, path or parameters is refused; while the first request is under way the
 key is in use. Answers to requests that were refused as written are not kept: they can be mended and sent
 again. The fingerprint of a request is a keyed digest, because its parameters may hold a card number.
 Follows https://docs.stripe.com/api/idempotent_requests.
@@ -12,7 +12,8 @@ import orjson
 
 from cluster.local.stripe.forms import Pairs
 from cluster.local.stripe.refusals import RefusedError, invalid
-from cluster.local.stripe.store import IdempotencyRecord, Store
+from cluster.local.stripe.rows import IdempotencyRecord
+from cluster.local.stripe.store import Store
 
 KEY_CHARS_MAX = 255  # Stripe's limit
 DIGEST_BYTES = 16
@@ -27,9 +28,12 @@ class IdempotencyKeys:
         self._digest_key = hashlib.blake2b(digest_key, digest_size=DIGEST_KEY_BYTES_MAX).digest()
         self._in_use: set[str] = set()
 
-    def fingerprint(self, method: str, path: str, pairs: Pairs) -> bytes:
-        """Digest what makes two requests the same; the order of the parameters does not matter."""
-        content = orjson.dumps([method, path, sorted(pairs)])
+    def fingerprint(self, caller: str, path: str, pairs: Pairs) -> bytes:
+        """Digest what makes two POSTs the same; the order of the parameters does not matter.
+
+        ``caller`` tells the two API keys apart: a browser must not be answered what the shop was told.
+        """
+        content = orjson.dumps([caller, path, sorted(pairs)])
         return hashlib.blake2b(content, digest_size=DIGEST_BYTES, key=self._digest_key).digest()
 
     def begin(self, key: str, fingerprint: bytes, now: int) -> IdempotencyRecord | None:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from cluster.local.stripe import (
+    charging,
     checkout_sessions,
     payment_intents,
     payment_methods,
@@ -159,22 +160,22 @@ def _capture(turn: Turn, object_id: str, values: Values) -> Result:
 
 
 def _retrieve_charge(turn: Turn, object_id: str, _values: Values) -> Document:
-    return turn.require(payment_intents.CHARGE, object_id, "charge", "id")
+    return turn.require(charging.CHARGE, object_id, "charge", "id")
 
 
 def _list_intents(turn: Turn, _object_id: str, values: Values) -> Document:
-    return _page(turn, payment_intents.KIND, "/v1/payment_intents", None, values)
+    return _page(turn, charging.KIND, "/v1/payment_intents", None, values)
 
 
 def _list_charges(turn: Turn, _object_id: str, values: Values) -> Document:
-    return _page(turn, payment_intents.CHARGE, "/v1/charges", values.get("payment_intent"), values)
+    return _page(turn, charging.CHARGE, "/v1/charges", values.get("payment_intent"), values)
 
 
 def _list_refunds(turn: Turn, _object_id: str, values: Values) -> Document:
     parent = values.get("payment_intent")
     if "charge" in values:
         # An intent has one successful charge at most, and only that one has refunds.
-        charge = turn.require(payment_intents.CHARGE, values["charge"], "charge", "charge")
+        charge = turn.require(charging.CHARGE, values["charge"], "charge", "charge")
         if parent not in {None, charge["payment_intent"]}:
             return {"object": "list", "data": [], "has_more": False, "url": "/v1/refunds"}
         parent = charge["payment_intent"]

@@ -3,16 +3,13 @@
     requires_payment_method → requires_confirmation → (requires_action | processing) → requires_capture
     → succeeded; canceled from everything but ``processing`` and ``succeeded``.
 
-A decline records the failed Charge, puts the intent back to ``requires_payment_method`` and is answered by
-402. At most one Charge of an intent ever succeeds: an intent that holds one cannot be confirmed again.
-What a partial capture leaves is released without a Refund object. Follows
+At most one Charge of an intent ever succeeds: an intent that holds one cannot be confirmed again. What a
+partial capture leaves is released without a Refund object. Follows
 https://docs.stripe.com/payments/paymentintents/lifecycle.
 """
 
-from urllib.parse import quote
-
 from cluster.local.stripe import documents, payment_methods
-from cluster.local.stripe.cards import Decline, card_of
+from cluster.local.stripe.charging import CHARGE, KIND, attempt, put, succeed
 from cluster.local.stripe.parameters import (
     EXPAND,
     Specification,
@@ -30,18 +27,9 @@ from cluster.local.stripe.parameters import (
 from cluster.local.stripe.refusals import Document, RefusedError, invalid, refused_amount, unexpected_state
 from cluster.local.stripe.turn import Turn
 
-KIND = "payment_intent"
-CHARGE = "charge"
 CONFIRMABLE = frozenset({"requires_payment_method", "requires_confirmation", "requires_action"})
 AMENDABLE = frozenset({"requires_payment_method", "requires_confirmation"})
 CANCELLABLE = CONFIRMABLE | {"requires_capture"}
-PROCESSING_S = 3  # how long ``pm_sim_processing`` takes to settle
-AUTHENTICATION_FAILURE = "payment_intent_authentication_failure"
-AUTHENTICATION_MESSAGE = (
-    "We are unable to authenticate your payment method. Please choose a different payment method and try "
-    "again."
-)
-
 PAYMENT: Specification = {"payment_method": text, "payment_method_data": payment_methods.DATA}
 CREATE: Specification = {
     "amount": amount,
@@ -103,12 +91,12 @@ def create(turn: Turn, _object_id: str, values: Values) -> bytes:
         intent["payment_method"] = method["id"]
         intent["status"] = "requires_confirmation"
     if not values.get("confirm"):
-        _put(turn, intent)
+        put(turn, intent)
         turn.announce("payment_intent.created", intent["id"])
         return turn.changed[intent["id"]].body
     if method is None:
         raise _without_method(intent)
-    _put(turn, intent)
+    put(turn, intent)
     turn.announce("payment_intent.created", intent["id"])
     return attempt(turn, intent, method, values.get("return_url"))
 
@@ -153,7 +141,7 @@ def update(turn: Turn, object_id: str, values: Values) -> bytes:
     if method is not None:
         intent["payment_method"] = method["id"]
         intent["status"] = "requires_confirmation"
-    _put(turn, intent)
+    put(turn, intent)
     return turn.changed[object_id].body
 
 
@@ -175,60 +163,6 @@ def confirm(turn: Turn, object_id: str, values: Values) -> bytes:
             raise _without_method(intent)
         method = payment_methods.by_id(turn, intent["payment_method"])
     return attempt(turn, intent, method, values.get("return_url"))
-
-
-def attempt(turn: Turn, intent: Document, method: Document, return_url: str | None) -> bytes:
-    """Confirm ``intent`` with ``method``: authenticate first, wait, or charge.
-
-    Raises:
-        RefusedError: 402 when the card is declined; the failed attempt is kept.
-    """
-    card = card_of(method)
-    intent["payment_method"] = method["id"]
-    intent["last_payment_error"] = None
-    intent["next_action"] = None
-    if card.authenticates:
-        token = turn.page_token(f"{intent['id']}:{method['id']}")
-        url = f"{turn.base_url}/c/authenticate/{intent['id']}/{token}"
-        intent["status"] = "requires_action"
-        intent["next_action"] = {
-            "type": "redirect_to_url",
-            "redirect_to_url": {"return_url": return_url, "url": url},
-        }
-        _put(turn, intent)
-        turn.announce("payment_intent.requires_action", intent["id"])
-    elif card.processes:
-        intent["status"] = "processing"
-        _put(turn, intent)
-        turn.announce("payment_intent.processing", intent["id"])
-    else:
-        _charge(turn, intent, method, card.decline, authenticated=False)
-    return turn.changed[intent["id"]].body
-
-
-def authenticate(turn: Turn, intent: Document, *, approved: bool) -> None:
-    """Take the outcome of 3-D Secure for an intent in ``requires_action``.
-
-    Raises:
-        RefusedError: 402 when the card is declined after all; the failed attempt is kept.
-    """
-    method = payment_methods.by_id(turn, intent["payment_method"])
-    intent["next_action"] = None
-    if approved:
-        _charge(turn, intent, method, card_of(method).decline, authenticated=True)
-        return
-    intent["last_payment_error"] = documents.payment_error(
-        AUTHENTICATION_FAILURE, AUTHENTICATION_MESSAGE, method
-    )
-    _back_to_start(turn, intent)
-
-
-def settle(turn: Turn, object_id: str) -> None:
-    """End the wait of an intent in ``processing``."""
-    intent = turn.find(KIND, object_id)
-    if intent is not None and intent["status"] == "processing":
-        method = payment_methods.by_id(turn, intent["payment_method"])
-        _charge(turn, intent, method, None, authenticated=False)
 
 
 def capture(turn: Turn, object_id: str, values: Values) -> bytes:
@@ -258,7 +192,7 @@ def capture(turn: Turn, object_id: str, values: Values) -> bytes:
     turn.announce("charge.captured", charge["id"])
     if "metadata" in values:
         intent["metadata"] = merged_metadata(intent["metadata"], values["metadata"])
-    _succeed(turn, intent, captured)
+    succeed(turn, intent, captured)
     return turn.changed[object_id].body
 
 
@@ -294,20 +228,8 @@ def close(turn: Turn, intent: Document, reason: str | None) -> None:
     intent["cancellation_reason"] = reason
     intent["next_action"] = None
     intent["amount_capturable"] = 0
-    _put(turn, intent)
+    put(turn, intent)
     turn.announce("payment_intent.canceled", intent["id"])
-
-
-def return_address(intent: Document, return_url: str) -> str:
-    """Where the browser goes after 3-D Secure: ``return_url`` with what Stripe appends."""
-    address, hash_mark, fragment = return_url.partition("#")
-    outcome = "succeeded" if intent["status"] in {"succeeded", "requires_capture", "processing"} else "failed"
-    joint = "&" if "?" in address else "?"
-    query = (
-        f"payment_intent={intent['id']}&payment_intent_client_secret={quote(intent['client_secret'])}"
-        f"&redirect_status={outcome}"
-    )
-    return f"{address}{joint}{query}{hash_mark}{fragment}"
 
 
 def _chosen_method(turn: Turn, values: Values) -> Document | None:
@@ -320,78 +242,6 @@ def _chosen_method(turn: Turn, values: Values) -> Document | None:
     if "payment_method" in values:
         return payment_methods.by_id(turn, values["payment_method"])
     return None
-
-
-def _charge(
-    turn: Turn, intent: Document, method: Document, decline: Decline | None, *, authenticated: bool
-) -> None:
-    charge = documents.charge(
-        turn.new_id("ch"), turn.now, intent, method, decline, authenticated=authenticated
-    )
-    intent["latest_charge"] = charge["id"]
-    if decline is not None:
-        _fail(turn, intent, method, charge, decline)
-    elif intent["capture_method"] == "manual":
-        turn.put(CHARGE, charge, parent=intent["id"])
-        turn.announce("charge.succeeded", charge["id"])
-        intent["status"] = "requires_capture"
-        intent["amount_capturable"] = intent["amount"]
-        _put(turn, intent)
-        turn.announce("payment_intent.amount_capturable_updated", intent["id"])
-    else:
-        charge["captured"] = True
-        charge["amount_captured"] = charge["amount"]
-        turn.put(CHARGE, charge, parent=intent["id"])
-        turn.announce("charge.succeeded", charge["id"])
-        _succeed(turn, intent, charge["amount"])
-
-
-def _put(turn: Turn, intent: Document) -> None:
-    due_at = turn.now + PROCESSING_S if intent["status"] == "processing" else None
-    turn.put(KIND, intent, due_at=due_at)
-
-
-def _succeed(turn: Turn, intent: Document, received: int) -> None:
-    intent["status"] = "succeeded"
-    intent["amount_received"] = received
-    intent["amount_capturable"] = 0
-    _put(turn, intent)
-    turn.announce("payment_intent.succeeded", intent["id"])
-
-
-def _fail(turn: Turn, intent: Document, method: Document, charge: Document, decline: Decline) -> None:
-    turn.put(CHARGE, charge, parent=intent["id"])
-    turn.announce("charge.failed", charge["id"])
-    error = documents.payment_error(
-        decline.code,
-        decline.message,
-        method,
-        decline_code=decline.decline_code,
-        charge_id=charge["id"],
-    )
-    intent["last_payment_error"] = error
-    _back_to_start(turn, intent)
-    raise RefusedError(
-        402,
-        decline.message,
-        code=decline.code,
-        kind="card_error",
-        executed=True,
-        keeps_changes=True,
-        details={
-            "charge": charge["id"],
-            "decline_code": decline.decline_code,
-            "payment_intent": intent,
-            "payment_method": method,
-        },
-    )
-
-
-def _back_to_start(turn: Turn, intent: Document) -> None:
-    intent["status"] = "requires_payment_method"
-    intent["payment_method"] = None
-    _put(turn, intent)
-    turn.announce("payment_intent.payment_failed", intent["id"])
 
 
 def _without_method(intent: Document) -> RefusedError:

@@ -4,6 +4,8 @@ A refund is done at once, as for test cards at Stripe. Follows https://docs.stri
 """
 
 from cluster.local.stripe import documents
+from cluster.local.stripe.charging import CHARGE
+from cluster.local.stripe.charging import KIND as PAYMENT_INTENT
 from cluster.local.stripe.parameters import (
     EXPAND,
     Specification,
@@ -14,8 +16,6 @@ from cluster.local.stripe.parameters import (
     metadata,
     text,
 )
-from cluster.local.stripe.payment_intents import CHARGE
-from cluster.local.stripe.payment_intents import KIND as PAYMENT_INTENT
 from cluster.local.stripe.refusals import (
     Document,
     RefusedError,

@@ -46,7 +46,7 @@ CREATE TABLE deliveries (
     log TEXT NOT NULL DEFAULT '[]'    -- one JSON object per attempt
 );
 CREATE INDEX deliveries_event ON deliveries (event_id);
-CREATE INDEX deliveries_due ON deliveries (due_at_ms) WHERE state = 'pending';
+CREATE INDEX deliveries_due ON deliveries (endpoint_id, due_at_ms) WHERE state = 'pending';
 """
 
 

@@ -9,14 +9,15 @@ import hashlib
 import logging
 import time
 
-from cluster.local.stripe import checkout_sessions, payment_intents, webhook_endpoints
+from cluster.local.stripe import charging, checkout_sessions, webhook_endpoints
 from cluster.local.stripe.deliveries import DeliveryRecord
 from cluster.local.stripe.faults import Faults
 from cluster.local.stripe.idempotency import IdempotencyKeys
 from cluster.local.stripe.operations import Operations
 from cluster.local.stripe.refusals import RefusedError
+from cluster.local.stripe.rows import IdempotencyRecord, is_kind
 from cluster.local.stripe.settings import Settings
-from cluster.local.stripe.store import IdempotencyRecord, Store, StoreFailedError, is_kind
+from cluster.local.stripe.store import Store, StoreFailedError
 from cluster.local.stripe.turn import IdSource, Turn
 from cluster.local.stripe.webhook_endpoints import Registry, environment_endpoint
 from cluster.local.stripe.webhooks import WebhookSender
@@ -83,17 +84,20 @@ class Simulator:
         """Return what makes a page's address unguessable for ``subject``."""
         return hashlib.blake2b(subject.encode(), digest_size=TOKEN_BYTES, key=self._token_key).hexdigest()
 
-    def keep(self, turn: Turn, record: IdempotencyRecord | None) -> None:
-        """Write a turn that changed something; ``store.settled`` tells when it is safe.
+    async def commit(self, turn: Turn, record: IdempotencyRecord | None) -> None:
+        """Make a turn and its answer safe, and everything that the turn has read.
 
         Raises:
             StoreFailedError: nothing was kept.
         """
-        if not turn.changed and not turn.events and not turn.removed and record is None:
-            return
-        self.store.write(turn, record)
+        self._write(turn, record)
+        await self.store.settled()
         if turn.removed or any(stored.kind == webhook_endpoints.KIND for stored in turn.changed.values()):
             self.registry.refresh(self.store.all_of(webhook_endpoints.KIND))
+
+    def _write(self, turn: Turn, record: IdempotencyRecord | None) -> None:
+        if turn.changed or turn.events or turn.removed or record is not None:
+            self.store.write(turn, record)
 
     async def _keep_house(self) -> None:
         rounds = 0
@@ -121,9 +125,9 @@ class Simulator:
                 if is_kind(checkout_sessions.KIND, object_id):
                     checkout_sessions.close_due(turn, object_id)
                 else:
-                    payment_intents.settle(turn, object_id)
+                    charging.settle(turn, object_id)
                     checkout_sessions.follow(turn, object_id)
             except RefusedError as refused:
                 LOG.warning("%s was due and refused: %s", object_id, refused)
                 continue
-            self.keep(turn, None)
+            self._write(turn, None)

@@ -12,11 +12,21 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.local.stripe.refusals import not_found
+from cluster.local.stripe.rows import (
+    INSERT_DELIVERY,
+    INSERT_EVENT,
+    INSERT_IDEMPOTENCY,
+    UPSERT,
+    Delivery,
+    IdempotencyRecord,
+    is_kind,
+    page_statement,
+    range_of,
+)
 from cluster.local.stripe.schema import connect, open_database
 from cluster.local.stripe.turn import PageQuery, Turn
 
@@ -28,62 +38,9 @@ PRUNE_BATCH = 1_000  # rows per visit: a few milliseconds
 
 LOG = logging.getLogger(__name__)
 
-# What an id begins with tells its kind; an index of kinds would be one more to keep.
-PREFIXES = {
-    "payment_intent": "pi_",
-    "payment_method": "pm_",
-    "charge": "ch_",
-    "refund": "re_",
-    "checkout.session": "cs_",
-    "event": "evt_",
-    "webhook_endpoint": "we_",
-}
-_UPSERT = """
-INSERT INTO objects (id, parent, created_at, due_at, body) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET
-    parent = coalesce(excluded.parent, parent), due_at = excluded.due_at, body = excluded.body
-"""
-_INSERT_EVENT = "INSERT INTO objects (id, topic, created_at, body) VALUES (?, ?, ?, ?)"
-_INSERT_IDEMPOTENCY = """
-INSERT OR REPLACE INTO idempotency (key, fingerprint, status, body, request_id, created_at)
-VALUES (?, ?, ?, ?, ?, ?)
-"""
-_INSERT_DELIVERY = """
-INSERT INTO deliveries (id, event_id, endpoint_id, state, due_at_ms) VALUES (?, ?, ?, 'pending', ?)
-"""
-_BOUNDS = {"gt": "created_at > ?", "gte": "created_at >= ?", "lt": "created_at < ?", "lte": "created_at <= ?"}
-
-
-def is_kind(kind: str, object_id: str) -> bool:
-    """Whether an id is one of ``kind``."""
-    return object_id.startswith(PREFIXES[kind])
-
 
 class StoreFailedError(Exception):
     """The database did not take a transaction; nothing of it was kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyRecord:
-    """The first answer to an idempotency key."""
-
-    key: str
-    fingerprint: bytes
-    status: int
-    body: bytes
-    request_id: str
-    created_at: int
-
-
-@dataclass(slots=True)
-class Delivery:
-    """One event for one endpoint. ``attempts`` counts those made so far."""
-
-    delivery_id: int
-    event_id: str
-    endpoint_id: str
-    attempts: int
-    body: bytes
 
 
 class Store:
@@ -116,7 +73,7 @@ class Store:
     def all_of(self, kind: str) -> Sequence[bytes]:
         """Return every object of a kind that is few by nature, oldest first."""
         rows = self._db.execute(
-            "SELECT body FROM objects WHERE id >= ? AND id < ? ORDER BY id", _range_of(kind)
+            "SELECT body FROM objects WHERE id >= ? AND id < ? ORDER BY id", range_of(kind)
         )
         return [row[0] for row in rows]
 
@@ -126,35 +83,15 @@ class Store:
         Raises:
             RefusedError: 404 for a cursor that names no object of this kind.
         """
-        conditions = ["id >= ?", "id < ?"]
-        arguments: list[Any] = list(_range_of(query.kind))
-        if query.parent is not None:
-            conditions.append("parent = ?")
-            arguments.append(query.parent)
-        if query.topics is not None:
-            conditions.append(f"topic IN ({','.join('?' * len(query.topics))})")
-            arguments.extend(query.topics)
-        for bound, at in query.created.items():
-            conditions.append(_BOUNDS[bound])
-            arguments.append(at)
-        for cursor, name, comparison in (
-            (query.starting_after, "starting_after", "id < ?"),
-            (query.ending_before, "ending_before", "id > ?"),
+        for cursor, name in (
+            (query.starting_after, "starting_after"),
+            (query.ending_before, "ending_before"),
         ):
-            if cursor is not None:
-                if self.load(query.kind, cursor) is None:
-                    raise not_found(query.kind, cursor, name)
-                conditions.append(comparison)
-                arguments.append(cursor)
-        backwards = query.ending_before is not None
-        rows = self._db.execute(
-            # Conditions and order are the constants above; every value is bound.
-            f"SELECT body FROM objects WHERE {' AND '.join(conditions)} "  # noqa: S608
-            f"ORDER BY id {'ASC' if backwards else 'DESC'} LIMIT ?",
-            (*arguments, query.limit + 1),
-        ).fetchall()
+            if cursor is not None and self.load(query.kind, cursor) is None:
+                raise not_found(query.kind, cursor, name)
+        rows = self._db.execute(*page_statement(query)).fetchall()
         bodies = [row[0] for row in rows[: query.limit]]
-        return (bodies[::-1] if backwards else bodies), len(rows) > query.limit
+        return (bodies[::-1] if query.ending_before is not None else bodies), len(rows) > query.limit
 
     def due_objects(self, now: int, limit: int) -> Sequence[str]:
         """Return ids of objects whose time has come, the longest overdue first."""
@@ -186,7 +123,7 @@ class Store:
             execute = self._db.execute
             for stored in turn.changed.values():
                 execute(
-                    _UPSERT,
+                    UPSERT,
                     (
                         stored.object_id,
                         stored.parent,
@@ -198,14 +135,14 @@ class Store:
             for object_id in turn.removed:
                 execute("DELETE FROM objects WHERE id = ?", (object_id,))
             for event in turn.events:
-                execute(_INSERT_EVENT, (event.event_id, event.type, event.created_at, event.body))
+                execute(INSERT_EVENT, (event.event_id, event.type, event.created_at, event.body))
                 fresh += [
                     self._insert_delivery(event.event_id, endpoint_id, turn.now_ms, event.body)
                     for endpoint_id in event.endpoint_ids
                 ]
             if record is not None:
                 execute(
-                    _INSERT_IDEMPOTENCY,
+                    INSERT_IDEMPOTENCY,
                     (
                         record.key,
                         record.fingerprint,
@@ -313,7 +250,7 @@ class Store:
 
     def _insert_delivery(self, event_id: str, endpoint_id: str, due_at_ms: int, body: bytes) -> Delivery:
         self._last_delivery_id += 1
-        self._db.execute(_INSERT_DELIVERY, (self._last_delivery_id, event_id, endpoint_id, due_at_ms))
+        self._db.execute(INSERT_DELIVERY, (self._last_delivery_id, event_id, endpoint_id, due_at_ms))
         return Delivery(self._last_delivery_id, event_id, endpoint_id, 0, body)
 
     def _begin(self) -> None:
@@ -364,9 +301,3 @@ class Store:
 
     def _one(self, statement: str) -> Any:
         return self._db.execute(statement).fetchone()[0]
-
-
-def _range_of(kind: str) -> tuple[str, str]:
-    """The ids of a kind: from its prefix up to, not including, the next."""
-    prefix = PREFIXES[kind]
-    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)

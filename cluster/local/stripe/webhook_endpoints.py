@@ -84,6 +84,10 @@ class Registry:
         self._endpoints = {endpoint.endpoint_id: endpoint for endpoint in found}
         self._subscribers = {}
 
+    def endpoint_ids(self) -> tuple[str, ...]:
+        """Return the ids of all endpoints."""
+        return tuple(self._endpoints)
+
     def find(self, endpoint_id: str) -> Endpoint | None:
         """Return an endpoint, or None when it was deleted."""
         return self._endpoints.get(endpoint_id)

@@ -18,16 +18,17 @@ from typing import cast
 from cluster.local.stripe.deliveries import MILLISECONDS, DeliveryRecord
 from cluster.local.stripe.http_post import PostConnection, PostFailedError, Target, target_of
 from cluster.local.stripe.refusals import Document
-from cluster.local.stripe.store import Delivery, StoreFailedError
+from cluster.local.stripe.rows import Delivery
+from cluster.local.stripe.store import StoreFailedError
 from cluster.local.stripe.webhook_endpoints import Endpoint, Registry
 
 CONNECTIONS_PER_ENDPOINT_MAX = 8  # enough for a thousand a second on loopback
 QUEUE_PER_ENDPOINT_MAX = 2_000  # 4 MB of events; the rest waits in the database
+HELD_PER_ENDPOINT_MAX = QUEUE_PER_ENDPOINT_MAX + CONNECTIONS_PER_ENDPOINT_MAX
 ATTEMPT_TIMEOUT_S = 10.0  # connect, send and answer
 POLL_S_MIN = 0.1  # between two looks at the database: how late a retry may be
 POLL_S_MAX = 60.0  # safe, since every retry and every overflow wakes the poller
 BACKLOG_POLL_S = 0.25  # while the database holds more than the queues
-POLL_BATCH = 1_000
 
 LOG = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class WebhookSender:
         self._held: set[int] = set()  # deliveries that are in a queue or under way
         self._poller: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._known: tuple[str, ...] | None = None  # the endpoints of the last look at the database
         self._backlog = False  # the database holds due deliveries that no queue had room for
         self.paused = False
 
@@ -81,8 +83,11 @@ class WebhookSender:
         """Take deliveries that were committed a moment ago."""
         if self.paused:
             return
-        for delivery in fresh:
-            self._enqueue(delivery)
+        try:
+            for delivery in fresh:
+                self._enqueue(delivery)
+        except StoreFailedError:
+            self._wake.set()  # they are pending in the database
 
     def pause(self) -> None:
         """Hold back every delivery that is not under way."""
@@ -101,7 +106,7 @@ class WebhookSender:
             return
         lane = self._lane_of(delivery.endpoint_id)
         if lane is None:
-            self._record.abandoned(delivery, _now_ms(), "the endpoint no longer exists")
+            self._record.abandoned(delivery, _now_ms())
             return
         if len(lane.queue) >= QUEUE_PER_ENDPOINT_MAX:
             self._backlog = True  # it stays pending in the database until the queue has room
@@ -138,17 +143,21 @@ class WebhookSender:
     def _take_due(self, now_ms: int) -> float:
         """Enqueue what is due; return how long there is nothing more to do, in seconds."""
         self._backlog = False
+        next_due_ms = now_ms + int(POLL_S_MAX * MILLISECONDS)
         try:
-            due = self._record.due(now_ms, POLL_BATCH)
-            for delivery in due:
-                self._enqueue(delivery)
-            next_due_ms = self._record.next_due_ms(now_ms)
+            endpoint_ids = self._registry.endpoint_ids()
+            if endpoint_ids != self._known:
+                self._record.abandon_unknown(endpoint_ids, now_ms)
+                self._known = endpoint_ids
+            for endpoint_id in endpoint_ids:
+                # One more than can be held: so what is not held yet is among them, and an overflow is seen.
+                for delivery in self._record.due(endpoint_id, now_ms, HELD_PER_ENDPOINT_MAX + 1):
+                    self._enqueue(delivery)
+                next_due_ms = min(next_due_ms, self._record.next_due_ms(endpoint_id, now_ms) or next_due_ms)
         except StoreFailedError:
             LOG.warning("pending webhooks could not be read or marked; trying again")
             return BACKLOG_POLL_S
-        if self._backlog or len(due) == POLL_BATCH:
-            return BACKLOG_POLL_S
-        return POLL_S_MAX if next_due_ms is None else (next_due_ms - now_ms) / MILLISECONDS
+        return BACKLOG_POLL_S if self._backlog else (next_due_ms - now_ms) / MILLISECONDS
 
     async def _work(self, lane: Lane) -> None:
         try:
@@ -165,7 +174,7 @@ class WebhookSender:
     async def _deliver(self, lane: Lane, delivery: Delivery) -> None:
         try:
             if self._registry.find(lane.endpoint.endpoint_id) is None:
-                self._record.abandoned(delivery, _now_ms(), "the endpoint no longer exists")
+                self._record.abandoned(delivery, _now_ms())
             else:
                 await self._attempt(lane, delivery)
         except StoreFailedError:
@@ -177,7 +186,7 @@ class WebhookSender:
         outcome: Document
         try:
             async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
-                status = await self._post(lane, delivery.body)
+                status = await self._post(lane, self._record.body_of(delivery))
             if 200 <= status < 300:  # noqa: PLR2004 - success, by HTTP's definition; redirects are failures
                 self._record.succeeded(delivery, _now_ms(), status)
                 return

@@ -1,0 +1,107 @@
+"""What the signer does beside orders: for a release, and for the list of revoked licences.
+
+The caller never says what bytes are to be signed: a release's statement must parse as a release manifest,
+and the revocation list is built here. So whoever can reach the signer's actor cannot have it sign a
+licence or a delivery this way.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from domain import canonical_json, manifests, statements
+from domain.document_fields import format_time
+from domain.dsse import sign_all
+from domain.errors import RejectedError
+from domain.fulfilment import file_key_context
+from domain.signing import KeyWrapper, Signer
+from storage.age.header import FILE_KEY_BYTES
+from storage.signing import minisig
+
+REVOCATIONS_TYPE = "application/vnd.illuvrse.revocations.v1+json"
+REVOKED_MAX = 100_000  # what one document lists
+
+
+@dataclass(frozen=True, slots=True)
+class SealRequest:
+    """A release that is ready: the seller's verified statement, its file key, the bundle's BLAKE2b-512."""
+
+    release_id: str
+    statement: bytes
+    bundle_blake2b: bytes
+    file_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The platform's part of a release: its own envelope and .minisig, and the file key wrapped."""
+
+    countersignature: str
+    minisig: str
+    wrapped_file_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRequest:
+    """The revoked licences' ids in order. Times are UTC; ``version`` never falls."""
+
+    version: int
+    issued_at: datetime
+    expires_at: datetime
+    revoked: Sequence[str]
+
+
+class ReleaseSealer:
+    """A plain class over the signing backend; its deployment makes it an actor."""
+
+    def __init__(self, signer: Signer, wrapper: KeyWrapper) -> None:
+        self._signer = signer
+        self._wrapper = wrapper
+
+    def seal_release(self, request: SealRequest) -> Seal:
+        """Countersign the statement, sign the bundle for ``minisign``, wrap the file key.
+
+        Raises:
+            DocumentError: the statement is no release manifest.
+            RejectedError: ``file_key_invalid``.
+            DependencyError: the backend failed; nothing was sealed.
+        """
+        if len(request.file_key) != FILE_KEY_BYTES:
+            raise RejectedError("file_key_invalid", f"A file key has {FILE_KEY_BYTES} bytes.")
+        manifest = manifests.parse(request.statement)
+        (envelope,) = sign_all(self._signer, statements.PAYLOAD_TYPE, [request.statement])
+        comment = f"file:{manifest.bundle_name} sku:{manifest.sku} version:{manifest.version}"
+        return Seal(
+            countersignature=envelope.dumps(),
+            minisig=minisig.sign(self._signer, request.bundle_blake2b, comment),
+            wrapped_file_key=self._wrapper.wrap(request.file_key, file_key_context(request.release_id)),
+        )
+
+    def sign_revocations(self, request: RevocationRequest) -> str:
+        """Sign the list's version, times, length and digest; returns a DSSE envelope's text.
+
+        The ids themselves stand beside the envelope: a list of any length is signed within the 4,096 bytes
+        of a key service, and its SHA-256 is that of the ids, each followed by a line feed.
+
+        Raises:
+            RejectedError: ``revocations_too_many``.
+        """
+        if len(request.revoked) > REVOKED_MAX:
+            raise RejectedError("revocations_too_many", f"A list names at most {REVOKED_MAX} licences.")
+        payload = canonical_json.dumps(
+            {
+                "version": request.version,
+                "issued_at": format_time(request.issued_at),
+                "expires_at": format_time(request.expires_at),
+                "count": len(request.revoked),
+                "revoked_sha256": revoked_sha256(request.revoked),
+            }
+        )
+        (envelope,) = sign_all(self._signer, REVOCATIONS_TYPE, [payload])
+        return envelope.dumps()
+
+
+def revoked_sha256(revoked: Sequence[str]) -> str:
+    """SHA-256 (lower-case hexadecimal) of the ids, each followed by a line feed."""
+    return hashlib.sha256("".join(f"{one}\n" for one in revoked).encode()).hexdigest()

@@ -1,0 +1,197 @@
+"""What the ingress needs of the world: ports that actors and storage adapt and ``tests/fakes`` imitate.
+
+Nothing here is decided. ``IngressPorts`` is all that ``build_app`` is handed, so the whole HTTP layer
+runs in a test without sockets, Ray or Postgres.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from actors.orders.host import PlacedOrder, ReleasedKey
+from actors.publisher.sealing import RevocationRequest
+from domain.catalogue import Offer
+from domain.orders.commands import PlaceOrder
+from domain.orders.ports import PaymentNews, StoredOrder
+from domain.signing import KeyRecord
+from storage.market.access import Principal
+from storage.market.catalogue import Release, Sku
+from storage.market.commands import Recorded, Write
+from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
+from storage.market.order_store import EventRecord, OrderSummary
+from storage.s3 import Link
+
+
+class OrderDirectory(Protocol):
+    """Reaches the orders' hosts; ``deployments.placement.OrderDirectory``."""
+
+    async def place(self, command: PlaceOrder, idempotency_key: str, request_digest: bytes) -> PlacedOrder:
+        """Create an order and open its payment."""
+
+    async def apply_news(self, news: PaymentNews) -> None:
+        """Apply a webhook that is already in the inbox."""
+
+    async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
+        """Record and hand out the key of a released-key delivery."""
+
+
+class OrderReads(Protocol):
+    """Postgres as the authority on orders; ``storage.market.order_store``."""
+
+    async def load(self, order_id: str) -> StoredOrder | None:
+        """Read an order's history."""
+
+    async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
+        """List a buyer's orders, newest first."""
+
+    async def events_since(self, watched: Mapping[str, int]) -> list[EventRecord]:
+        """Read what happened to each order after the sequence number given for it."""
+
+    async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
+        """Keep a verified webhook; (order is known, stored now and not a duplicate)."""
+
+
+class CatalogueStore(Protocol):
+    """``storage.market.catalogue``; see there for errors."""
+
+    async def published(self, before: str, limit: int) -> list[Sku]:
+        """List SKUs on sale, newest first."""
+
+    async def find(self, name_or_id: str) -> Sku | None:
+        """Read one SKU."""
+
+    async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Offer]:
+        """Quote SKUs."""
+
+    async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
+        """List a SKU."""
+
+    async def register_seller_key(
+        self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]
+    ) -> Recorded | None:
+        """Record a seller's key."""
+
+    async def draft_release(
+        self, write: Write, release: Release, created_at: datetime, body: Mapping[str, Any]
+    ) -> Recorded | None:
+        """Create a draft."""
+
+    async def release(self, release_id: str) -> Release | None:
+        """Read a release."""
+
+
+class Publishing(Protocol):
+    """``actors.publisher.publication``."""
+
+    async def publish(self, write: Write, release_id: str, manifest_text: str) -> Release:
+        """Publish a release under the seller's signed manifest."""
+
+
+class LicenceStore(Protocol):
+    """``storage.market.licences``."""
+
+    async def licence(self, licence_id: str) -> LicenceRow | None:
+        """Read a licence."""
+
+    async def status(self, licence_id: str) -> str | None:
+        """Read a licence's status."""
+
+    async def revoked(self) -> list[str]:
+        """List revoked ids."""
+
+    async def keys(self) -> list[KeyRecord]:
+        """List the platform's signing keys."""
+
+    async def deliveries(self, order_id: str) -> list[DeliveryRow]:
+        """List an order's deliveries."""
+
+    async def delivery_owner(self, delivery_id: str) -> DeliveryOwner | None:
+        """Find a delivery's order and buyer."""
+
+
+class AccessStore(Protocol):
+    """``storage.market.access``."""
+
+    async def principal(self, token_sha256: bytes) -> Principal | None:
+        """Return a token's holder."""
+
+    async def issue(
+        self, write: Write, token_sha256: bytes, holder: Principal, body: Mapping[str, Any]
+    ) -> Recorded | None:
+        """Record a new token."""
+
+
+class CommandStore(Protocol):
+    """``storage.market.commands``."""
+
+    async def find(self, write: Write) -> Recorded | None:
+        """Return what an equal write did before."""
+
+    async def claim(self, write: Write, subject: str) -> Recorded | None:
+        """Record a write that is harmless to repeat."""
+
+
+class Signing(Protocol):
+    """The signer's actor, as far as HTTP needs it."""
+
+    async def sign_revocations(self, request: RevocationRequest) -> str:
+        """Sign the list of revoked licences; returns the envelope's text."""
+
+
+class PayloadLinks(Protocol):
+    """The bucket of encrypted payloads; ``storage.s3.Bucket``."""
+
+    def link_to_get(self, key: str, version_id: str, lifetime_s: int) -> Link:
+        """Presign a GET of one version."""
+
+
+class UploadLinks(Protocol):
+    """The bucket that sellers upload to; ``storage.s3.Bucket``."""
+
+    def link_to_put(self, key: str, lifetime_s: int) -> Link:
+        """Presign a PUT."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A token bucket: ``per_s`` tokens a second, at most ``burst`` saved up."""
+
+    per_s: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngressSettings:
+    """What the ingress is told.
+
+    ``client_address_header`` (lower case) names the header in which a proxy that we trust puts the
+    caller's address; None takes the connection's own.
+    """
+
+    base_url: str
+    publishable_key: str
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    principal_rate: RateLimit = RateLimit(500, 1_000)
+    address_rate: RateLimit = RateLimit(100, 200)
+    client_address_header: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IngressPorts:
+    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline."""
+
+    orders: OrderDirectory
+    reads: OrderReads
+    catalogue: CatalogueStore
+    publisher: Publishing
+    licences: LicenceStore
+    access: AccessStore
+    commands: CommandStore
+    signing: Signing
+    payloads: PayloadLinks
+    uploads: UploadLinks
+    checks: Mapping[str, Callable[[], Awaitable[bool]]]
+    clock: Callable[[], datetime]
+    new_id: Callable[[str], str]
+    settings: IngressSettings

@@ -1,0 +1,162 @@
+"""Errors as RFC 9457 problem documents, and the one table of the ingress's HTTP statuses.
+
+``code`` is the stable name that clients branch on; ``detail`` is for people. docs/errors.md says for each
+code what it means and what to do; a test holds the two together. An unexpected exception is a plain 500
+whose text says nothing about the inside.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from domain.errors import (
+    BusyError,
+    ConflictError,
+    DependencyError,
+    MarketplaceError,
+    NotFoundError,
+    RejectedError,
+)
+
+PROBLEM_JSON = "application/problem+json"
+FIELD_ERRORS_MAX = 20  # enough to mend a form; a hostile body could cause thousands
+
+TABLE: dict[str, tuple[int, str]] = {
+    # The request as such
+    "body_malformed": (400, "The body is not sound JSON"),
+    "cursor_invalid": (400, "The cursor is not one of ours"),
+    "idempotency_key_missing": (400, "An Idempotency-Key is needed"),
+    "idempotency_key_malformed": (400, "The Idempotency-Key is malformed"),
+    "webhook_signature_invalid": (400, "The webhook is not signed by Stripe, or not now"),
+    "token_missing": (401, "A bearer token is needed"),
+    "token_invalid": (401, "The bearer token is unknown or revoked"),
+    "role_not_allowed": (403, "This role may not do that"),
+    "route_not_found": (404, "No such resource"),
+    "method_not_allowed": (405, "The resource has no such method"),
+    "body_too_large": (413, "The body is too large"),
+    "content_type_unsupported": (415, "The body's media type is not supported"),
+    "body_invalid": (422, "A field is missing, unknown or wrong"),
+    "query_invalid": (422, "A query parameter is wrong"),
+    "idempotency_key_reused": (422, "The Idempotency-Key names another request"),
+    "idempotency_in_progress": (409, "The first request is still running"),
+    "rate_limited": (429, "Too many requests"),
+    # Catalogue
+    "sku_not_found": (404, "No such SKU"),
+    "release_not_found": (404, "No such release"),
+    "sku_name_taken": (409, "The SKU name is taken"),
+    "sku_unpublished": (409, "The SKU is not on sale yet"),
+    "seller_key_taken": (409, "The key belongs to another seller"),
+    "seller_keys_full": (409, "Too many active keys"),
+    "release_version_taken": (409, "The version exists"),
+    "release_already_published": (409, "The release is published"),
+    "publication_in_progress": (409, "The release is being published"),
+    "bundle_not_uploaded": (409, "The bundle is not uploaded"),
+    "sku_name_invalid": (422, "The SKU name is malformed"),
+    "sku_text_too_long": (422, "A text is missing or too long"),
+    "price_invalid": (422, "A price is out of range"),
+    "public_key_invalid": (422, "The public key is not sound"),
+    "version_invalid": (422, "The version is not semantic"),
+    "manifest_invalid": (422, "The manifest is malformed"),
+    "manifest_signature_invalid": (422, "No key of the seller signed the manifest"),
+    "manifest_mismatch": (422, "The manifest is not about this bundle"),
+    "bundle_unsafe": (422, "The bundle is not safe to unpack"),
+    # Orders
+    "policy_blocked": (403, "The sale is not permitted"),
+    "order_not_found": (404, "No such order"),
+    "delivery_not_found": (404, "No such delivery"),
+    "order_not_delivered": (409, "The order is not delivered yet"),
+    "delivery_has_recipient": (409, "The delivery has no key to release"),
+    "delivery_key_expired": (410, "The delivery's key is gone"),
+    "lines_out_of_range": (422, "Too few or too many lines"),
+    "line_duplicate": (422, "Two lines name the same SKU"),
+    "quantity_out_of_range": (422, "A quantity is out of range"),
+    "currency_unknown": (422, "The currency is not accepted"),
+    "currency_not_offered": (422, "A SKU is not sold in this currency"),
+    "total_out_of_range": (422, "The total is out of range"),
+    "recipient_invalid": (422, "The recipient is not an age recipient"),
+    "recipient_mismatch": (422, "Recipient and delivery mode do not fit"),
+    "delivery_mode_unknown": (422, "No such delivery mode"),
+    "payment_method_unknown": (422, "No such payment method"),
+    # Payments and licences
+    "webhook_order_unknown": (404, "The webhook names an order that is not here"),
+    "licence_not_found": (404, "No such licence"),
+    # Ours
+    "internal_error": (500, "An unexpected error"),
+    "unwrap_refused": (500, "A stored key cannot be opened"),
+    "database_unavailable": (503, "The database is unavailable"),
+    "storage_unavailable": (503, "Object storage is unavailable"),
+    "storage_unversioned": (503, "Object storage keeps no versions"),
+    "storage_busy": (503, "Object storage is busy"),
+    "order_host_unavailable": (503, "The order's host is being replaced"),
+    "order_host_busy": (503, "The order hosts are busy"),
+    "signer_unavailable": (503, "The signer is being replaced"),
+    "signer_busy": (503, "The signer is busy"),
+    "mailbox_full": (503, "The order is busy"),
+    "order_contended": (503, "The order is changing"),
+    "publisher_busy": (503, "The publisher is busy"),
+    "streams_full": (503, "Too many progress streams"),
+    "deadline_exceeded": (503, "The request took too long"),
+}
+
+# For codes of parts that are not meant to reach callers; by whose fault it is.
+_BY_CLASS: tuple[tuple[type[MarketplaceError], int, str], ...] = (
+    (RejectedError, 422, "The request is refused"),
+    (NotFoundError, 404, "No such thing"),
+    (ConflictError, 409, "The state has moved on"),
+    (BusyError, 503, "A part is busy"),
+    (DependencyError, 503, "A part is unavailable"),
+)
+_UNAUTHENTICATED = 401
+_IN_PROGRESS_RETRY_AFTER_S = 1
+
+
+class FieldsInvalidError(RejectedError):
+    """A body or query breaks its schema: ``errors`` are (JSON pointer or name, what is wrong)."""
+
+    def __init__(self, code: str, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(code, detail, errors)
+        self.errors = errors
+
+
+def status_and_title(error: MarketplaceError) -> tuple[int, str]:
+    """Return the HTTP status and title of an expected error."""
+    if error.code in TABLE:
+        return TABLE[error.code]
+    return next(
+        ((status, title) for kind, status, title in _BY_CLASS if isinstance(error, kind)),
+        TABLE["internal_error"],
+    )
+
+
+def document(error: MarketplaceError, request_id: str) -> dict[str, Any]:
+    """Return the problem document of an expected error."""
+    status, title = status_and_title(error)
+    problem: dict[str, Any] = {
+        "type": f"urn:illuvrse:problem:{error.code}",
+        "title": title,
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        "instance": request_id,
+    }
+    if isinstance(error, FieldsInvalidError) and error.errors:
+        problem["errors"] = [
+            {"pointer": pointer, "detail": detail} for pointer, detail in error.errors[:FIELD_ERRORS_MAX]
+        ]
+    return problem
+
+
+def response(error: MarketplaceError, request_id: str) -> Response:
+    """Return the HTTP answer of an expected error, with ``Retry-After`` where repeating helps."""
+    body = document(error, request_id)
+    headers: dict[str, str] = {"Cache-Control": "no-store"}
+    if isinstance(error, BusyError | DependencyError):
+        headers["Retry-After"] = str(max(1, error.retry_after_s))
+    elif error.code == "idempotency_in_progress":
+        headers["Retry-After"] = str(_IN_PROGRESS_RETRY_AFTER_S)
+    if body["status"] == _UNAUTHENTICATED:
+        reason = ', error="invalid_token"' if error.code == "token_invalid" else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="marketplace"{reason}'
+    return Response(orjson.dumps(body), body["status"], headers, PROBLEM_JSON)

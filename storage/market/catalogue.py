@@ -1,0 +1,293 @@
+"""The catalogue in Postgres: listings, sellers' keys, releases and their publication.
+
+Quotes for orders are read through a cache of ``QUOTE_TTL_S``: a new price or release reaches buyers
+within that time, and an unknown or unpublished SKU is never remembered. Whether a listing or a manifest
+is acceptable is decided in ``domain`` and ``actors.publisher``; here are facts and their uniqueness.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg.errors import UniqueViolation
+from psycopg.rows import TupleRow
+
+from domain.catalogue import Offer
+from domain.dsse import TRUSTED_KEYS_MAX
+from domain.errors import ConflictError, NotFoundError, RejectedError
+from storage.market.commands import SQL as COMMANDS
+from storage.market.commands import Commands, Recorded, Write, parameters
+from storage.market.pool import Pool, borrow, fetch
+from storage.sql import load_queries
+
+SQL = {name: text.encode() for name, text in load_queries("storage.market", "catalogue.sql").items()}
+QUOTE_TTL_S = 1.0  # saves a query per order under load; short enough that nobody notices an old price
+QUOTES_MAX = 4_096  # SKUs; about 1 KiB each
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSummary:
+    """The newest published release of a SKU; ``licence_days`` None is perpetual."""
+
+    release_id: str
+    version: str
+    bundle_name: str
+    bundle_sha256: str
+    bundle_bytes: int
+    licence_days: int | None
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sku:
+    """A listing; ``prices`` are minor units by currency."""
+
+    sku_id: str
+    name: str
+    title: str
+    description: str
+    seller_id: str
+    created_at: datetime
+    prices: Mapping[str, int]
+    latest_release: ReleaseSummary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release in any state; what publication fills is None in a draft."""
+
+    release_id: str
+    sku_id: str
+    sku_name: str
+    seller_id: str
+    version: str
+    state: str
+    bundle_name: str
+    upload_key: str
+    manifest: str | None = None
+    countersignature: str | None = None
+    minisig: str | None = None
+    bundle_sha256: str | None = None
+    bundle_bytes: int | None = None
+    payload_sha256: str | None = None
+    payload_bytes: int | None = None
+    published_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Everything that publishing a release adds to it. Sizes in bytes, digests lower-case hexadecimal."""
+
+    release_id: str
+    manifest: str
+    countersignature: str
+    minisig: str
+    bundle_sha256: str
+    bundle_bytes: int
+    licence_days: int | None
+    payload_key: str
+    payload_version: str
+    payload_sha256: str
+    payload_bytes: int
+    published_at: datetime
+    wrapped_file_key: bytes = field(repr=False)
+
+
+class Catalogue:
+    """Raises ``DependencyError('database_unavailable')`` when down."""
+
+    def __init__(self, pool: Pool, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._commands = Commands(pool)
+        self._monotonic = monotonic
+        self._quotes: OrderedDict[str, tuple[float, Sku]] = OrderedDict()
+
+    async def published(self, before: str, limit: int) -> list[Sku]:
+        """List up to ``limit`` SKUs on sale with ids below ``before``, newest first."""
+        rows = await fetch(self._pool, SQL["list_published"], {"before": before, "limit": limit})
+        return [_sku(row) for row in rows]
+
+    async def find(self, name_or_id: str) -> Sku | None:
+        """Read one SKU, on sale or not."""
+        rows = await fetch(self._pool, SQL["skus"], {"names": [name_or_id]})
+        return _sku(rows[0]) if rows else None
+
+    async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Offer]:
+        """Quote each SKU's newest published release in one currency.
+
+        Raises:
+            NotFoundError: ``sku_not_found``.
+            ConflictError: ``sku_unpublished``.
+            RejectedError: ``currency_not_offered``.
+        """
+        now_s = self._monotonic()
+        known = {
+            sku_id: quote[1]
+            for sku_id in sku_ids
+            if (quote := self._quotes.get(sku_id)) is not None and now_s < quote[0]
+        }
+        missing = [sku_id for sku_id in sku_ids if sku_id not in known]
+        if missing:
+            for row in await fetch(self._pool, SQL["skus"], {"names": missing}):
+                sku = known[row[0]] = _sku(row)
+                if sku.latest_release is not None:
+                    self._remember(sku, now_s + QUOTE_TTL_S)
+        return {sku_id: _offer(sku_id, known.get(sku_id), currency) for sku_id in sku_ids}
+
+    async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
+        """List a SKU; returns what an equal write did before, or None when it was done now.
+
+        Raises:
+            ConflictError: ``sku_name_taken``.
+            RejectedError: ``idempotency_key_reused``.
+        """
+        try:
+            return await self._commands.run_once(
+                SQL["create_sku"],
+                write,
+                sku.sku_id,
+                body,
+                {
+                    "seller_id": sku.seller_id,
+                    "name": sku.name,
+                    "title": sku.title,
+                    "description": sku.description,
+                    "created_at": sku.created_at,
+                    "currencies": list(sku.prices),
+                    "amounts_minor": list(sku.prices.values()),
+                },
+            )
+        except UniqueViolation:
+            raise ConflictError(
+                "sku_name_taken", f"The name {sku.name!r} is taken. Choose another one."
+            ) from None
+
+    async def register_seller_key(
+        self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]
+    ) -> Recorded | None:
+        """Record a seller's public key; registering one's own key again is harmless.
+
+        Raises:
+            ConflictError: ``seller_key_taken`` by another seller, or ``seller_keys_full``.
+            RejectedError: ``idempotency_key_reused``.
+        """
+        if len(await self.seller_keys(write.principal_id)) >= TRUSTED_KEYS_MAX:
+            raise ConflictError(
+                "seller_keys_full", f"At most {TRUSTED_KEYS_MAX} keys can be active. Ask us to retire some."
+            )
+        try:
+            return await self._commands.run_once(
+                SQL["register_seller_key"],
+                write,
+                key_id,
+                body,
+                {"seller_id": write.principal_id, "public_key": public_key},
+            )
+        except UniqueViolation:
+            rows = await fetch(self._pool, SQL["seller_key"], {"key_id": key_id})
+            if not rows or rows[0][0] != write.principal_id:
+                raise ConflictError(
+                    "seller_key_taken", "This key is registered by another seller. Make a key of your own."
+                ) from None
+            recorded = {**body, "state": rows[0][1]}
+            earlier = await self._commands.run_once(COMMANDS["claim_command"], write, key_id, recorded, {})
+            return earlier or Recorded(key_id, recorded)
+
+    async def seller_keys(self, seller_id: str) -> dict[str, bytes]:
+        """Return the seller's active public keys by key id, at most ``TRUSTED_KEYS_MAX``."""
+        rows = await fetch(
+            self._pool, SQL["seller_keys"], {"seller_id": seller_id, "limit": TRUSTED_KEYS_MAX}
+        )
+        return {key_id: bytes(public_key) for key_id, public_key in rows}
+
+    async def draft_release(
+        self, write: Write, release: Release, created_at: datetime, body: Mapping[str, Any]
+    ) -> Recorded | None:
+        """Create a draft of a SKU that the caller owns (which the caller has checked).
+
+        Raises:
+            ConflictError: ``release_version_taken``.
+            RejectedError: ``idempotency_key_reused``.
+        """
+        try:
+            return await self._commands.run_once(
+                SQL["draft_release"],
+                write,
+                release.release_id,
+                body,
+                {
+                    "sku_id": release.sku_id,
+                    "version": release.version,
+                    "bundle_name": release.bundle_name,
+                    "upload_key": release.upload_key,
+                    "created_at": created_at,
+                },
+            )
+        except UniqueViolation:
+            raise ConflictError(
+                "release_version_taken", f"Version {release.version} exists. Released versions never change."
+            ) from None
+
+    async def release(self, release_id: str) -> Release | None:
+        """Read one release."""
+        rows = await fetch(self._pool, SQL["release"], {"release_id": release_id})
+        return Release(*rows[0]) if rows else None
+
+    async def publish(self, write: Write, publication: Publication) -> bool:
+        """Publish a draft and record the write, together; False when it was no draft any more.
+
+        Raises:
+            RejectedError: ``idempotency_key_reused``; nothing was published.
+        """
+        values = {name: getattr(publication, name) for name in publication.__slots__}
+        async with borrow(self._pool) as connection, connection.transaction():
+            published = await (await connection.execute(SQL["publish_release"], values)).fetchall()
+            if not published:
+                return False
+            claim = parameters(write, publication.release_id)
+            if not await (await connection.execute(COMMANDS["claim_command"], claim)).fetchall():
+                raise RejectedError(
+                    "idempotency_key_reused",
+                    "This Idempotency-Key was used with another request. Use a new key for a new request.",
+                )
+        return True
+
+    def _remember(self, sku: Sku, until_s: float) -> None:
+        self._quotes[sku.sku_id] = (until_s, sku)
+        self._quotes.move_to_end(sku.sku_id)
+        if len(self._quotes) > QUOTES_MAX:
+            self._quotes.popitem(last=False)
+
+
+def _sku(row: TupleRow) -> Sku:
+    release = None if row[7] is None else ReleaseSummary(*row[7:14])
+    return Sku(row[0], row[1], row[2], row[3], row[4], row[5], row[6], release)
+
+
+def _offer(sku_id: str, sku: Sku | None, currency: str) -> Offer:
+    if sku is None:
+        raise NotFoundError("sku_not_found", f"There is no SKU {sku_id}.")
+    release = sku.latest_release
+    if release is None:
+        raise ConflictError("sku_unpublished", f"{sku.name} has no published release yet.")
+    price_minor = sku.prices.get(currency)
+    if price_minor is None:
+        raise RejectedError(
+            "currency_not_offered",
+            f"{sku.name} is not sold in {currency}; it is in {', '.join(sorted(sku.prices))}.",
+        )
+    return Offer(
+        sku_id=sku.sku_id,
+        sku_name=sku.name,
+        seller_id=sku.seller_id,
+        release_id=release.release_id,
+        version=release.version,
+        bundle_name=release.bundle_name,
+        bundle_sha256=release.bundle_sha256,
+        unit_price_minor=price_minor,
+        currency=currency,
+        licence_days=release.licence_days,
+    )

@@ -1,0 +1,254 @@
+"""S3 by boto3: presigned links, bounded reads and writes; everything names the version it means.
+
+Object lock protects versions and not keys, so a version is recorded when it is written and pinned in
+every link and read. Presigning is local arithmetic; network calls run in a bounded pool of threads.
+Refused: lifetimes outside 1..3600 s (boto3 signs nonsense silently), links without a version, and
+uploads whose version the server does not tell (a bucket without versioning).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from domain.errors import BusyError, DependencyError
+
+LINK_LIFETIME_S_MAX = 3_600  # a link is a bearer secret; a longer download can ask for a new one
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 20.0  # per read, not per object
+ATTEMPTS_MAX = 3
+THREADS_MAX = 4  # publications and probes only: buyers fetch from S3 directly
+CALLS_WAITING_MAX = 64  # beyond this callers hear 503 instead of joining an endless queue
+PART_BYTES = 16 * 2**20  # S3 allows 10,000 parts of at least 5 MiB: 160 GB, far above a bundle's bound
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """Where S3 answers and as whom; ``endpoint`` is what links start with."""
+
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A presigned URL, a bearer secret until ``expires_at`` (UTC)."""
+
+    url: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One version of an object; ``size`` in bytes."""
+
+    key: str
+    version_id: str
+    size: int
+
+
+class Readable(Protocol):
+    """An object's body as a stream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, empty only at the end."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+class Bucket:
+    """One bucket. The plain methods block and are for threads; ``call`` runs them there."""
+
+    def __init__(self, access: S3Access, name: str, clock: Callable[[], datetime]) -> None:
+        self.name = name
+        self._clock = clock
+        self._client: Any = boto3.session.Session().client(
+            "s3",
+            endpoint_url=access.endpoint,
+            region_name=access.region,
+            aws_access_key_id=access.access_key,
+            aws_secret_access_key=access.secret_key,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=READ_TIMEOUT_S,
+                retries={"total_max_attempts": ATTEMPTS_MAX, "mode": "standard"},
+                max_pool_connections=THREADS_MAX,
+                s3={"addressing_style": "path"},
+                # Checksums are asked for where we write; in a presigned PUT they would bind the
+                # uploader to boto3's own header.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"s3-{name}")
+        self._calls = 0
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Run blocking ``work`` in this bucket's threads. Cancelling the waiter does not stop the work.
+
+        Raises:
+            BusyError: ``storage_busy``.
+            DependencyError: ``storage_unavailable``.
+        """
+        if self._calls >= CALLS_WAITING_MAX:
+            raise BusyError("storage_busy", "Too many requests wait for object storage. Try again shortly.")
+        self._calls += 1
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        future.add_done_callback(self._ended)
+        try:
+            return await future
+        except (BotoCoreError, ClientError) as error:
+            raise DependencyError(
+                "storage_unavailable",
+                "Object storage did not do its part; nothing is lost. Try again shortly.",
+                2,
+            ) from error
+
+    def _ended(self, _: object) -> None:
+        self._calls -= 1
+
+    def close(self) -> None:
+        """Let running calls end and take no new ones."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def link_to_get(self, key: str, version_id: str, lifetime_s: int) -> Link:
+        """Presign a GET of exactly one version."""
+        if not version_id:
+            raise ValueError("a link is pinned to a version")
+        return self._link(
+            "get_object", {"Bucket": self.name, "Key": key, "VersionId": version_id}, lifetime_s
+        )
+
+    def link_to_put(self, key: str, lifetime_s: int) -> Link:
+        """Presign a PUT; each use makes a new version, of which publication pins one."""
+        return self._link("put_object", {"Bucket": self.name, "Key": key}, lifetime_s)
+
+    def newest(self, key: str) -> StoredObject | None:
+        """Return the newest version of ``key``, or None. Blocks."""
+        try:
+            head = self._client.head_object(Bucket=self.name, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:  # noqa: PLR2004 - HTTP's number
+                return None
+            raise
+        return StoredObject(key, _version_of(head), int(head["ContentLength"]))
+
+    def open(self, stored: StoredObject) -> Readable:
+        """Open one version for reading. Blocks."""
+        body: Readable = self._client.get_object(
+            Bucket=self.name, Key=stored.key, VersionId=stored.version_id
+        )["Body"]
+        return body
+
+    def writer(self, key: str) -> "PartedUpload":
+        """Return a writer for a new version of ``key`` in constant memory."""
+        return PartedUpload(self._client, self.name, key)
+
+    def reachable(self) -> bool:
+        """Whether the bucket answers. Blocks."""
+        try:
+            self._client.head_bucket(Bucket=self.name)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    def _link(self, operation: str, parameters: dict[str, str], lifetime_s: int) -> Link:
+        if not 1 <= lifetime_s <= LINK_LIFETIME_S_MAX:
+            raise ValueError(f"a link lives 1 to {LINK_LIFETIME_S_MAX} s, not {lifetime_s}")
+        # Rounded down: a caller who uses it until then is never refused for a fraction of a second.
+        expires_at = self._clock().replace(microsecond=0) + timedelta(seconds=lifetime_s)
+        url: str = self._client.generate_presigned_url(operation, Params=parameters, ExpiresIn=lifetime_s)
+        return Link(url, expires_at)
+
+
+class PartedUpload:
+    """Writes one object part by part; as a context manager it leaves nothing behind on failure.
+
+    A single part goes as a plain PUT. ``finish`` returns the version that was written. Blocks.
+    """
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client = client
+        self._target = {"Bucket": bucket, "Key": key}
+        self._buffer = bytearray()
+        self._upload_id: str | None = None
+        self._parts: list[dict[str, Any]] = []
+        self._size = 0
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._upload_id is not None and not self._finished:
+            self._client.abort_multipart_upload(**self._target, UploadId=self._upload_id)
+
+    def write(self, data: memoryview, /) -> int:
+        """Take all of ``data``; sends a part whenever one is full."""
+        self._buffer += data
+        self._size += len(data)
+        while len(self._buffer) >= 2 * PART_BYTES:  # the last part must not be left empty
+            self._send_part(PART_BYTES)
+        return len(data)
+
+    def finish(self) -> StoredObject:
+        """Complete the object.
+
+        Raises:
+            ClientError, BotoCoreError: the object does not exist then, or its version is not known.
+        """
+        key = self._target["Key"]
+        if self._upload_id is None:
+            answer = self._client.put_object(
+                **self._target, Body=bytes(self._buffer), ChecksumAlgorithm="SHA256"
+            )
+        else:
+            self._send_part(len(self._buffer))
+            answer = self._client.complete_multipart_upload(
+                **self._target, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+            )
+        self._finished = True
+        return StoredObject(key, _version_of(answer), self._size)
+
+    def _send_part(self, size: int) -> None:
+        if self._upload_id is None:
+            created = self._client.create_multipart_upload(**self._target, ChecksumAlgorithm="SHA256")
+            self._upload_id = created["UploadId"]
+        number = len(self._parts) + 1
+        body = bytes(self._buffer[:size])
+        answer = self._client.upload_part(
+            **self._target,
+            UploadId=self._upload_id,
+            PartNumber=number,
+            Body=body,
+            ChecksumAlgorithm="SHA256",
+        )
+        del self._buffer[:size]
+        part = {"PartNumber": number, "ETag": answer["ETag"]}
+        if "ChecksumSHA256" in answer:
+            part["ChecksumSHA256"] = answer["ChecksumSHA256"]
+        self._parts.append(part)
+
+
+def _version_of(answer: Any) -> str:
+    version_id = answer.get("VersionId")
+    if not version_id or version_id == "null":
+        raise DependencyError(
+            "storage_unversioned", "The bucket keeps no versions. Ask the operators to switch versioning on."
+        )
+    return str(version_id)

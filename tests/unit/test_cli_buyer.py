@@ -1,0 +1,291 @@
+import json
+import stat
+
+import httpx
+import pyrage
+import pytest
+from typer.testing import CliRunner
+
+from cluster import cli_buyer
+from storage.signing.keys import public_key_pem
+from tests.fakes.marketplace_api import BASE, BUYER, BUYER_ID, STRIPE, FakeMarketplace, new_signer
+
+
+@pytest.fixture
+def market(monkeypatch):
+    fake = FakeMarketplace()
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _self, request: fake(request))
+    return fake
+
+
+@pytest.fixture
+def cli(market, monkeypatch, tmp_path):
+    """Run a verb; returns (status, JSON or text, errors)."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("MARKETPLACE_URL", BASE)
+    monkeypatch.setenv("MARKETPLACE_TOKEN", BUYER)
+    monkeypatch.setenv("MARKETPLACE_STRIPE_API", STRIPE)
+    monkeypatch.setenv("MARKETPLACE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MARKETPLACE_IDENTITY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli_buyer.app, [str(one) for one in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def bought(cli):
+    """A finished purchase: the JSON that ``buy`` printed."""
+    assert cli("keygen")[0] == 0
+    status, out, err = cli("buy", "logline", "--json")
+    assert status == 0, out + err
+    return json.loads(out)
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.name.endswith(".part"))
+
+
+def test_an_identity_is_private_standard_and_never_overwritten(cli, tmp_path):
+    status, out, _ = cli("keygen", "--json")
+    path = tmp_path / "config" / "illuvrse-marketplace" / "identity.txt"
+    assert status == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secret = path.read_text().splitlines()[-1]
+    assert str(pyrage.x25519.Identity.from_str(secret).to_public()) == json.loads(out)["recipient"]
+    before = path.read_text()
+    status, _, err = cli("keygen")
+    assert (status, path.read_text()) == (1, before)
+    assert "never overwritten" in err
+    assert secret not in err
+
+
+def test_buy_pays_receives_decrypts_and_verifies(bought, market, tmp_path):
+    files = bought["files"][0]
+    assert (tmp_path / files["plaintext"]).read_bytes() == market.bundle
+    assert bought["ok"] is True
+    assert {check["state"] for check in bought["checks"]} == {"ok"}
+    assert leftovers(tmp_path) == []
+
+
+def test_buy_in_words_shows_each_check(cli):
+    cli("keygen")
+    status, out, err = cli("buy", "logline")
+    assert status == 0
+    assert "licence signature" in out
+    assert "order.delivered" in err
+
+
+def test_a_released_key_is_kept_for_later(cli, market, tmp_path):
+    status, out, err = cli("buy", "logline", "--mode", "released_key", "--json")
+    assert status == 0, err
+    files = json.loads(out)["files"][0]
+    assert (tmp_path / files["plaintext"]).read_bytes() == market.bundle
+    key = (tmp_path / files["plaintext"]).with_name("logline-1.2.0.tar.gz.key.txt")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert "AGE-SECRET-KEY-1" not in out + err
+    (tmp_path / files["plaintext"]).unlink()
+    asked = len([one for one in market.requests if one.url.path.endswith("/key")])
+    assert cli("decrypt", files["encrypted"])[0] == 0
+    assert len([one for one in market.requests if one.url.path.endswith("/key")]) == asked == 1
+
+
+def test_checkout_shows_the_page(cli):
+    cli("keygen")
+    status, _, err = cli("buy", "logline", "--checkout")
+    assert status == 0
+    assert f"{STRIPE}/c/pay/1" in err
+
+
+def test_a_bank_that_asks_is_shown(cli):
+    cli("keygen")
+    status, _, err = cli("buy", "logline", "--card", "pm_card_authenticationRequired")
+    assert status == 0
+    assert f"{STRIPE}/3ds" in err
+
+
+def test_a_declined_card_is_one_line(cli):
+    cli("keygen")
+    status, out, err = cli("buy", "logline", "--card", "pm_card_chargeDeclined")
+    assert status == 1
+    assert err.strip().splitlines()[-1].startswith("error: Not paid: Your card was declined.")
+    assert "Traceback" not in out + err
+
+
+def test_without_an_identity_nothing_is_bought(cli, market):
+    status, _, err = cli("buy", "logline")
+    assert status == 1
+    assert "buyer keygen" in err
+    assert market.orders == {}
+
+
+def test_another_recipient_is_left_sealed(cli, tmp_path):
+    other = pyrage.x25519.Identity.generate()
+    (tmp_path / "them.txt").write_text(f"# a friend\n{other.to_public()}\n")
+    cli("keygen")
+    status, out, _ = cli("buy", "logline", "--recipient-file", "them.txt", "--json")
+    assert status == 0
+    files = json.loads(out)["files"][0]
+    assert files["plaintext"] is None
+    sealed = (tmp_path / files["encrypted"]).read_bytes()
+    assert pyrage.decrypt(sealed, [other]).startswith(b"bundle of logline")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "code"),
+    [
+        ("payload", "payload_altered"),
+        ("cut", "payload_altered"),
+        ("long", "payload_altered"),
+        ("expired", "link_expired"),
+        ("signer", "manifest_untrusted"),
+        ("order", "manifest_mismatch"),
+    ],
+)
+def test_what_was_tampered_with_leaves_nothing(cli, market, tmp_path, tamper, code):
+    cli("keygen")
+    market.tamper = tamper
+    status, out, _ = cli("buy", "logline", "--json")
+    assert status == 1
+    assert json.loads(out)["error"]["code"] == code
+    kept = [path for path in (tmp_path / "purchases").rglob("*") if path.is_file()]
+    assert kept == []
+
+
+def test_keys_are_pinned_at_first_use_and_a_new_one_is_refused(cli, bought, market, tmp_path):
+    market.signer = new_signer()
+    status, out, _ = cli("buy", "logline", "--json")
+    assert status == 1
+    error = json.loads(out)["error"]
+    assert error["code"] == "manifest_untrusted"
+    assert "--trust-key" in error["message"]
+    (tmp_path / "new.pem").write_text(public_key_pem(market.signer.public_key))
+    assert cli("buy", "logline", "--trust-key", "new.pem", "--json")[0] == 0
+
+
+def test_a_named_key_is_all_that_counts(cli, market, tmp_path):
+    cli("keygen")
+    (tmp_path / "other.pem").write_text(public_key_pem(new_signer().public_key))
+    status, out, _ = cli("buy", "logline", "--trust-key", "other.pem", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "manifest_untrusted")
+    (tmp_path / "junk.pem").write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    status, out, _ = cli("buy", "logline", "--trust-key", "junk.pem", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "trust_key_invalid")
+
+
+def test_fetching_again_downloads_nothing_and_mends_an_altered_file(cli, bought, market, tmp_path):
+    def downloads():
+        return len([one for one in market.requests if one.url.path == "/payloads/1"])
+
+    order_id, before = bought["order"]["id"], downloads()
+    assert cli("fetch", order_id)[0] == 0
+    assert downloads() == before
+    encrypted = tmp_path / bought["files"][0]["encrypted"]
+    whole = encrypted.read_bytes()
+    encrypted.write_bytes(whole[:-1])
+    assert cli("fetch", order_id)[0] == 0
+    assert encrypted.read_bytes() == whole
+
+
+def test_fetch_before_delivery_says_what_to_do(cli, market):
+    cli("keygen")
+    cli("buy", "logline", "--card", "pm_card_chargeDeclined")
+    status, _, err = cli("fetch", next(iter(market.orders)))
+    assert status == 1
+    assert "not delivered yet" in err
+
+
+@pytest.mark.parametrize("where", [0, 100, -1])
+def test_decrypt_refuses_an_altered_file_and_leaves_no_plaintext(cli, bought, tmp_path, where):
+    files = bought["files"][0]
+    encrypted, plaintext = tmp_path / files["encrypted"], tmp_path / files["plaintext"]
+    plaintext.unlink()
+    raw = bytearray(encrypted.read_bytes())
+    raw[where] ^= 1
+    encrypted.write_bytes(raw)
+    status, _, err = cli("decrypt", encrypted)
+    assert status == 1
+    assert "altered" in err
+    assert not plaintext.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_decrypt_with_another_identity_is_refused(cli, bought, tmp_path):
+    other = tmp_path / "other" / "identity.txt"
+    assert cli("keygen", "--out", other)[0] == 0
+    status, _, err = cli("decrypt", bought["files"][0]["encrypted"], "--identity", other, "--out", "x")
+    assert status == 1
+    assert "sealed for" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_verify_online_and_offline(cli, bought):
+    licence = bought["files"][0]["licence"]
+    status, out, _ = cli("verify", licence, "--buyer-id", BUYER_ID, "--json")
+    checks = {check["name"]: check["state"] for check in json.loads(out)["checks"]}
+    assert status == 0
+    assert set(checks.values()) == {"ok"}
+    assert {"bundle", "encrypted file", "delivery manifest", "licence owner"} <= set(checks)
+    status, out, _ = cli("verify", licence, "--offline", "--json")
+    assert status == 0
+    states = {check["name"]: check["state"] for check in json.loads(out)["checks"]}
+    assert states["online"] == "skipped"
+
+
+def test_offline_needs_no_marketplace_at_all(cli, bought, market, monkeypatch, tmp_path):
+    (tmp_path / "platform.pem").write_text(public_key_pem(market.signer.public_key))
+    monkeypatch.delenv("MARKETPLACE_URL")
+    seen = len(market.requests)
+    licence = bought["files"][0]["licence"]
+    assert cli("verify", licence, "--offline", "--trust-key", "platform.pem")[0] == 0
+    assert len(market.requests) == seen
+
+
+def test_verify_fails_for_a_revoked_licence_and_says_why(cli, bought, market):
+    market.revoked = True
+    status, out, _ = cli("verify", bought["files"][0]["licence"])
+    assert status == 1
+    assert "revoked: refunded" in out
+
+
+def test_verify_fails_for_another_buyer_and_an_altered_bundle(cli, bought, tmp_path):
+    licence = bought["files"][0]["licence"]
+    assert cli("verify", licence, "--buyer-id", "usr_other", "--offline")[0] == 1
+    (tmp_path / bought["files"][0]["plaintext"]).write_bytes(b"something else")
+    status, out, _ = cli("verify", licence, "--offline")
+    assert status == 1
+    assert "was altered or cut" in out
+
+
+def test_verify_of_no_licence_is_no_traceback(cli, bought, tmp_path):
+    (tmp_path / "junk.licence.txt").write_text("junk")
+    assert cli("verify", "junk.licence.txt", "--offline")[0] == 1
+    status, _, err = cli("verify", "absent.licence.txt", "--offline")
+    assert status == 1
+    assert "cannot be read" in err
+
+
+def test_usage_errors_are_status_2(cli):
+    assert cli("buy")[0] == 2
+    assert cli("buy", "logline", "--mode", "carrier-pigeon")[0] == 2
+    assert cli("buy", "logline", "--currency", "XXX")[0] == 2
+    assert cli("buy", "logline", "--quantity", "0")[0] == 2
+
+
+def test_no_token_says_where_to_put_one(cli, monkeypatch):
+    monkeypatch.delenv("MARKETPLACE_TOKEN")
+    cli("keygen")
+    status, _, err = cli("buy", "logline")
+    assert status == 1
+    assert "MARKETPLACE_TOKEN" in err
+
+
+def test_a_repeated_key_buys_once(cli, market):
+    cli("keygen")
+    for _ in range(2):
+        assert cli("buy", "logline", "--idempotency-key", "mine")[0] == 0
+    assert len(market.orders) == 1

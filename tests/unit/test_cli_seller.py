@@ -1,0 +1,130 @@
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from cluster import cli_seller
+from cluster.demo.seeding import CATALOGUE
+from cluster.identities import SellerKey
+from domain import manifests
+from domain.dsse import Envelope, pae
+from storage.signing.keys import verify
+from tests.fakes.marketplace_api import BASE, SELLER, FakeMarketplace
+
+
+@pytest.fixture
+def market(monkeypatch):
+    fake = FakeMarketplace()
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _self, request: fake(request))
+    return fake
+
+
+@pytest.fixture
+def cli(market, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("MARKETPLACE_URL", BASE)
+    monkeypatch.setenv("MARKETPLACE_TOKEN", SELLER)
+    monkeypatch.setenv("MARKETPLACE_HOME", str(tmp_path / "home"))
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli_seller.app, [str(one) for one in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def test_release_signs_what_it_uploads_and_does_nothing_twice(cli, market, tmp_path):
+    cli("keygen")
+    status, out, err = cli("release", CATALOGUE / "tidycsv", "--json")
+    assert status == 0, out + err
+    listing = json.loads(out)
+    assert listing["fresh"] is True
+    (request,) = [one for one in market.requests if one.url.path.endswith("/publish")]
+    envelope = Envelope.parse(json.dumps(json.loads(request.content)["manifest"]))
+    key = SellerKey.load(tmp_path / "config" / "illuvrse-marketplace" / "seller-key.pem")
+    message = pae(envelope.payload_type, envelope.payload)
+    assert verify(key.public_key, message, envelope.signatures[0].sig)
+    manifest = manifests.parse(envelope.payload)
+    (upload,) = market.uploads.values()
+    assert (manifest.bundle_sha256, manifest.size) == (listing["bundle_sha256"], len(upload))
+    assert manifest.entry_point == "tidycsv-2.0.3/tidycsv.py"
+    count = len(market.requests)
+    status, out, _ = cli("release", CATALOGUE / "tidycsv", "--json")
+    assert (status, json.loads(out)["fresh"]) == (0, False)
+    assert len(market.requests) == count + 2  # the key, and the look
+
+
+def test_another_content_under_a_published_version_is_refused(cli, market, tmp_path):
+    cli("keygen")
+    folder = tmp_path / "tidycsv"
+    shutil.copytree(CATALOGUE / "tidycsv", folder)
+    assert cli("release", folder)[0] == 0
+    (folder / "README.md").write_text("changed")
+    status, _, err = cli("release", folder)
+    assert status == 1
+    assert "raise the version" in err
+
+
+def test_a_dry_run_asks_nobody(cli, market):
+    cli("keygen")
+    status, out, _ = cli("release", CATALOGUE / "logline", "--dry-run")
+    assert status == 0
+    assert "logline-1.2.0.tar.gz" in out
+    assert market.requests == []
+
+
+def test_openssl_makes_and_reads_the_same_keys(cli, tmp_path):
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not on PATH")
+    path = tmp_path / "k.pem"
+    subprocess.run([openssl, "genpkey", "-algorithm", "ed25519", "-out", path], check=True)
+    status, _, err = cli("release", CATALOGUE / "logline", "--key", path, "--dry-run")
+    assert status == 0, err
+    cli("keygen", "--out", tmp_path / "ours.pem")
+    done = subprocess.run(
+        [openssl, "pkey", "-in", tmp_path / "ours.pem", "-pubout"], capture_output=True, check=True
+    )
+    assert done.stdout == (tmp_path / "ours.public.pem").read_bytes()
+
+
+def test_no_key_and_a_wrong_key_are_one_line(cli, tmp_path):
+    status, _, err = cli("release", CATALOGUE / "logline")
+    assert status == 1
+    assert "seller keygen" in err
+    (tmp_path / "wrong.pem").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    status, _, err = cli("release", CATALOGUE / "logline", "--key", tmp_path / "wrong.pem")
+    assert status == 1
+    assert "Ed25519" in err
+
+
+def test_a_folder_that_is_no_bundle_is_one_line(cli, tmp_path):
+    status, _, err = cli("release", tmp_path / "nothing")
+    assert status == 1
+    assert "marketplace.json" in err
+
+
+def test_list_shows_prices(cli):
+    status, out, _ = cli("list")
+    assert status == 0
+    assert "19.99 USD" in out
+    assert cli("list", "--json")[0] == 0
+
+
+def test_a_lost_upload_is_repeated(cli, market, monkeypatch):
+    cli("keygen")
+    lost = [httpx.WriteError("lost")]
+
+    def handle(_self, request):
+        if request.method == "PUT" and lost:
+            raise lost.pop()
+        return market(request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
+    assert cli("release", CATALOGUE / "linkboard")[0] == 0
+    assert Path(next(iter(market.uploads))).name.startswith("rel_")
