@@ -22,6 +22,7 @@ from deployments.clock import utc_now
 from deployments.logs import configure_logging
 from deployments.settings import Settings, load_settings
 from serve_app.serving import build_application
+from storage.market.access import Principal, register_access_tokens
 from storage.market.signing_keys import register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
@@ -37,6 +38,10 @@ def deploy(settings: Settings) -> None:
     """Connect to Ray and (re)deploy the application; returns once it serves."""
     key_file = DevelopmentKeyFile.load_or_create(Path(settings.signing_key_file))
     register_signing_key(settings.postgres_dsn, register(key_file.public_key, utc_now()))
+    register_access_tokens(
+        settings.postgres_dsn,
+        [(bytes.fromhex(one.sha256), Principal(one.role, one.principal_id)) for one in settings.tokens],
+    )
     ray.init(
         address=settings.ray_address,
         namespace=settings.ray_namespace,

@@ -13,6 +13,7 @@ from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import PlacedOrder, ReleasedKey
+from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.orders.commands import PlaceOrder
@@ -69,6 +70,18 @@ class SignerDirectory:
             "signer", self._handle.unwrap_identity.remote(delivery_id, wrapped), SIGNER_DEADLINE_S
         )
         return identity
+
+    async def seal_release(self, request: SealRequest) -> Seal:
+        """See ``ReleaseSealer.seal_release``."""
+        seal: Seal = await _call("signer", self._handle.seal_release.remote(request), SIGNER_DEADLINE_S)
+        return seal
+
+    async def sign_revocations(self, request: RevocationRequest) -> str:
+        """See ``ReleaseSealer.sign_revocations``."""
+        envelope: str = await _call(
+            "signer", self._handle.sign_revocations.remote(request), SIGNER_DEADLINE_S
+        )
+        return envelope
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from deployments.logs import configure_logging
 from deployments.settings import Settings
@@ -18,6 +19,7 @@ class SignerDeployment:
         configure_logging(settings.log_level)
         keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
         self._issuer = Issuer(keys, keys)
+        self._sealer = ReleaseSealer(keys, keys)
 
     async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """See ``Issuer.issue``."""
@@ -26,6 +28,14 @@ class SignerDeployment:
     async def unwrap_identity(self, delivery_id: str, wrapped: bytes) -> str:
         """See ``Issuer.unwrap_identity``."""
         return self._issuer.unwrap_identity(delivery_id, wrapped)
+
+    async def seal_release(self, request: SealRequest) -> Seal:
+        """See ``ReleaseSealer.seal_release``."""
+        return self._sealer.seal_release(request)
+
+    async def sign_revocations(self, request: RevocationRequest) -> str:
+        """See ``ReleaseSealer.sign_revocations``."""
+        return self._sealer.sign_revocations(request)
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""

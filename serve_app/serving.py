@@ -1,0 +1,118 @@
+"""The ingress as a Serve deployment, and the whole application in one place.
+
+``build_application`` is what the composition root deploys: typed settings in, a Serve application out.
+Each ingress replica builds its own ports inside its own event loop; nothing unpicklable is shipped.
+"""
+
+from typing import Any
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from actors.publisher.publication import Publisher
+from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, bind_backends
+from deployments.clock import draw_id, utc_now
+from deployments.logs import configure_logging
+from deployments.placement import OrderDirectory, SignerDirectory
+from deployments.settings import Settings
+from serve_app.app import build_app
+from serve_app.ports import IngressPorts, IngressSettings, RateLimit
+from storage.market.access import AccessTokens
+from storage.market.catalogue import Catalogue
+from storage.market.commands import Commands
+from storage.market.licences import LicenceReads
+from storage.market.order_store import PostgresOrderStore
+from storage.market.pool import build_pool
+from storage.s3 import Bucket, S3Access
+
+POOL_MAX = 8  # reads of a millisecond each; more would only queue in Postgres instead of here
+POOL_OPEN_TIMEOUT_S = 20.0
+ONGOING_MAX = 2_048  # open progress streams count, and each replica serves up to a thousand of them
+QUEUED_MAX = 512
+SHUTDOWN_GRACE_S = 35.0  # Serve drains an ingress for up to 30 s
+PUBLICATIONS_WAIT_S = 10.0
+ANONYMOUS_RATE = RateLimit(
+    per_s=5_000, burst=10_000
+)  # above what a replica can serve: it cannot starve others
+
+
+class IngressDeployment:
+    """One replica of the HTTP ingress."""
+
+    async def __init__(self, settings: Settings, orders: Any, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
+        configure_logging(settings.log_level)
+        self._settings = settings
+        self._orders = OrderDirectory(orders)
+        self._signer = SignerDirectory(signer)
+        self._pool = build_pool(settings.postgres_dsn, name="ingress", size_max=POOL_MAX)
+        await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
+        access = S3Access(
+            settings.s3.endpoint, settings.s3.region, settings.s3.access_key, settings.s3.secret_key
+        )
+        self._uploads = Bucket(access, settings.s3.bucket_uploads, utc_now)
+        self._payloads = Bucket(access, settings.s3.bucket_payloads, utc_now)
+        self._catalogue = Catalogue(self._pool)
+        self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Serve's hook: the ASGI application of this replica."""
+        return build_app(self._ports())
+
+    def _ports(self) -> IngressPorts:
+        settings = self._settings
+        return IngressPorts(
+            orders=self._orders,
+            reads=PostgresOrderStore(self._pool),
+            catalogue=self._catalogue,
+            publisher=self._publisher,
+            licences=LicenceReads(self._pool),
+            access=AccessTokens(self._pool),
+            commands=Commands(self._pool),
+            signing=self._signer,
+            payloads=self._payloads,
+            uploads=self._uploads,
+            checks={
+                "database": self._database_answers,
+                "order_hosts": self._orders.ready,
+                "signer": self._signer.ready,
+            },
+            clock=utc_now,
+            new_id=draw_id,
+            settings=IngressSettings(
+                base_url=settings.http.base_url,
+                publishable_key=settings.stripe.publishable_key,
+                webhook_secrets=settings.stripe.webhook_secrets,
+                # Serve's HAProxy does not pass the caller's address on, so callers without a token share
+                # one bucket per replica; a header that a caller can write would be no bound at all.
+                address_rate=ANONYMOUS_RATE,
+            ),
+        )
+
+    async def _database_answers(self) -> bool:
+        async with self._pool.connection() as connection:
+            await connection.execute("SELECT 1")
+        return True
+
+    async def __del__(self) -> None:
+        """Serve awaits this at shutdown."""
+        if hasattr(self, "_publisher"):
+            await self._publisher.close(PUBLICATIONS_WAIT_S)
+            await self._pool.close()
+            self._uploads.close()
+            self._payloads.close()
+
+
+def build_application(settings: Settings) -> Any:
+    """Bind ingress, order hosts and signer into one Serve application."""
+    backends = bind_backends(settings)
+    return serve.deployment(
+        serve.ingress()(IngressDeployment),
+        name="Ingress",
+        num_replicas=settings.ingress_replicas,
+        max_ongoing_requests=ONGOING_MAX,
+        max_queued_requests=QUEUED_MAX,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
+        ray_actor_options={"num_cpus": 0.1},
+    ).bind(settings, backends.orders, backends.signer)
