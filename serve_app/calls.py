@@ -41,6 +41,7 @@ class Call:
         "request_id",
         "route",
         "scope",
+        "streaming",
     )
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str, ports: IngressPorts) -> None:
@@ -53,12 +54,19 @@ class Call:
         self.principal: Principal | None = None
         self.route = "unmatched"
         self.deadline: asyncio.Timeout | None = None
+        self.streaming = False
 
     @property
     def caller(self) -> Principal:
         """The authenticated caller of an operation that is not public."""
         assert self.principal is not None, "the operation's guard has admitted the caller"
         return self.principal
+
+    def stream(self) -> None:
+        """Lift the request's deadline: what follows is a stream, which bounds its own life."""
+        self.streaming = True
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
 
     async def body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         """Read the body.

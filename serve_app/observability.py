@@ -76,7 +76,7 @@ class IngressMetrics:
 
 def log_answer(call: Call, status: int, elapsed_s: float, failure: Exception | None) -> None:
     """Write one line for a request that failed on our side or was slow."""
-    if status < _SERVER_ERROR and elapsed_s < SLOW_S:
+    if status < _SERVER_ERROR and (elapsed_s < SLOW_S or call.streaming):
         return
     key = call.headers.get(b"idempotency-key")
     fields = {

@@ -93,6 +93,10 @@ class EventWatcher:
             except MarketplaceError as failure:
                 log.warning("progress streams wait for the database: %s", failure)
                 pause_s = POLL_AFTER_FAILURE_S
+            except Exception:
+                # Streams must not fall silent for ever because one read went wrong.
+                log.exception("progress streams could not be read")
+                pause_s = POLL_AFTER_FAILURE_S
             await asyncio.sleep(pause_s)
 
     def _watched(self) -> dict[str, int]:
@@ -151,7 +155,7 @@ class EventStream:
         self._heartbeat_s = heartbeat_s
         self._life_s = life_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the order ends, the reader leaves, or the stream's life is over."""
         head = bytearray(b"retry: %d\n\n" % RETRY_MS)
         seen_seq, ended = self._after_seq, False
@@ -162,8 +166,11 @@ class EventStream:
                 head += text
             seen_seq = max(seen_seq, record.seq)
         if ended:
-            await _start(send)
-            await send({"type": "http.response.body", "body": bytes(head)})
+            # 204 tells a browser that has seen the end to stop reconnecting.
+            await _start(send, 200 if seen_seq > self._after_seq else 204)
+            await send(
+                {"type": "http.response.body", "body": bytes(head) if seen_seq > self._after_seq else b""}
+            )
             return
         with self._watcher.subscribed(self._order_id, seen_seq) as subscription:
             await _start(send)
@@ -197,13 +204,13 @@ class EventStream:
                 return
 
 
-async def _start(send: Send) -> None:
+async def _start(send: Send, status: int = 200) -> None:
     headers = [
         (b"content-type", b"text/event-stream"),
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),
     ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def _disconnected(receive: Receive) -> None:

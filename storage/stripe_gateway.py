@@ -15,12 +15,11 @@ import aiohttp
 import stripe
 
 from domain.errors import DependencyError, RejectedError
-from domain.orders.decide import OPEN_PAYMENT, PAYMENT_DEADLINE_S, VOID_PAYMENT
+from domain.orders.decide import OPEN_PAYMENT, VOID_PAYMENT
 from domain.orders.ports import OpenedPayment
 from domain.orders.state import Order
 
 TIMEOUT_S = 8.0  # Stripe's own slowest percentiles are near 3 s; longer means that we do not know
-CHECKOUT_EXPIRY_SLACK_S = 60  # Stripe measures its 30-minute minimum from its own clock
 _LOST = (aiohttp.ClientError, TimeoutError)  # while reading a reply; the SDK wraps only those before
 
 
@@ -101,6 +100,8 @@ class StripeGateway:
         return data
 
     def _session_params(self, order: Order) -> Mapping[str, Any]:
+        # No `expires_at`: it must lie 30 minutes ahead of each request and yet be the same in each repeat.
+        # The order's own timer expires the Session instead (`void_payment`).
         metadata = {"order_id": order.order_id}
         return {
             "mode": "payment",
@@ -109,7 +110,6 @@ class StripeGateway:
             "payment_intent_data": {"metadata": metadata},
             "success_url": f"{self._return_url}/v1/orders/{order.order_id}?session={{CHECKOUT_SESSION_ID}}",
             "cancel_url": f"{self._return_url}/v1/orders/{order.order_id}",
-            "expires_at": int(order.created_at.timestamp()) + PAYMENT_DEADLINE_S + CHECKOUT_EXPIRY_SLACK_S,
             "line_items": [
                 {
                     "quantity": line.quantity,

@@ -87,6 +87,8 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Replicas of the ingress drain this long; the default of 30 s suits load balancers, not Ctrl-C.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Start the node beside the dashboard and not after it: that saves seven seconds on two cores.
         # The launcher waits for the dashboard by itself.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0",

@@ -43,7 +43,7 @@ from domain.orders.state import Order, Status
 
 LINES_MAX = 50  # a cart people can read; keeps an order's events under 64 KiB
 QUANTITY_MAX = 1_000  # seats per line; larger deals are negotiated, not checked out
-PAYMENT_DEADLINE_S = 1_800  # Checkout's minimum session life, so that both close together
+PAYMENT_DEADLINE_S = 1_800  # long enough for 3-D Secure and a lost card, short enough to hold no price
 DELIVERY_MODES = ("recipient", "released_key")
 PAYMENT_METHODS = ("payment_intent", "checkout")
 

@@ -1,0 +1,215 @@
+"""Bodies of licences, their verification and revocation, and the platform's keys."""
+
+import base64
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+
+from domain.document_fields import format_time
+from domain.licence_verification import Finding, VerificationReport
+from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
+from domain.signing import KeyRecord
+from serve_app.schemas.base import Document, Request, rfc3339
+from storage.market.licences import LicenceRow
+from storage.signing.keys import public_key_pem
+from storage.signing.minisig import public_key_text
+
+BUYER_ID_CHARS_MAX = 128
+
+
+class LicenceQuestion(Request):
+    """A licence, armoured or as its DSSE object; and, if ownership matters, the buyer who shows it."""
+
+    licence: Annotated[str, Field(max_length=ARMOURED_CHARS_MAX)] | dict[str, Any]
+    buyer_id: Annotated[str, Field(max_length=BUYER_ID_CHARS_MAX)] | None = None
+
+
+class SignatureFinding(Document):
+    """Whether the named key signed exactly this licence."""
+
+    ok: bool
+    reason: str
+
+
+class KeyFinding(Document):
+    """What we know of the key that the licence names."""
+
+    ok: bool
+    state: str
+    key_id: str | None
+    reason: str
+
+
+class StatusFinding(Document):
+    """A finding with its stable state."""
+
+    ok: bool
+    status: str
+    reason: str
+
+
+class LicenceClaims(Document):
+    """What a licence says; shown only if its signature holds."""
+
+    id: str
+    order_id: str
+    line_no: int
+    sku_id: str
+    sku_name: str
+    release_id: str
+    version: str
+    bundle_name: str
+    bundle_sha256: str
+    buyer_id: str
+    seller_id: str
+    quantity: int
+    policy: dict[str, Any]
+    issued_at: str
+    issuer: str
+
+
+class LicenceReport(Document):
+    """Five findings that are kept apart; ``valid`` is their conjunction."""
+
+    valid: bool
+    signature: SignatureFinding
+    key: KeyFinding
+    expiry: StatusFinding
+    revocation: StatusFinding
+    ownership: StatusFinding
+    licence: LicenceClaims | None
+
+
+class IssuedLicence(Document):
+    """A licence as issued, with its status now."""
+
+    id: str
+    order_id: str
+    line_no: int
+    sku_id: str
+    release_id: str
+    quantity: int
+    status: str
+    key_id: str
+    issued_at: str
+    envelope: dict[str, Any]
+    armoured: str
+
+
+class RevocationList(Document):
+    """Revoked licences. ``envelope`` signs version, times, count and the SHA-256 of the ids, each followed
+    by a line feed.
+    """
+
+    version: int
+    issued_at: str
+    expires_at: str
+    revoked: list[str]
+    envelope: dict[str, Any]
+
+
+class PlatformKey(Document):
+    """A public signing key in the forms that tools read."""
+
+    key_id: str
+    public_key: str
+    pem: str
+    minisign: str
+    algorithm: str
+    state: str
+    not_before: str
+    compromised_at: str | None
+
+
+class PlatformKeys(Document):
+    """Newest first."""
+
+    items: list[PlatformKey]
+
+
+def licence_document(row: LicenceRow) -> dict[str, Any]:
+    """Write an ``IssuedLicence``."""
+    return {
+        "id": row.licence_id,
+        "order_id": row.order_id,
+        "line_no": row.line_no,
+        "sku_id": row.sku_id,
+        "release_id": row.release_id,
+        "quantity": row.quantity,
+        "status": row.status,
+        "key_id": row.key_id,
+        "issued_at": rfc3339(row.issued_at),
+        "envelope": orjson.loads(row.envelope),
+        "armoured": armour(row.envelope),
+    }
+
+
+def report_document(licence: Licence, key_id: str | None, report: VerificationReport) -> dict[str, Any]:
+    """Write a ``LicenceReport`` of a well-formed licence."""
+    return {
+        "valid": report.acceptable,
+        "signature": {"ok": report.signature.acceptable, "reason": report.signature.reason},
+        "key": {
+            "ok": report.key_state.acceptable,
+            "state": report.key_state.state,
+            "key_id": key_id,
+            "reason": report.key_state.reason,
+        },
+        "expiry": _finding(report.expiry),
+        "revocation": _finding(report.revocation),
+        "ownership": _finding(report.ownership),
+        "licence": _claims(licence) if report.signature.acceptable else None,
+    }
+
+
+def unreadable_document(reason: str) -> dict[str, Any]:
+    """Write a ``LicenceReport`` of a text that is no licence: nothing else can be found out."""
+    unknown = {"ok": False, "status": "unknown", "reason": "There is no licence to judge."}
+    return {
+        "valid": False,
+        "signature": {"ok": False, "reason": reason},
+        "key": {"ok": False, "state": "unknown", "key_id": None, "reason": unknown["reason"]},
+        "expiry": unknown,
+        "revocation": unknown,
+        "ownership": unknown,
+        "licence": None,
+    }
+
+
+def key_document(key: KeyRecord) -> dict[str, Any]:
+    """Write a ``PlatformKey``."""
+    return {
+        "key_id": key.key_id,
+        "public_key": base64.b64encode(key.public_key).decode(),
+        "pem": public_key_pem(key.public_key),
+        "minisign": public_key_text(key.public_key),
+        "algorithm": key.algorithm,
+        "state": key.state.value,
+        "not_before": rfc3339(key.not_before),
+        "compromised_at": None if key.compromised_at is None else rfc3339(key.compromised_at),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {"ok": finding.acceptable, "status": finding.state, "reason": finding.reason}
+
+
+def _claims(licence: Licence) -> dict[str, Any]:
+    return {
+        "id": licence.licence_id,
+        "order_id": licence.order_id,
+        "line_no": licence.line_no,
+        "sku_id": licence.sku_id,
+        "sku_name": licence.sku_name,
+        "release_id": licence.release_id,
+        "version": licence.version,
+        "bundle_name": licence.bundle_name,
+        "bundle_sha256": licence.bundle_sha256,
+        "buyer_id": licence.buyer_id,
+        "seller_id": licence.seller_id,
+        "quantity": licence.quantity,
+        "policy": licence.policy.as_json(),
+        "issued_at": format_time(licence.issued_at),
+        "issuer": licence.issuer,
+    }

@@ -1,0 +1,358 @@
+"""Bodies of orders: carts, orders, progress events, deliveries.
+
+``client_secret`` and ``checkout_url`` let whoever has them pay: they are shown to the buyer alone, and
+only while the order waits for payment.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+
+from domain.licences import armour
+from domain.orders.events import (
+    DeliveryKeyReleased,
+    Event,
+    OrderCancelled,
+    OrderCreated,
+    OrderDelivered,
+    OrderLicensed,
+    OrderPaid,
+    OrderScreened,
+    PaymentFailed,
+    PaymentOpened,
+)
+from domain.orders.state import Order as OrderState
+from domain.orders.state import Status
+from serve_app.schemas.base import Document, Request, rfc3339
+from storage.market.licences import DeliveryRow
+from storage.market.order_store import OrderSummary as OrderSummaryRow
+from storage.s3 import Link
+
+WORD_CHARS_MAX = 64  # modes, methods and currencies are shorter
+RECIPIENT_CHARS_MAX = 128  # age1… has 62 characters
+
+Word = Annotated[str, Field(max_length=WORD_CHARS_MAX)]
+
+
+class CartLine(Request):
+    """One SKU and how many seats."""
+
+    sku_id: Word
+    quantity: int
+
+
+class DeliveryChoice(Request):
+    """``recipient`` with your age key, or ``released_key`` for a key that we release once paid."""
+
+    mode: Word
+    recipient: Annotated[str, Field(max_length=RECIPIENT_CHARS_MAX)] | None = None
+
+
+class NewOrder(Request):
+    """A cart of 1 to 50 lines, each of another SKU."""
+
+    lines: list[CartLine]
+    currency: Word
+    delivery: DeliveryChoice
+    payment_method: Word = "payment_intent"
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2")] | None = None
+
+
+class NoBody(Request):
+    """An empty object."""
+
+
+class OrderLine(Document):
+    """A line as bought; its licence and delivery once they exist."""
+
+    line_no: int
+    sku_id: str
+    sku_name: str
+    seller_id: str
+    release_id: str
+    version: str
+    quantity: int
+    unit_price_minor: int
+    amount_minor: int
+    licence_id: str | None
+    delivery_id: str | None
+
+
+class ChosenDelivery(Document):
+    """How the order is delivered."""
+
+    mode: str
+    recipient: str | None
+
+
+class PaymentFault(Document):
+    """Why the last attempt to pay failed."""
+
+    code: str
+    message: str
+
+
+class Payment(Document):
+    """How the order is paid."""
+
+    method: str
+    provider: str
+    payment_intent_id: str | None
+    checkout_session_id: str | None
+    client_secret: str | None
+    checkout_url: str | None
+    publishable_key: str
+    error: PaymentFault | None
+
+
+class End(Document):
+    """Why the order ended without delivery."""
+
+    code: str
+    reason: str | None
+
+
+class Order(Document):
+    """An order."""
+
+    id: str
+    status: Status
+    buyer_id: str
+    currency: str
+    total_minor: int
+    lines: list[OrderLine]
+    delivery: ChosenDelivery
+    country: str | None
+    payment: Payment
+    end: End | None
+    created_at: str
+    updated_at: str
+    seq: int
+
+
+class OrderSummary(Document):
+    """An order in a list."""
+
+    id: str
+    status: Status
+    currency: str
+    total_minor: int
+    created_at: str
+    updated_at: str
+
+
+class OrderPage(Document):
+    """The buyer's orders, newest first."""
+
+    items: list[OrderSummary]
+    next_cursor: str | None
+
+
+class OrderEvent(Request):
+    """One event; further public members depend on its kind."""
+
+    model_config = {"extra": "allow"}
+
+    order_id: str
+    seq: int
+    kind: str
+    at: str
+    status: Status
+
+
+class OrderEvents(Document):
+    """All events of an order so far."""
+
+    items: list[OrderEvent]
+
+
+class PayloadLink(Document):
+    """The encrypted payload; the URL is a secret until it expires."""
+
+    url: str
+    expires_at: str
+    bytes: int
+    sha256: str
+
+
+class DeliveredLicence(Document):
+    """The line's licence as issued."""
+
+    id: str
+    armoured: str
+    envelope: dict[str, Any]
+
+
+class KeyRelease(Document):
+    """State of a released-key delivery's key."""
+
+    expires_at: str
+    released: bool
+
+
+class Delivery(Document):
+    """One line's delivery: the age header, the signed manifest, and where the payload is."""
+
+    id: str
+    line_no: int
+    release_id: str
+    licence_id: str
+    mode: str
+    recipient: str
+    file_name: str
+    header_base64: str
+    manifest: dict[str, Any]
+    payload: PayloadLink
+    licence: DeliveredLicence
+    key_release: KeyRelease | None
+
+
+class Deliveries(Document):
+    """One delivery per line."""
+
+    items: list[Delivery]
+
+
+class ReleasedKey(Document):
+    """The age identity of a released-key delivery: a secret."""
+
+    delivery_id: str
+    identity: str
+    expires_at: str
+
+
+def order_document(
+    order: OrderState, handle: Mapping[str, str] | None, publishable_key: str, *, for_buyer: bool
+) -> dict[str, Any]:
+    """Write an ``Order``; ``handle`` is what the buyer needs to pay."""
+    shown = handle if handle and for_buyer and order.status is Status.AWAITING_PAYMENT else {}
+    licences, deliveries = order.licence_ids, order.delivery_ids
+    return {
+        "id": order.order_id,
+        "status": order.status.value,
+        "buyer_id": order.buyer_id,
+        "currency": order.currency,
+        "total_minor": order.total_minor,
+        "lines": [
+            {
+                "line_no": line.line_no,
+                "sku_id": line.sku_id,
+                "sku_name": line.sku_name,
+                "seller_id": line.seller_id,
+                "release_id": line.release_id,
+                "version": line.version,
+                "quantity": line.quantity,
+                "unit_price_minor": line.unit_price_minor,
+                "amount_minor": line.amount_minor,
+                "licence_id": licences[index] if licences else None,
+                "delivery_id": deliveries[index] if deliveries else None,
+            }
+            for index, line in enumerate(order.lines)
+        ],
+        "delivery": {"mode": order.delivery.mode, "recipient": order.delivery.recipient},
+        "country": order.country,
+        "payment": {
+            "method": order.payment_method,
+            "provider": "stripe",
+            "payment_intent_id": order.payment_intent_id,
+            "checkout_session_id": order.checkout_session_id,
+            "client_secret": shown.get("client_secret"),
+            "checkout_url": shown.get("checkout_url"),
+            "publishable_key": publishable_key,
+            "error": None
+            if order.payment_error is None
+            else {"code": order.payment_error[0], "message": order.payment_error[1]},
+        },
+        "end": None if order.end_code is None else {"code": order.end_code, "reason": order.end_reason},
+        "created_at": rfc3339(order.created_at),
+        "updated_at": rfc3339(order.updated_at),
+        "seq": order.seq,
+    }
+
+
+def summary_document(row: OrderSummaryRow) -> dict[str, Any]:
+    """Write an ``OrderSummary``."""
+    return {
+        "id": row.order_id,
+        "status": row.status,
+        "currency": row.currency,
+        "total_minor": row.total_minor,
+        "created_at": rfc3339(row.created_at),
+        "updated_at": rfc3339(row.updated_at),
+    }
+
+
+def event_document(order: OrderState, kind: str, event: Event) -> dict[str, Any]:
+    """Write an ``OrderEvent``; ``order`` is the state right after it."""
+    return {
+        "order_id": order.order_id,
+        "seq": order.seq,
+        "kind": kind,
+        "at": rfc3339(event.at),
+        "status": order.status.value,
+        **_public_data(event),
+    }
+
+
+def _public_data(event: Event) -> dict[str, Any]:
+    """What a buyer may see of an event: listed here or not shown."""
+    match event:
+        case OrderCreated():
+            return {"currency": event.currency, "total_minor": event.total_minor, "lines": len(event.lines)}
+        case OrderScreened():
+            return {"stage": event.stage, "outcome": event.outcome, "reasons": list(event.reasons)}
+        case PaymentOpened():
+            return {
+                "payment_intent_id": event.payment_intent_id,
+                "checkout_session_id": event.checkout_session_id,
+            }
+        case PaymentFailed():
+            return {"code": event.code, "message": event.message}
+        case OrderPaid():
+            return {
+                "payment_intent_id": event.payment_intent_id,
+                "amount_minor": event.amount_minor,
+                "currency": event.currency,
+            }
+        case OrderLicensed():
+            return {"licence_ids": list(event.licence_ids), "key_id": event.key_id}
+        case OrderDelivered():
+            return {"delivery_ids": list(event.delivery_ids)}
+        case DeliveryKeyReleased():
+            return {"delivery_id": event.delivery_id}
+        case OrderCancelled():
+            return {"code": event.code, "reason": event.reason}
+        case _:
+            return {}
+
+
+def delivery_document(row: DeliveryRow, link: Link, *, released: bool) -> dict[str, Any]:
+    """Write a ``Delivery``."""
+    return {
+        "id": row.delivery_id,
+        "line_no": row.line_no,
+        "release_id": row.release_id,
+        "licence_id": row.licence_id,
+        "mode": row.mode,
+        "recipient": row.recipient,
+        "file_name": row.file_name,
+        "header_base64": base64.b64encode(row.header).decode(),
+        "manifest": orjson.loads(row.manifest),
+        "payload": {
+            "url": link.url,
+            "expires_at": rfc3339(link.expires_at),
+            "bytes": row.payload_bytes,
+            "sha256": row.payload_sha256,
+        },
+        "licence": {
+            "id": row.licence_id,
+            "armoured": armour(row.licence_envelope),
+            "envelope": orjson.loads(row.licence_envelope),
+        },
+        "key_release": None
+        if row.key_expires_at is None
+        else {"expires_at": rfc3339(row.key_expires_at), "released": released},
+    }

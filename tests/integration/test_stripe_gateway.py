@@ -1,0 +1,113 @@
+"""The Stripe gateway against the simulator as a process, through the official SDK."""
+
+import secrets
+from dataclasses import replace
+
+import pytest
+import stripe
+
+from domain.errors import DependencyError, RejectedError
+from domain.orders.commands import RecordPaymentOpened
+from domain.orders.decide import decide
+from domain.orders.state import evolve, fold
+from storage.stripe_gateway import StripeGateway
+from tests.fakes.carts import NOW, cart, line, order_id
+from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory):
+    process = StripeProcess(tmp_path_factory.mktemp("stripe"))
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def gateway(simulator):
+    made = StripeGateway(SECRET_KEY, simulator.url, "http://127.0.0.1:1")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def client(simulator):
+    return stripe.StripeClient(SECRET_KEY, base_addresses={"api": simulator.url})
+
+
+def order(**changes):
+    number = secrets.randbits(60)
+    return fold(order_id(number), decide(None, cart(number, **changes)))
+
+
+def opened(placed, payment):
+    command = RecordPaymentOpened(payment.payment_intent_id, payment.checkout_session_id, NOW)
+    for event in decide(placed, command):
+        placed = evolve(placed.order_id, placed, event)
+    return placed
+
+
+async def test_an_intent_carries_amount_currency_and_the_order(gateway, client):
+    placed = order()
+    payment = await gateway.open_payment(placed)
+    intent = client.v1.payment_intents.retrieve(payment.payment_intent_id)
+    assert (intent.amount, intent.currency) == (1999, "usd")
+    assert intent.metadata["order_id"] == placed.order_id
+    assert payment.handle["client_secret"].startswith(f"{intent.id}_secret_")
+
+
+async def test_repeating_names_the_same_intent(gateway):
+    placed = order()
+    assert await gateway.open_payment(placed) == await gateway.open_payment(placed)
+
+
+async def test_checkout_shows_the_lines_on_a_hosted_page(gateway, client):
+    placed = order(lines=(line(1), line(2, quantity=3)), payment_method="checkout")
+    payment = await gateway.open_payment(placed)
+    session = client.v1.checkout.sessions.retrieve(payment.checkout_session_id)
+    assert session.amount_total == placed.total_minor == 4 * 1999
+    assert session.client_reference_id == placed.order_id
+    assert payment.handle["checkout_url"] == session.url
+
+
+@pytest.mark.parametrize("method", ["payment_intent", "checkout"])
+async def test_voiding_makes_a_payment_unpayable_however_often(gateway, client, method):
+    placed = order(payment_method=method)
+    payment = await gateway.open_payment(placed)
+    placed = opened(placed, payment)
+    assert await gateway.void_payment(placed) is True
+    assert await gateway.void_payment(placed) is True
+    if method == "payment_intent":
+        with pytest.raises(stripe.InvalidRequestError):
+            client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
+
+
+async def test_voiding_tells_that_it_was_paid_after_all(gateway, client):
+    placed = order()
+    payment = await gateway.open_payment(placed)
+    client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
+    assert await gateway.void_payment(opened(placed, payment)) is False
+
+
+async def test_a_wrong_key_is_our_fault_and_is_kept_for_a_retry(simulator):
+    gateway = StripeGateway("sk_test_wrong_wrong_wrong", simulator.url, "http://127.0.0.1:1")
+    with pytest.raises(DependencyError, match="payment_provider_unavailable"):
+        await gateway.open_payment(order())
+    await gateway.close()
+
+
+async def test_what_stripe_refuses_for_good_is_a_refusal(gateway):
+    """An idempotency key that was used with other parameters: repeating can never help."""
+    placed = order()
+    await gateway.open_payment(placed)
+    with pytest.raises((RejectedError, DependencyError)):
+        await gateway.open_payment(replace(placed, total_minor=5))
+
+
+async def test_nobody_listening_is_an_outage(unused_tcp_port):
+    gateway = StripeGateway(SECRET_KEY, f"http://127.0.0.1:{unused_tcp_port}", "http://127.0.0.1:1")
+    with pytest.raises(DependencyError, match="payment_provider_unavailable"):
+        await gateway.open_payment(order())
+    await gateway.close()
