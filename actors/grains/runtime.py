@@ -1,10 +1,11 @@
 """Virtual actors ("grains", as in Orleans): a keyed state with a mailbox, in memory only while in use.
 
 ``Grains.turn(key, act)`` runs ``act`` alone on its key's state, in order of arrival, and keeps the new
-state for the next turn. The state is a cache of the store: a turn whose commit finds the fence moved
-(``StaleStateError``) drops it, reads again and runs once more; any other failure drops it too, because
-after a lost connection nobody knows whether the commit happened. Placement never matters for
-correctness (ADR 0001): two hosts with the same key take turns by the store's compare-and-set.
+state for the next turn. The state is a cache of the store, and another host may have moved on: a turn
+whose commit finds the fence moved, or that would refuse or do nothing on a state that was not just read
+(``fresh``), raises ``StaleStateError``; the state is then read again and the turn runs once more. Any
+other failure drops the state too, because after a lost connection nobody knows whether the commit
+happened. Placement never matters for correctness (ADR 0001).
 
 Bounds: waiting turns per key, live grains (least recently used idle ones leave first), and time.
 """
@@ -18,6 +19,8 @@ from domain.errors import BusyError
 
 S = TypeVar("S")
 R = TypeVar("R")
+Act = Callable[[S | None, bool], Awaitable[tuple[S | None, R]]]
+"""``act(state, fresh) -> (new state, reply)``; ``fresh`` when the state was read for this very turn."""
 
 MAILBOX_MAX = 64  # turns waiting on one key; an order that is asked more often is under attack
 LIVE_MAX = 50_000  # grains kept in memory per host, about 10 KiB each
@@ -58,8 +61,8 @@ class Grains(Generic[S]):
     def __len__(self) -> int:
         return len(self._grains)
 
-    async def turn(self, key: str, act: Callable[[S | None], Awaitable[tuple[S | None, R]]]) -> R:
-        """Run ``act(state) -> (new state, reply)`` alone on ``key`` and return its reply.
+    async def turn(self, key: str, act: Act[S, R]) -> R:
+        """Run ``act`` alone on ``key`` and return its reply.
 
         Raises:
             BusyError: ``mailbox_full``; the turn did not start.
@@ -86,15 +89,14 @@ class Grains(Generic[S]):
         """Skip the first read of a key that was just drawn and so cannot exist in the store."""
         self._activate(key).loaded = True
 
-    async def _run(
-        self, key: str, grain: _Grain[S], act: Callable[[S | None], Awaitable[tuple[S | None, R]]]
-    ) -> R:
+    async def _run(self, key: str, grain: _Grain[S], act: Act[S, R]) -> R:
         for attempt in range(STALE_RETRIES + 1):
-            if not grain.loaded:
+            fresh = not grain.loaded
+            if fresh:
                 grain.state = await self._load(key)
                 grain.loaded = True
             try:
-                grain.state, reply = await act(grain.state)
+                grain.state, reply = await act(grain.state, fresh)
             except StaleStateError:
                 grain.loaded, grain.state = False, None
                 if attempt == STALE_RETRIES:

@@ -137,10 +137,17 @@ class OrderHost:
         """Decide, commit, and start the effects that follow; False when nothing was left to do."""
         result = result or EffectResult()
 
-        async def act(cached: Cached | None) -> tuple[Cached | None, list[Effect] | None]:
-            events = decide(cached.order if cached else None, command)
+        async def act(cached: Cached | None, fresh: bool) -> tuple[Cached | None, list[Effect] | None]:  # noqa: FBT001 - the runtime's signature
+            try:
+                events = decide(cached.order if cached else None, command)
+            except MarketplaceError:
+                if fresh:
+                    raise
+                raise StaleStateError(order_id) from None  # refused only if the store says so too
             if not events:
-                return cached, None
+                if fresh:
+                    return cached, None
+                raise StaleStateError(order_id)
             assert cached is not None
             due, done = _effects_of(events)
             order = cached.order
@@ -171,6 +178,9 @@ class OrderHost:
 
     async def run_effect(self, order_id: str, step: str, attempts: int = 0) -> None:
         """Do one effect's outside work and execute its result; a failure is deferred, never lost."""
+        if attempts:
+            # A sweep found it overdue, so another host may have gone on without us: read again.
+            self._grains.forget(order_id)
         try:
             cached = await self._grains.turn(order_id, _peek)
             command, result = await self._effects.run(step, cached.order)
@@ -264,14 +274,16 @@ def _effects_of(events: list[Event]) -> tuple[list[Effect], list[str]]:
     return due, done
 
 
-async def _peek(cached: Cached | None) -> tuple[Cached | None, Cached]:
+async def _peek(cached: Cached | None, fresh: bool) -> tuple[Cached | None, Cached]:  # noqa: FBT001 - the runtime's signature
+    if cached is None and not fresh:
+        raise StaleStateError
     if cached is None:
         raise NotFoundError("order_not_found", "There is no such order.")
     return cached, cached
 
 
-def _remember(new: Cached) -> Callable[[Cached | None], Coroutine[Any, Any, tuple[Cached, None]]]:
-    async def act(_: Cached | None) -> tuple[Cached, None]:
+def _remember(new: Cached) -> Callable[[Cached | None, bool], Coroutine[Any, Any, tuple[Cached, None]]]:
+    async def act(_: Cached | None, _fresh: bool) -> tuple[Cached, None]:  # noqa: FBT001 - the runtime's signature
         return new, None
 
     return act

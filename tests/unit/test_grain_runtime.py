@@ -34,7 +34,9 @@ async def test_turns_on_one_key_run_alone_and_in_order():
         trace.append(number)
         return (state or 0) + 1, number
 
-    replies = await asyncio.gather(*(grains.turn("a", lambda state, n=n: act(n, state)) for n in range(5)))
+    replies = await asyncio.gather(
+        *(grains.turn("a", lambda state, _fresh, n=n: act(n, state)) for n in range(5))
+    )
     assert replies == trace == [0, 1, 2, 3, 4]
 
 
@@ -42,11 +44,11 @@ async def test_keys_do_not_wait_for_each_other():
     grains = Grains(Counter().load)
     gate = asyncio.Event()
 
-    async def blocked(state):
+    async def blocked(state, fresh):
         await gate.wait()
         return state, "slow"
 
-    async def quick(state):
+    async def quick(state, fresh):
         return state, "quick"
 
     slow = asyncio.create_task(grains.turn("a", blocked))
@@ -60,7 +62,7 @@ async def test_state_is_read_once_and_kept():
     store.values["a"] = 7
     grains = Grains(store.load)
 
-    async def act(state):
+    async def act(state, fresh):
         return state + 1, state
 
     assert [await grains.turn("a", act) for _ in range(3)] == [7, 8, 9]
@@ -73,7 +75,7 @@ async def test_a_stale_turn_reads_again_and_runs_once_more():
     grains = Grains(store.load)
     seen = []
 
-    async def act(state):
+    async def act(state, fresh):
         seen.append(state)
         if len(seen) == 1:
             store.values["a"] = 2
@@ -84,10 +86,25 @@ async def test_a_stale_turn_reads_again_and_runs_once_more():
     assert seen == [1, 2]
 
 
+async def test_a_turn_knows_whether_its_state_was_just_read():
+    grains = Grains(Counter().load)
+    seen = []
+
+    async def act(state, fresh):
+        seen.append(fresh)
+        return 1, None
+
+    for _ in range(2):
+        await grains.turn("a", act)
+    grains.forget("a")
+    await grains.turn("a", act)
+    assert seen == [True, False, True]
+
+
 async def test_endless_contention_becomes_an_error_not_a_loop():
     grains = Grains(Counter().load)
 
-    async def act(state):
+    async def act(state, fresh):
         raise StaleStateError("a")
 
     with pytest.raises(BusyError, match="order_contended"):
@@ -99,10 +116,10 @@ async def test_after_any_failure_the_state_is_read_again(failure):
     store = Counter()
     grains = Grains(store.load)
 
-    async def fails(state):
+    async def fails(state, fresh):
         raise failure
 
-    async def peek(state):
+    async def peek(state, fresh):
         return state, state
 
     with pytest.raises(type(failure)):
@@ -115,7 +132,7 @@ async def test_a_full_mailbox_refuses_at_once():
     grains = Grains(Counter().load, mailbox_max=2)
     gate = asyncio.Event()
 
-    async def blocked(state):
+    async def blocked(state, fresh):
         await gate.wait()
         return state, None
 
@@ -131,7 +148,7 @@ async def test_idle_grains_leave_least_recently_used_first():
     store = Counter()
     grains = Grains(store.load, live_max=2)
 
-    async def peek(state):
+    async def peek(state, fresh):
         return state, None
 
     for key in ["a", "b", "a", "c"]:
@@ -147,11 +164,11 @@ async def test_busy_grains_are_never_passivated():
     grains = Grains(store.load, live_max=1)
     gate = asyncio.Event()
 
-    async def hold(state):
+    async def hold(state, fresh):
         await gate.wait()
         return 41, None
 
-    async def peek(state):
+    async def peek(state, fresh):
         return state, state
 
     held = asyncio.create_task(grains.turn("a", hold))

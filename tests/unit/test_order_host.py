@@ -141,6 +141,29 @@ def _noop_failure():
     return RecordPaymentFailure("evt_0", "card_declined", "no", NOW)
 
 
+async def test_a_host_whose_memory_is_old_asks_the_store_before_it_refuses(world):
+    """Host one knows the order as unpaid; host two has since delivered it."""
+    one, two = world.host(), world.host()
+    await one.place(cart(delivery=DeliveryChoice("released_key", None)), KEY)
+    await world.pay(two)
+    await settle(two)
+    released = await one.release_key(order_id(), delivery_id(order_id(), 1))
+    assert released.identity.startswith("AGE-SECRET-KEY-1")
+
+
+async def test_a_sweep_in_a_host_whose_memory_is_old_works_on_what_is_stored(world):
+    one, two = world.host(), world.host()
+    await one.place(cart(), KEY)
+    world.books.failures.append(DependencyError("finance_unavailable", "down"))
+    await world.pay(two)
+    await settle(two)
+    assert world.status() is Status.PAID
+    world.clock.advance(61)
+    await Sweep(world.store, one).once()
+    await settle(one)
+    assert world.status() is Status.DELIVERED
+
+
 async def test_a_webhook_that_beats_the_reply_of_stripe(world):
     host = world.host()
 
