@@ -21,12 +21,14 @@ from cluster.terminal import EXIT_FAILED, EXIT_INTERRUPTED, command
 BUYERS_MAX = 256  # each has three connections
 SECONDS_MAX = 3_600.0
 
-app = typer.Typer(no_args_is_help=True, help="Measure: http.")
+app = typer.Typer(help="Measure: http (the default).")
 
 
-@app.callback()
-def group() -> None:
-    """Measure: http."""
+@app.callback(invoke_without_command=True)
+def all_benchmarks(context: typer.Context) -> None:
+    """Measure: http (the default)."""
+    if context.invoked_subcommand is None:
+        http()
 
 
 @app.command()

@@ -12,11 +12,10 @@ from uuid import uuid4
 
 import typer
 
-from cluster import identities, receiving, trust
+from cluster import identities, inspection, receiving, trust, unsealing
 from cluster.client import ClientError, MarketplaceClient
 from cluster.client_documents import Order, OrderEvent
 from cluster.connection import Connection, config_folder, resolve
-from cluster.private_files import read_bounded
 from cluster.purchase import (
     CHECKOUT_TIMEOUT_S,
     FOLLOW_TIMEOUT_S,
@@ -25,21 +24,17 @@ from cluster.purchase import (
     follow_to_end,
     wait_for_payment,
 )
-from cluster.receiving import AGE_SUFFIX, KEY_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
+from cluster.receiving import AGE_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
 from cluster.verification import (
     SKIPPED,
     Check,
-    check_agreement,
     check_licence,
     check_online,
-    judged,
-    open_delivery_manifest,
     passed,
 )
-from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.money import format_money, is_currency
-from storage.age.recipients import parse_identity, public_half, recipient_text
+from storage.age.recipients import public_half, recipient_text
 
 app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, fetch, decrypt, verify.")
 
@@ -132,8 +127,10 @@ def buy(
             folder = out / order["id"]
             with terminal.download("payload") as on_bytes:
                 received = receiving.fetch_order(client, order["id"], trusted, folder, on_bytes)
-            received = [_decrypt(client, one, identity, terminal) for one in received]
-            checks = _verify_received(client, received, trusted, order["buyer_id"])
+            received = [
+                unsealing.unseal(client, one, _identity_path(identity), terminal.note) for one in received
+            ]
+            checks = inspection.verify_received(client, received, trusted, order["buyer_id"])
         _report(terminal, order, received, checks)
 
 
@@ -167,56 +164,6 @@ def _buy(
         terminal.note(f"  {event['seq']:>3} {event['kind']:<24} {event['at']}")
 
     return follow_to_end(client, order["id"], tell, timeout_s)
-
-
-def _decrypt(
-    client: MarketplaceClient, one: Received, identity_path: Path | None, terminal: Terminal
-) -> Received:
-    """Decrypt what can be decrypted here; another recipient's delivery stays sealed."""
-    plaintext = one.encrypted.with_name(one.manifest.file_name)
-    identity = _identity_for(client, one, identity_path)
-    if identity is None:
-        terminal.note(
-            f"{one.encrypted} is sealed for {one.manifest.recipient}: decrypt it where that key is."
-        )
-        return one
-    receiving.decrypt_received(one.encrypted, one.manifest, identity, plaintext)
-    return Received(one.manifest, one.encrypted, one.manifest_path, one.licence_path, plaintext)
-
-
-def _identity_for(
-    client: MarketplaceClient | None, one: Received, identity_path: Path | None
-) -> bytes | None:
-    manifest = one.manifest
-    if manifest.mode == "released_key":
-        key_path = one.encrypted.with_name(f"{manifest.file_name}{KEY_SUFFIX}")
-        if key_path.exists():
-            return identities.load_identity(key_path)
-        if client is None:
-            raise ClientError(
-                f"The key of {manifest.delivery_id} was not released yet. Go online and run this again.",
-                "key_not_released",
-            )
-        return parse_identity(receiving.released_identity(client, manifest, key_path, datetime.now(UTC)))
-    path = _identity_path(identity_path)
-    if not path.exists():
-        return None
-    identity = identities.load_identity(path)
-    return identity if recipient_text(public_half(identity)) == manifest.recipient else None
-
-
-def _verify_received(
-    client: MarketplaceClient, received: list[Received], trusted: trust.TrustedKeys, buyer_id: str
-) -> list[Check]:
-    checks = []
-    for one in received:
-        armoured = receiving.read_licence(one.licence_path)
-        licence, found = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
-        checks += found
-        if licence:
-            checks.append(check_agreement(licence, one.manifest))
-        checks += check_online(client.verify_licence(armoured, buyer_id))
-    return checks
 
 
 def _report(terminal: Terminal, order: Order, received: list[Received], checks: list[Check]) -> None:
@@ -293,7 +240,7 @@ def decrypt(
             licence_path = plain_path.with_name(f"{plain_path.name}{LICENCE_SUFFIX}")
             manifest = receiving.load_received(file, manifest_path, trusted)
             one = Received(manifest, file, manifest_path, licence_path)
-            secret = _identity_for(client, one, identity)
+            secret = unsealing.identity_for(client, one, _identity_path(identity))
         if secret is None:
             raise ClientError(
                 f"The delivery is sealed for {manifest.recipient}, and your identity at "
@@ -330,7 +277,7 @@ def verify(
             armoured = receiving.read_licence(licence)
             found, checks = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
             base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
-            checks += _check_delivery(base, delivery, found, trusted)
+            checks += inspection.check_delivery(base, delivery, found, trusted)
             if offline:
                 checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
             else:
@@ -345,20 +292,3 @@ def verify(
         )
         if not passed(checks):
             raise typer.Exit(EXIT_FAILED)
-
-
-def _check_delivery(base: Path, chosen: Path | None, licence: Any, trusted: trust.TrustedKeys) -> list[Check]:
-    path = chosen or base.with_name(f"{base.name}{MANIFEST_SUFFIX}")
-    if not chosen and not path.exists():
-        return [Check("delivery manifest", SKIPPED, f"There is none at {path}.")]
-    try:
-        text = read_bounded(path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
-        manifest = open_delivery_manifest(text, trusted)
-    except ClientError as error:
-        return [judged("delivery manifest", holds=False, good="", bad=error.text)]
-    checks = [Check("delivery manifest", "ok", f"{manifest.delivery_id} is signed by a trusted key.")]
-    if licence:
-        checks.append(check_agreement(licence, manifest))
-    for name, file in (("encrypted file", base.with_name(base.name + AGE_SUFFIX)), ("bundle", base)):
-        checks.append(receiving.check_file(name, file, manifest))
-    return checks

@@ -156,7 +156,7 @@ def upload(where: Upload, data: bytes, transport: httpx.BaseTransport | None = N
                 return
             if response.status_code == HTTP_FORBIDDEN:
                 raise ClientError(
-                    f"The upload link expired at {where.get('expires_at')}. Raise the version and try again.",
+                    "The upload link has expired. Run the command again: it gets a new one.",
                     "upload_expired",
                 )
             raise ClientError(

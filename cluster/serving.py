@@ -63,6 +63,11 @@ def watch(stop: threading.Event) -> None:
         reported = state
 
 
+def _listen(stop: threading.Event) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+
+
 def main() -> int:
     """Run until told to stop; see the module for exit statuses."""
     path = os.environ.get("MARKETPLACE_SETTINGS")
@@ -76,13 +81,13 @@ def main() -> int:
         return 2
     configure_logging(settings.log_level)
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    _listen(stop)
     try:
         deploy(settings)
     except Exception:
         log.exception("the application could not be deployed")
         return 1
+    _listen(stop)  # again: connecting to Ray puts its own handlers in place
     log.info("serving at %s", settings.http.base_url)
     watch(stop)
     with contextlib.suppress(Exception):

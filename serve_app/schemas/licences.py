@@ -98,8 +98,9 @@ class IssuedLicence(Document):
 
 
 class RevocationList(Document):
-    """Revoked licences. ``envelope`` signs version, times, count and the SHA-256 of the ids, each followed
-    by a line feed.
+    """Revoked licences.
+
+    ``envelope`` signs version, times, count and the SHA-256 of the ids, each followed by a line feed.
     """
 
     version: int

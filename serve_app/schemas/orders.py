@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from domain.licences import armour
 from domain.orders.events import (
@@ -151,10 +151,10 @@ class OrderPage(Document):
     next_cursor: str | None
 
 
-class OrderEvent(Request):
+class OrderEvent(BaseModel):
     """One event; further public members depend on its kind."""
 
-    model_config = {"extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     order_id: str
     seq: int

@@ -56,7 +56,9 @@ class Market:
             ).fetchall()
             counted = {}
             for schema, table in sorted(tables):
-                query = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(schema, table))
+                query = psycopg.sql.SQL("SELECT count(*) FROM {}").format(
+                    psycopg.sql.Identifier(schema, table)
+                )
                 row = connection.execute(query).fetchone()
                 assert row is not None
                 counted[f"{schema}.{table}"] = row[0]

@@ -52,9 +52,7 @@ def test_an_order_from_quote_to_delivery(market, buyer, wish):
     done = until_delivered(buyer, order["id"])
     assert done["payment"]["client_secret"] is None
     assert done["lines"][0]["licence_id"]
-    assert [event["seq"] for event in stream(buyer, order["id"], after=3)] == list(
-        range(4, len(events) + 1)
-    )
+    assert [event["seq"] for event in stream(buyer, order["id"], after=3)] == list(range(4, len(events) + 1))
 
 
 def test_a_repeated_request_is_answered_the_same_and_makes_one_order(buyer, wish):
@@ -134,14 +132,16 @@ def test_the_same_webhook_twice_books_once(market, buyer, wish):
     until_delivered(buyer, order["id"])
     stripe = {"Authorization": f"Bearer {market.local['stripe']['secret_key']}"}
     api = market.local["stripe"]["api_base"]
-    events = httpx.get(f"{api}/v1/events?type=payment_intent.succeeded&limit=100", headers=stripe).json()["data"]
+    events = httpx.get(f"{api}/v1/events?type=payment_intent.succeeded&limit=100", headers=stripe).json()[
+        "data"
+    ]
     event = next(one for one in events if one["data"]["object"]["metadata"].get("order_id") == order["id"])
     before = market.rows()
     assert httpx.post(f"{api}/_sim/events/{event['id']}/resend", headers=stripe).is_success
     deadline = time.monotonic() + DELIVERED_WITHIN_S
     while True:
         tries = httpx.get(f"{api}/_sim/deliveries?event={event['id']}", headers=stripe).json()["data"]
-        if len(tries) > 1 or sum(len(one.get("attempts", [])) for one in tries if one) > 1:
+        if sum(one["attempts"] for one in tries) > 1 and all(one["state"] != "pending" for one in tries):
             break
         assert time.monotonic() < deadline, tries
         time.sleep(0.1)

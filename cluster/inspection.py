@@ -1,0 +1,64 @@
+"""Inspects what a buyer holds: all checks of a purchase just made, or of files that lie in a folder.
+
+Each finding stands by itself (``cluster.verification``); this module only decides which files belong
+together and what is asked of the marketplace. A file that is not there is skipped, never passed.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster import receiving, trust
+from cluster.client import ClientError, MarketplaceClient
+from cluster.private_files import read_bounded
+from cluster.receiving import AGE_SUFFIX, MANIFEST_SUFFIX, Received
+from cluster.verification import (
+    OK,
+    SKIPPED,
+    Check,
+    check_agreement,
+    check_licence,
+    check_online,
+    judged,
+    open_delivery_manifest,
+)
+from domain.dsse import ENVELOPE_BYTES_MAX
+from domain.licences import Licence
+
+
+def verify_received(
+    client: MarketplaceClient, received: list[Received], trusted: trust.TrustedKeys, buyer_id: str
+) -> list[Check]:
+    """Run every check on a purchase just made, offline and online.
+
+    Raises:
+        ClientError: a file vanished, or the marketplace does not answer.
+    """
+    checks = []
+    for one in received:
+        armoured = receiving.read_licence(one.licence_path)
+        licence, found = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
+        checks += found
+        if licence:
+            checks.append(check_agreement(licence, one.manifest))
+        checks += check_online(client.verify_licence(armoured, buyer_id))
+    return checks
+
+
+def check_delivery(
+    base: Path, chosen: Path | None, licence: Licence | None, trusted: trust.TrustedKeys
+) -> list[Check]:
+    """Check the delivery manifest and the files beside ``base``, the path of the decrypted bundle."""
+    path = chosen or base.with_name(f"{base.name}{MANIFEST_SUFFIX}")
+    if not chosen and not path.exists():
+        return [Check("delivery manifest", SKIPPED, f"There is none at {path}.")]
+    try:
+        text = read_bounded(path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
+        manifest = open_delivery_manifest(text, trusted)
+    except ClientError as error:
+        return [judged("delivery manifest", holds=False, good="", bad=error.text)]
+    checks = [Check("delivery manifest", OK, f"{manifest.delivery_id} is signed by a trusted key.")]
+    if licence:
+        checks.append(check_agreement(licence, manifest))
+    for name, file in (("encrypted file", base.with_name(base.name + AGE_SUFFIX)), ("bundle", base)):
+        checks.append(receiving.check_file(name, file, manifest))
+    return checks

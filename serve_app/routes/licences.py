@@ -1,0 +1,178 @@
+"""Licences: reading one's own, verifying any, the revocation list, and the platform's public keys.
+
+Verification reports its findings apart from each other and never fails on a bad licence: that is a
+finding. Nothing that a document says about its key is believed; keys come from our own records.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from actors.publisher.sealing import RevocationRequest
+from domain import canonical_json
+from domain.document_fields import format_time
+from domain.errors import NotFoundError
+from domain.ids import is_id
+from domain.licence_verification import Revocations, check
+from domain.licences import open_envelope, unarmour
+from domain.signing import KeyRecord
+from domain.strict_json import DocumentError
+from serve_app import examples
+from serve_app.auth import AUDITOR, BUYER, OPERATOR
+from serve_app.calls import Call, read_model, reply
+from serve_app.operations import Answer, Operation
+from serve_app.schemas import licences as schemas
+from storage.signing.keys import verify
+
+KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
+REVOCATIONS_TTL_S = 60.0  # a list is read and signed at most once a minute by each process
+REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
+_ACTIVE = "active"
+_READERS = frozenset({BUYER, OPERATOR, AUDITOR})
+
+
+class LicenceRoutes:
+    """Handlers, with the keys and the list that they remember for a short while."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._keys: tuple[float, list[KeyRecord]] = (float("-inf"), [])
+        self._list: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._list_lock = asyncio.Lock()
+
+    async def get(self, call: Call) -> Response:
+        """GET /v1/licences/{licence_id}."""
+        licence_id = call.parameters["licence_id"]
+        row = await call.ports.licences.licence(licence_id) if is_id("lic", licence_id) else None
+        if row is None or (call.caller.role == BUYER and row.buyer_id != call.caller.principal_id):
+            raise NotFoundError("licence_not_found", "You have no such licence.")
+        return reply(200, schemas.licence_document(row), {"Cache-Control": "no-store"})
+
+    async def verify(self, call: Call) -> Response:
+        """POST /v1/licences/verify."""
+        question = read_model(schemas.LicenceQuestion, await call.json())
+        try:
+            text = _envelope_text(question.licence)
+            envelope, licence = open_envelope(text)
+        except DocumentError as error:
+            return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
+        keys = {key.key_id: key for key in await self._platform_keys(call)}
+        now = call.ports.clock()
+        status = await call.ports.licences.status(licence.licence_id)
+        # The database is the list that is always current. A licence that it does not know is judged by
+        # its signature alone: a restored database may be older than the licence.
+        revoked = {} if status in (None, _ACTIVE) else {licence.licence_id: f"its status is {status}"}
+        licence, report = check(
+            text,
+            keys,
+            verify,
+            revocations=Revocations(1 + len(revoked), now + REVOCATIONS_LIFE, revoked),
+            now=now,
+            buyer_id=question.buyer_id,
+        )
+        key_id = envelope.signatures[0].key_id
+        document = schemas.report_document(licence, key_id, report)
+        if revoked:
+            document["revocation"] = {
+                "ok": False,
+                "status": status,
+                "reason": f"The platform says that the licence is {status}.",
+            }
+        elif report.revocation.acceptable:
+            document["revocation"]["reason"] = "The platform has not revoked the licence."
+        return reply(200, document)
+
+    async def revocations(self, call: Call) -> Response:
+        """GET /v1/licences/revocations."""
+        async with self._list_lock:  # many readers at once cost one signature
+            until_s, document = self._list
+            if self._monotonic() >= until_s:
+                document = await _signed_list(call)
+                self._list = (self._monotonic() + REVOCATIONS_TTL_S, document)
+        return reply(200, document, {"Cache-Control": f"public, max-age={REVOCATIONS_TTL_S:.0f}"})
+
+    async def keys(self, call: Call) -> Response:
+        """GET /v1/keys."""
+        return reply(200, {"items": [schemas.key_document(key) for key in await self._platform_keys(call)]})
+
+    async def _platform_keys(self, call: Call) -> list[KeyRecord]:
+        until_s, keys = self._keys
+        if self._monotonic() >= until_s:
+            keys = await call.ports.licences.keys()
+            self._keys = (self._monotonic() + KEYS_TTL_S, keys)
+        return keys
+
+
+async def _signed_list(call: Call) -> dict[str, Any]:
+    revoked = await call.ports.licences.revoked()
+    issued_at = call.ports.clock().replace(microsecond=0)
+    # Revocations are final, so their number only grows: it is the list's version.
+    request = RevocationRequest(1 + len(revoked), issued_at, issued_at + REVOCATIONS_LIFE, revoked)
+    envelope = await call.ports.signing.sign_revocations(request)
+    return {
+        "version": request.version,
+        "issued_at": format_time(request.issued_at),
+        "expires_at": format_time(request.expires_at),
+        "revoked": revoked,
+        "envelope": orjson.loads(envelope),
+    }
+
+
+def _envelope_text(licence: str | dict[str, Any]) -> str:
+    if isinstance(licence, str):
+        return unarmour(licence)
+    try:
+        return canonical_json.dumps(licence).decode()
+    except ValueError as error:
+        raise DocumentError("envelope_not_canonical", f"This is not a licence's envelope: {error}.") from None
+
+
+def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
+    """List the licences' operations."""
+    routes = LicenceRoutes(monotonic)
+    return (
+        Operation(
+            "GET",
+            "/v1/licences/revocations",
+            "listRevocations",
+            "The signed list of revoked licences",
+            routes.revocations,
+            {200: Answer("The list", schemas.RevocationList, examples.REVOCATIONS)},
+            public=True,
+            problems=("signer_unavailable", "signer_busy"),
+        ),
+        Operation(
+            "POST",
+            "/v1/licences/verify",
+            "verifyLicence",
+            "Verify any licence: signature, key, expiry, revocation and ownership, each by itself",
+            routes.verify,
+            {200: Answer("The findings", schemas.LicenceReport, examples.LICENCE_REPORT)},
+            public=True,
+            request=schemas.LicenceQuestion,
+            request_example={"licence": examples.ARMOURED, "buyer_id": "buyer_ada"},
+        ),
+        Operation(
+            "GET",
+            "/v1/licences/{licence_id}",
+            "getLicence",
+            "One of your licences",
+            routes.get,
+            {200: Answer("The licence", schemas.IssuedLicence, examples.LICENCE)},
+            roles=_READERS,
+            problems=("licence_not_found",),
+        ),
+        Operation(
+            "GET",
+            "/v1/keys",
+            "listKeys",
+            "The platform's public signing keys",
+            routes.keys,
+            {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples.PLATFORM_KEY]})},
+            public=True,
+        ),
+    )

@@ -1,0 +1,383 @@
+"""Orders: placing, reading, following and receiving.
+
+A cart is quoted against the catalogue and judged by the domain's own pure rules here, before a hop; the
+order's host judges it again, as the authority. Reads come from Postgres, never from a grain. Someone
+else's order does not exist.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from actors.orders.host import PlacedOrder
+from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
+from domain.ids import is_id
+from domain.money import is_currency
+from domain.orders.commands import PlaceOrder
+from domain.orders.decide import LINES_MAX, QUANTITY_MAX, decide
+from domain.orders.events import (
+    DeliveryChoice,
+    Event,
+    Line,
+    OrderCancelled,
+    OrderPaid,
+    PaymentOpened,
+    decode_event,
+)
+from domain.orders.ports import StoredOrder
+from domain.orders.state import TERMINAL, Order, Status, evolve, fold
+from serve_app import examples
+from serve_app.auth import BUYER, OPERATOR
+from serve_app.calls import JSON, Call, read_model, reply
+from serve_app.idempotency import REPLAYED, write_of
+from serve_app.limits import ORDER_BODY_BYTES_MAX
+from serve_app.operations import Answer, Operation
+from serve_app.paging import QUERY, cursor_after, page_of
+from serve_app.schemas import orders as schemas
+from serve_app.schemas.base import rfc3339
+from serve_app.sse import EventStream, EventWatcher
+from storage.age.errors import RecipientError
+from storage.age.recipients import parse_recipient
+from storage.market.order_store import EventRecord
+
+PAYLOAD_LINK_LIFETIME_S = 900  # a download that takes longer has begun by then; links are made on demand
+RECIPIENTS_REMEMBERED = 4_096  # checking one costs a key agreement, and buyers come back
+LAST_EVENT_ID_CHARS_MAX = 9
+
+HOST_PROBLEMS = ("order_host_unavailable", "order_host_busy", "mailbox_full", "order_contended")
+PLACE_PROBLEMS = (
+    "idempotency_in_progress",
+    "lines_out_of_range",
+    "line_duplicate",
+    "quantity_out_of_range",
+    "currency_unknown",
+    "currency_not_offered",
+    "sku_not_found",
+    "sku_unpublished",
+    "recipient_invalid",
+    "recipient_mismatch",
+    "delivery_mode_unknown",
+    "payment_method_unknown",
+    "total_out_of_range",
+    "policy_blocked",
+    *HOST_PROBLEMS,
+)
+
+_BUYER = frozenset({BUYER})
+_READERS = frozenset({BUYER, OPERATOR})
+_PRIVATE = {"Cache-Control": "no-store"}
+
+
+class OrderRoutes:
+    """Handlers; ``watcher`` feeds the progress streams."""
+
+    def __init__(self, watcher: EventWatcher) -> None:
+        self._watcher = watcher
+
+    async def place(self, call: Call) -> Response:
+        """POST /v1/orders."""
+        value = await call.json(ORDER_BODY_BYTES_MAX)
+        cart = read_model(schemas.NewOrder, value)
+        write = write_of(call, value)
+        try:
+            command = await _quote(call, cart)
+        except (NotFoundError, ConflictError, RejectedError):
+            # A SKU may have left the catalogue since: an equal request is still answered as before.
+            replayed = await _replay(call, value)
+            if replayed is None:
+                raise
+            return _placed(call, replayed)
+        return _placed(call, await call.ports.orders.place(command, write.key, write.request_digest))
+
+    async def list_own(self, call: Call) -> Response:
+        """GET /v1/orders."""
+        before, limit = page_of(call, "ord")
+        rows = await call.ports.reads.list_of_buyer(call.caller.principal_id, before, limit + 1)
+        page = rows[:limit]
+        cursor = cursor_after(page[-1].order_id) if len(rows) > limit else None
+        return reply(200, {"items": [schemas.summary_document(row) for row in page], "next_cursor": cursor})
+
+    async def get(self, call: Call) -> Response:
+        """GET /v1/orders/{order_id}."""
+        order, stored = await _visible_order(call)
+        document = schemas.order_document(
+            order,
+            stored.payment_handle,
+            call.ports.settings.publishable_key,
+            for_buyer=_is_buyer(call, order.buyer_id),
+        )
+        return reply(200, document)
+
+    async def events(self, call: Call) -> ASGIApp:
+        """GET /v1/orders/{order_id}/events."""
+        order_id = call.parameters["order_id"]
+        records = await call.ports.reads.events_since({order_id: 0}) if is_id("ord", order_id) else []
+        if not records or not _may_read(call, records[0].data.get("buyer_id", "")):
+            raise NotFoundError("order_not_found", "You have no such order.")
+        progress = _Progress(order_id)
+        if JSON.encode() in call.headers.get(b"accept", b""):
+            return reply(200, {"items": [progress.document(record) for record in records]})
+        call.stream()
+        return EventStream(self._watcher, order_id, records, _last_event_id(call), progress.render)
+
+    async def deliveries(self, call: Call) -> Response:
+        """GET /v1/orders/{order_id}/deliveries."""
+        order, _ = await _visible_order(call, _BUYER)
+        if order.status is not Status.DELIVERED:
+            raise ConflictError(
+                "order_not_delivered",
+                f"The order is {order.status.value}. Follow /v1/orders/{order.order_id}/events until it is "
+                "delivered.",
+            )
+        items = [
+            schemas.delivery_document(
+                row,
+                call.ports.payloads.link_to_get(
+                    row.payload_key, row.payload_version, PAYLOAD_LINK_LIFETIME_S
+                ),
+                released=row.delivery_id in order.released_delivery_ids,
+            )
+            for row in await call.ports.licences.deliveries(order.order_id)
+        ]
+        return reply(200, {"items": items}, _PRIVATE)
+
+    async def release_key(self, call: Call) -> Response:
+        """POST /v1/deliveries/{delivery_id}/key."""
+        value = await call.json(optional=True)
+        read_model(schemas.NoBody, value)
+        delivery_id = call.parameters["delivery_id"]
+        owner = await call.ports.licences.delivery_owner(delivery_id) if is_id("dlv", delivery_id) else None
+        if owner is None or owner.buyer_id != call.caller.principal_id:
+            raise NotFoundError("delivery_not_found", "You have no such delivery.")
+        # The answer is a secret and is not stored: a repetition is done again, which is harmless.
+        earlier = await call.ports.commands.claim(write_of(call, value), delivery_id)
+        key = await call.ports.orders.release_key(owner.order_id, delivery_id)
+        document = {
+            "delivery_id": delivery_id,
+            "identity": key.identity,
+            "expires_at": rfc3339(key.expires_at),
+        }
+        return reply(200, document, _PRIVATE if earlier is None else {**_PRIVATE, **REPLAYED})
+
+
+class _Progress:
+    """Turns records into documents; the status after each event is built up from the first one on."""
+
+    def __init__(self, order_id: str) -> None:
+        self._order_id = order_id
+        self._order: Order | None = None
+
+    def document(self, record: EventRecord) -> dict[str, object]:
+        event = decode_event(record.kind, record.data)
+        self._order = evolve(self._order_id, self._order, event)
+        return schemas.event_document(self._order, record.kind, event)
+
+    def render(self, record: EventRecord) -> tuple[bytes, bool]:
+        data = self.document(record)
+        text = b"id: %d\nevent: %b\ndata: %b\n\n" % (record.seq, record.kind.encode(), orjson.dumps(data))
+        return text, data["status"] in TERMINAL
+
+
+async def _quote(call: Call, cart: schemas.NewOrder) -> PlaceOrder:
+    """Turn a cart into a command with frozen prices; raises what is wrong with it."""
+    if not 1 <= len(cart.lines) <= LINES_MAX:
+        raise RejectedError(
+            "lines_out_of_range", f"An order has 1 to {LINES_MAX} lines, not {len(cart.lines)}."
+        )
+    for line_no, line in enumerate(cart.lines, 1):
+        if not 1 <= line.quantity <= QUANTITY_MAX:
+            raise RejectedError(
+                "quantity_out_of_range", f"Line {line_no}: the quantity must be 1 to {QUANTITY_MAX}."
+            )
+    sku_ids = [line.sku_id for line in cart.lines]
+    if len(set(sku_ids)) != len(sku_ids):
+        raise RejectedError("line_duplicate", "Two lines name the same SKU. Add their quantities up instead.")
+    if not is_currency(cart.currency):
+        raise RejectedError("currency_unknown", f"{cart.currency!r} is not an accepted ISO 4217 code.")
+    if cart.delivery.recipient is not None:
+        _require_recipient(cart.delivery.recipient)
+    if not all(is_id("sku", sku_id) for sku_id in sku_ids):
+        raise NotFoundError("sku_not_found", "A line's sku_id is no SKU's id; see GET /v1/skus.")
+    offers = await call.ports.catalogue.offers(sku_ids, cart.currency)
+    lines = []
+    for line_no, line in enumerate(cart.lines, 1):
+        offer = offers[line.sku_id]
+        lines.append(
+            Line(
+                line_no=line_no,
+                sku_id=offer.sku_id,
+                sku_name=offer.sku_name,
+                seller_id=offer.seller_id,
+                release_id=offer.release_id,
+                version=offer.version,
+                bundle_name=offer.bundle_name,
+                bundle_sha256=offer.bundle_sha256,
+                unit_price_minor=offer.unit_price_minor,
+                quantity=line.quantity,
+                licence_days=offer.licence_days,
+            )
+        )
+    command = PlaceOrder(
+        order_id=call.ports.new_id("ord"),
+        buyer_id=call.caller.principal_id,
+        currency=cart.currency,
+        lines=tuple(lines),
+        delivery=DeliveryChoice(cart.delivery.mode, cart.delivery.recipient),
+        payment_method=cart.payment_method,
+        country=cart.country,
+        at=call.ports.clock(),
+    )
+    decide(None, command)  # refuses here what the order's host would refuse a hop later
+    return command
+
+
+@functools.lru_cache(RECIPIENTS_REMEMBERED)
+def _require_recipient(text: str) -> None:
+    try:
+        parse_recipient(text)
+    except RecipientError as error:
+        raise RejectedError("recipient_invalid", error.detail) from error
+
+
+async def _replay(call: Call, value: object) -> PlacedOrder | None:
+    """Answer an equal earlier request from what is stored, as it was seen then; None if there is none."""
+    try:
+        earlier = await call.ports.commands.find(write_of(call, value))
+    except MarketplaceError:
+        return None  # then what is wrong with this request is the better answer
+    stored = None if earlier is None else await call.ports.reads.load(earlier.subject)
+    if earlier is None or stored is None:
+        return None
+    seen: list[Event] = []
+    for event in stored.events:
+        seen.append(event)
+        if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
+            break
+    order = fold(earlier.subject, seen)
+    assert order is not None, "an order has at least the event that created it"
+    return PlacedOrder(order, stored.payment_handle, replayed=True)
+
+
+def _placed(call: Call, placed: PlacedOrder) -> Response:
+    document = schemas.order_document(
+        placed.order, placed.payment_handle, call.ports.settings.publishable_key, for_buyer=True
+    )
+    headers = {"Location": f"/v1/orders/{placed.order.order_id}", **_PRIVATE}
+    return reply(201, document, {**headers, **REPLAYED} if placed.replayed else headers)
+
+
+async def _visible_order(call: Call, roles: frozenset[str] = _READERS) -> tuple[Order, StoredOrder]:
+    order_id = call.parameters["order_id"]
+    stored = await call.ports.reads.load(order_id) if is_id("ord", order_id) else None
+    if stored is not None:
+        order = fold(order_id, stored.events)
+        if order is not None and _may_read(call, order.buyer_id) and call.caller.role in roles:
+            return order, stored
+    raise NotFoundError("order_not_found", "You have no such order.")
+
+
+def _is_buyer(call: Call, buyer_id: str) -> bool:
+    return call.caller.role == BUYER and call.caller.principal_id == buyer_id
+
+
+def _may_read(call: Call, buyer_id: str) -> bool:
+    return call.caller.role == OPERATOR or _is_buyer(call, buyer_id)
+
+
+def _last_event_id(call: Call) -> int:
+    text = call.headers.get(b"last-event-id", b"")
+    # Anything else is no id of ours: the stream then starts at the beginning, which loses nothing.
+    return int(text) if text.isdigit() and len(text) <= LAST_EVENT_ID_CHARS_MAX else 0
+
+
+def operations(watcher: EventWatcher) -> Sequence[Operation]:
+    """List the orders' operations."""
+    routes = OrderRoutes(watcher)
+    return (
+        Operation(
+            "POST",
+            "/v1/orders",
+            "placeOrder",
+            "Place an order; the answer says how to pay it",
+            routes.place,
+            {201: Answer("Placed", schemas.Order, examples.ORDER)},
+            roles=_BUYER,
+            write=True,
+            request=schemas.NewOrder,
+            request_example=examples.NEW_ORDER,
+            problems=PLACE_PROBLEMS,
+        ),
+        Operation(
+            "GET",
+            "/v1/orders/{order_id}",
+            "getOrder",
+            "One of your orders",
+            routes.get,
+            {200: Answer("The order", schemas.Order, examples.ORDER)},
+            roles=_READERS,
+            problems=("order_not_found",),
+        ),
+        Operation(
+            "GET",
+            "/v1/orders/{order_id}/events",
+            "followOrder",
+            "Follow an order's progress as server-sent events, or list its events as JSON",
+            routes.events,
+            {
+                200: Answer(
+                    "Events; text/event-stream unless Accept asks for JSON",
+                    schemas.OrderEvents,
+                    {"items": [examples.EVENT]},
+                ),
+                204: Answer("The order has ended and you have seen its end: do not reconnect"),
+            },
+            roles=_READERS,
+            problems=("order_not_found", "streams_full"),
+        ),
+        Operation(
+            "GET",
+            "/v1/orders",
+            "listOrders",
+            "Your orders, newest first",
+            routes.list_own,
+            {200: Answer("A page", schemas.OrderPage, {"items": [examples.SUMMARY], "next_cursor": None})},
+            roles=_BUYER,
+            query=QUERY,
+            problems=("cursor_invalid", "query_invalid"),
+        ),
+        Operation(
+            "GET",
+            "/v1/orders/{order_id}/deliveries",
+            "listDeliveries",
+            "What you receive: one delivery and licence per line",
+            routes.deliveries,
+            {200: Answer("The deliveries", schemas.Deliveries, {"items": [examples.DELIVERY]})},
+            roles=_BUYER,
+            problems=("order_not_found", "order_not_delivered"),
+        ),
+        Operation(
+            "POST",
+            "/v1/deliveries/{delivery_id}/key",
+            "releaseDeliveryKey",
+            "Ask for the key of a released-key delivery; it is recorded that you did",
+            routes.release_key,
+            {200: Answer("The key, a secret", schemas.ReleasedKey, examples.RELEASED_KEY)},
+            roles=_BUYER,
+            write=True,
+            request=schemas.NoBody,
+            request_example={},
+            request_optional=True,
+            problems=(
+                "delivery_not_found",
+                "delivery_has_recipient",
+                "delivery_key_expired",
+                *HOST_PROBLEMS,
+                "signer_unavailable",
+                "signer_busy",
+                "unwrap_refused",
+            ),
+        ),
+    )

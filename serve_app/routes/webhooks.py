@@ -1,0 +1,208 @@
+"""Stripe's webhooks: verify the raw bytes, keep what an order decides on, answer; apply afterwards.
+
+ADR 0006. The signature is checked before a byte is parsed, in constant time, against every configured
+secret; timestamps may be 300 s off in either direction. What is stored is not the event but the facts
+that an order needs. The answer does not wait for the order: should applying it here fail, or the process
+die, a sweep takes the inbox row.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from domain.errors import MarketplaceError, NotFoundError, RejectedError
+from domain.ids import is_id
+from domain.money import AMOUNT_MINOR_MAX
+from domain.orders.ports import PaymentNews
+from serve_app import examples
+from serve_app.calls import Call, parse_json, reply
+from serve_app.observability import IngressMetrics
+from serve_app.operations import Answer, Operation
+from serve_app.schemas.operators import WebhookReceipt
+
+log = logging.getLogger("marketplace.webhooks")
+
+TOLERANCE_S = 300  # Stripe's own; older is a replay, newer a wrong clock or a forgery
+SIGNATURE_HEADER_CHARS_MAX = 2_048
+SIGNATURES_MAX = 8  # one per active secret while secrets rotate
+APPLYING_MAX = 256  # in the background per process; beyond it the sweep applies what is stored
+ID_CHARS_MAX = 255
+TEXT_CHARS_MAX = 500  # a decline's message for the buyer
+KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
+
+
+def verify_signature(header: bytes, body: bytes, secrets: Sequence[str], now: datetime) -> None:
+    """Check a ``Stripe-Signature`` header (``t=…,v1=…``) over the raw body.
+
+    Raises:
+        RejectedError: ``webhook_signature_invalid``.
+    """
+    timestamp, signatures = b"", []
+    if len(header) <= SIGNATURE_HEADER_CHARS_MAX:
+        for item in header.split(b","):
+            name, _, value = item.strip().partition(b"=")
+            if name == b"t":
+                timestamp = value
+            elif name == b"v1":
+                signatures.append(value)
+    signed = b"%b.%b" % (timestamp, body)
+    valid = False
+    for secret in secrets:
+        expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest().encode()
+        for signature in signatures[:SIGNATURES_MAX]:
+            valid |= hmac.compare_digest(expected, signature)
+    if not valid or not timestamp.isdigit() or len(timestamp) > 12:  # noqa: PLR2004 - int() stays cheap
+        raise RejectedError(
+            "webhook_signature_invalid", "The body is not signed with a secret of this endpoint."
+        )
+    if abs(now.timestamp() - int(timestamp)) > TOLERANCE_S:
+        raise RejectedError(
+            "webhook_signature_invalid",
+            f"The signature's time is more than {TOLERANCE_S} s off. Check both clocks.",
+        )
+
+
+def news_of(event: Any) -> PaymentNews | None:
+    """Reduce a verified event to what an order decides on; None for what concerns no order of ours.
+
+    Raises:
+        RejectedError: ``body_malformed``.
+    """
+    if not isinstance(event, dict):
+        raise _malformed()
+    kind, event_id = event.get("type"), event.get("id")
+    if not isinstance(kind, str) or not _is_short(event_id):
+        raise _malformed()
+    if kind not in KINDS:
+        return None
+    data = event.get("data")
+    intent = data.get("object") if isinstance(data, dict) else None
+    if not isinstance(intent, dict):
+        raise _malformed()
+    metadata = intent.get("metadata")
+    order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
+    if not isinstance(order_id, str) or not is_id("ord", order_id):
+        return None
+    amount_minor, currency = intent.get("amount_received", 0), intent.get("currency")
+    if (
+        not _is_short(intent.get("id"))
+        or type(amount_minor) is not int
+        or not 0 <= amount_minor <= AMOUNT_MINOR_MAX
+        or not isinstance(currency, str)
+        or len(currency) != 3  # noqa: PLR2004 - ISO 4217
+    ):
+        raise _malformed()
+    code, message = _reason(kind, intent)
+    return PaymentNews(
+        event_id=str(event_id),
+        order_id=order_id,
+        kind=kind,
+        payment_intent_id=str(intent["id"]),
+        amount_minor=amount_minor,
+        currency=currency.upper(),
+        code=code,
+        message=message,
+    )
+
+
+def _reason(kind: str, intent: Mapping[str, Any]) -> tuple[str, str]:
+    """Why an attempt failed, in Stripe's words."""
+    if kind == "payment_intent.canceled":
+        reason = intent.get("cancellation_reason")
+        text = f"The payment was cancelled ({reason or 'no reason given'})."
+        return "payment_canceled", text[:TEXT_CHARS_MAX]
+    fault = intent.get("last_payment_error")
+    if kind == "payment_intent.succeeded" or not isinstance(fault, dict):
+        return "", ""
+    code = fault.get("decline_code") or fault.get("code") or "payment_failed"
+    return str(code)[:TEXT_CHARS_MAX], str(fault.get("message") or "")[:TEXT_CHARS_MAX]
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= ID_CHARS_MAX
+
+
+def _malformed() -> RejectedError:
+    return RejectedError("body_malformed", "The body is not an event of Stripe's.")
+
+
+class WebhookRoutes:
+    """The handler, with the applications that run in the background."""
+
+    def __init__(self, metrics: IngressMetrics) -> None:
+        self._metrics = metrics
+        self._applying: set[asyncio.Task[None]] = set()
+
+    async def receive(self, call: Call) -> Response:
+        """POST /v1/webhooks/stripe."""
+        try:
+            outcome = await self._receive(call)
+        except MarketplaceError as refused:
+            self._metrics.webhook(refused.code)
+            raise
+        self._metrics.webhook(outcome)
+        return reply(200, {"received": True, "outcome": outcome})
+
+    async def close(self, wait_s: float) -> None:
+        """Let what runs end within a bound; the rest is in the inbox."""
+        if self._applying:
+            await asyncio.wait(self._applying, timeout=wait_s)
+        for task in self._applying:
+            task.cancel()
+
+    async def _receive(self, call: Call) -> str:
+        body = await call.body()
+        verify_signature(
+            call.headers.get(b"stripe-signature", b""),
+            body,
+            call.ports.settings.webhook_secrets,
+            call.ports.clock(),
+        )
+        news = news_of(parse_json(body))
+        if news is None:
+            return "ignored"
+        known, stored = await call.ports.reads.store_webhook(news)
+        if not known:
+            raise NotFoundError(
+                "webhook_order_unknown",
+                f"Order {news.order_id} is not in this database. The event is not kept: send it again later.",
+            )
+        if not stored:
+            return "duplicate"
+        if len(self._applying) < APPLYING_MAX:
+            task = asyncio.create_task(_apply(call, news))
+            self._applying.add(task)
+            task.add_done_callback(self._applying.discard)
+        return "stored"
+
+
+async def _apply(call: Call, news: PaymentNews) -> None:
+    try:
+        await call.ports.orders.apply_news(news)
+    except MarketplaceError as failure:
+        log.warning("webhook %s is left to the sweep: %s", news.event_id, failure)
+    except Exception:
+        log.exception("webhook %s is left to the sweep", news.event_id)
+
+
+def operations(routes: WebhookRoutes) -> Sequence[Operation]:
+    """List the webhooks' operation."""
+    return (
+        Operation(
+            "POST",
+            "/v1/webhooks/stripe",
+            "receiveStripeEvent",
+            "Stripe's signed events (Stripe-Signature over the raw body)",
+            routes.receive,
+            {200: Answer("Kept, known, or of no concern", WebhookReceipt, examples.WEBHOOK_RECEIPT)},
+            public=True,
+            rated=False,  # Stripe sends bursts after an outage; the signature is the bound
+            problems=("webhook_signature_invalid", "body_malformed", "webhook_order_unknown"),
+        ),
+    )
