@@ -287,7 +287,8 @@ def api_error(response: httpx.Response) -> ApiError:
         str(problem.get("code", f"http_{response.status_code}")),
         str(problem.get("detail") or problem.get("title") or "The server gave no reason."),
         [one for one in problem.get("errors") or [] if isinstance(one, dict)],
-        str(response.headers.get("X-Request-Id", "-")),
+        # A proxy in between may add one of its own: the first is the marketplace's.
+        next(iter(response.headers.get_list("X-Request-Id", split_commas=True)), "-"),
     )
 
 

@@ -85,8 +85,6 @@ def publish_bundle(
     """
     info = bundle.info
     manifest = sign_manifest(bundle, key)
-    on_step(f"{info.name}: key {key.key_id}")
-    client.register_seller_key(base64.b64encode(key.public_key).decode(), f"seller-key:{key.key_id}")
     sku = _sku(client, bundle)
     latest = sku["latest_release"]
     if latest and latest["version"] == info.version:
@@ -98,6 +96,8 @@ def publish_bundle(
                 "release_version_published",
             )
         return Listing(sku["id"], info.name, latest["id"], info.version, bundle.sha256, fresh=False)
+    on_step(f"{info.name}: key {key.key_id}")
+    client.register_seller_key(base64.b64encode(key.public_key).decode(), f"seller-key:{key.key_id}")
     release = client.create_release(
         sku["id"], info.version, bundle.file_name, f"release:{sku['id']}:{info.version}:{bundle.sha256[:16]}"
     )

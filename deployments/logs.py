@@ -19,8 +19,11 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
-def configure_logging(level: str) -> None:
-    """Send this process's ``marketplace`` loggers to stderr as JSON lines. Safe to call twice."""
+def configure_logging(level: str, file: str | None = None) -> None:
+    """Send this process's ``marketplace`` loggers to stderr, or to ``file``, as JSON lines.
+
+    Several processes may share ``file``: each line is one append. Safe to call twice.
+    """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -35,7 +38,8 @@ def configure_logging(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    # The real stderr: Serve replaces `sys.stderr` by a logger of its own that holds lines back.
+    handler = logging.FileHandler(file, delay=True) if file else logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(formatter)
     root = logging.getLogger("marketplace")
     root.handlers = [handler]

@@ -26,7 +26,7 @@ class OrderHostDeployment:
     """One replica hosts many orders' grains; ``deployments.placement`` routes to it by order id."""
 
     async def __init__(self, settings: Settings, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_file)
         self._pool = build_pool(settings.postgres_dsn, name="order-host", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         store = PostgresOrderStore(self._pool)

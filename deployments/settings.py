@@ -74,6 +74,7 @@ class Settings:
     ray_namespace: str
     tokens: tuple[TokenSettings, ...]
     log_level: str = "INFO"
+    log_file: str | None = None  # None writes to stderr, which is what a container's platform collects
     order_hosts: int = 2  # two, so that one dead host never stops all orders while it is replaced
     ingress_replicas: int = 2
 
@@ -117,6 +118,7 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
         ray_namespace=raw["ray"]["namespace"],
         tokens=tuple(TokenSettings(t["sha256"], t["role"], t["principal_id"]) for t in raw["tokens"]),
         log_level=raw.get("log_level", "INFO"),
+        log_file=raw.get("log_file"),
         order_hosts=int(raw.get("order_hosts", 2)),
         ingress_replicas=int(raw.get("ingress_replicas", 2)),
     )

@@ -16,7 +16,7 @@ class SignerDeployment:
     """Holds the development key file; production backends sign outside Ray's workers."""
 
     def __init__(self, settings: Settings) -> None:
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_file)
         keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
         self._issuer = Issuer(keys, keys)
         self._sealer = ReleaseSealer(keys, keys)

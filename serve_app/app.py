@@ -41,6 +41,12 @@ def build_app(
     watcher = EventWatcher(ports.reads.events_since, on_count=metrics.streams)
     hooks = webhooks.WebhookRoutes(metrics)
     described: list[bytes] = []
+
+    def description() -> bytes:
+        if not described:  # made when first asked for: its schemas take a tenth of a second
+            described.append(orjson.dumps(openapi_document(listed, ports.settings.base_url)))
+        return described[0]
+
     # The router looks from the top, so what is called most comes first.
     listed = (
         *webhooks.operations(hooks),
@@ -48,9 +54,8 @@ def build_app(
         *catalogue.operations(guard),
         *licences.operations(monotonic),
         *ops.operations(),
-        *service.operations(service.ServiceRoutes(metrics, lambda: described[0], monotonic)),
+        *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )
-    described.append(orjson.dumps(openapi_document(listed, ports.settings.base_url)))
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ QUERY = {
     "cursor": {
         "type": "string",
         "maxLength": CURSOR_CHARS_MAX,
-        "description": "The page before's next_cursor",
+        "description": "next_cursor of the last page",
     },
 }
 

@@ -40,7 +40,7 @@ class IngressDeployment:
     """One replica of the HTTP ingress."""
 
     async def __init__(self, settings: Settings, orders: Any, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_file)
         self._settings = settings
         self._orders = OrderDirectory(orders)
         self._signer = SignerDirectory(signer)

@@ -16,7 +16,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import IO
+from typing import IO, Protocol
 
 from domain.errors import RejectedError
 
@@ -26,6 +26,7 @@ RATIO_MAX = 200  # unpacked to packed; text compresses 20 times, zeros 1,000 tim
 RATIO_FREE_BYTES = 16 * 2**20  # small archives of empty files exceed any ratio and hurt nobody
 NAME_CHARS_MAX = 512
 EXTENSION_BYTES_MAX = 65_536  # a long name and some attributes of one member
+XZ_MEMORY_BYTES_MAX = 128 * 2**20  # "xz -9" needs half of it; a header may ask for 4 GiB
 ZIP_DIRECTORY_BYTES_MAX = 16 * 2**20  # 20,000 members with names of 512 characters
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _BLOCK_BYTES = 2**20
@@ -37,11 +38,6 @@ _ZIP64_LOCATOR = b"PK\x06\x07"
 _ZIP_END_BYTES = 22
 _ZIP64_LOCATOR_BYTES = 20
 _ZIP_END_BYTES_MAX = _ZIP_END_BYTES + 65_535  # with the longest comment
-_DECOMPRESSORS = {
-    b"\x1f\x8b": gzip.GzipFile,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-}
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 
@@ -60,9 +56,7 @@ def check_archive(bundle: IO[bytes], size: int) -> None:
         if magic.startswith(_ZIP_MAGIC):
             _check_zip(bundle, size, names, budget)
         else:
-            opener = next((one for mark, one in _DECOMPRESSORS.items() if magic.startswith(mark)), None)
-            plain: IO[bytes] = bundle if opener is None else opener(bundle)
-            _check_tar(_Counted(plain, budget), names)
+            _check_tar(_Counted(_decompressed(bundle, magic), budget), names)
     except RecursionError:
         raise _unsafe("its headers nest too deeply") from None
     except NotImplementedError:
@@ -73,6 +67,40 @@ def check_archive(bundle: IO[bytes], size: int) -> None:
         raise _unsafe("it is not a whole tar or zip archive") from None
     if not names.files:
         raise _unsafe("it holds no file")
+
+
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, empty only at the end."""
+
+
+def _decompressed(bundle: IO[bytes], magic: bytes) -> _Reader:
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=bundle)
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(bundle)
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        return _XzReader(bundle)
+    return bundle
+
+
+class _XzReader:
+    """One xz stream within a bound of memory, which ``lzma.LZMAFile`` does not offer."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES_MAX)
+
+    def read(self, size: int, /) -> bytes:
+        while not self._decompressor.eof:
+            fed = self._source.read(_BLOCK_BYTES) if self._decompressor.needs_input else b""
+            if not fed and self._decompressor.needs_input:
+                raise EOFError
+            if data := self._decompressor.decompress(fed, size):
+                return data
+        if self._decompressor.unused_data or self._source.read(1):
+            raise _unsafe("something follows its end")
+        return b""
 
 
 class _Names:
@@ -124,12 +152,12 @@ class _Budget:
 class _Counted:
     """A forward-only reader that pays for every byte."""
 
-    def __init__(self, source: IO[bytes], budget: _Budget) -> None:
+    def __init__(self, source: _Reader, budget: _Budget) -> None:
         self._source = source
         self._budget = budget
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._source.read(_BLOCK_BYTES if size < 0 else size)
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
         self._budget.spend(len(data))
         return data
 

@@ -77,9 +77,10 @@ async def _measure(
 ) -> dict[str, Any]:
     load = asyncio.create_task(run_load(target, tokens, run_id, WARM_UP_S, plan.seconds))
     await asyncio.sleep(WARM_UP_S)
-    before, began = process_groups.take(layout), time.monotonic()
+    # In a thread: reading /proc must not stall the buyers on the event loop.
+    before, began = await asyncio.to_thread(process_groups.take, layout), time.monotonic()
     await asyncio.sleep(max(0.0, plan.seconds - (time.monotonic() - began)))
-    after, ended = process_groups.take(layout), time.monotonic()
+    after, ended = await asyncio.to_thread(process_groups.take, layout), time.monotonic()
     tally, _, _ = await load
     undelivered = await count_undelivered(target, tally, SETTLE_TIMEOUT_S)
     spent, gone = process_groups.cpu_seconds(before, after)

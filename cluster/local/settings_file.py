@@ -54,6 +54,8 @@ def settings(layout: Layout, credentials: Credentials, ports: Mapping[str, int])
             for role, principal in [_PRINCIPALS[name]]
         ],
         "log_level": "INFO",
+        # Ray removes its workers' own logs with its temporary directory; these outlive a stop.
+        "log_file": str(layout.log / "application.log"),
     }
 
 

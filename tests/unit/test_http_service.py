@@ -1,0 +1,437 @@
+"""The service itself: probes, metrics, its description, and what every answer has in common."""
+
+import ast
+import asyncio
+import re
+from pathlib import Path
+
+import orjson
+import psycopg
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from psycopg_pool import PoolTimeout
+from starlette.requests import ClientDisconnect
+
+from domain.errors import (
+    BusyError,
+    ConflictError,
+    DependencyError,
+    MarketplaceError,
+    NotFoundError,
+    RejectedError,
+)
+from serve_app import problems
+from serve_app.problems import TABLE
+from tests.fakes.ingress import RECIPIENT, Client, FakeMarket, pay
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def market():
+    return FakeMarket()
+
+
+@pytest.fixture
+def client(market):
+    return Client(market.app())
+
+
+@pytest.fixture
+async def description(client):
+    return (await client.get("/openapi.json")).json()
+
+
+async def test_liveness_asks_nobody(market, client):
+    market.checks["database"] = False
+    answer = await client.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+async def test_readiness_names_the_part_that_is_missing(market, client):
+    assert (await client.get("/readyz")).json() == {
+        "status": "ready",
+        "checks": {"database": True, "order_hosts": True, "signer": True},
+    }
+    market.checks["signer"] = False
+    market.monotonic.now_s += 2
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+    assert answer.json()["checks"] == {"database": True, "order_hosts": True, "signer": False}
+    assert answer.headers["retry-after"] == "2"
+
+
+async def test_a_check_that_fails_or_hangs_is_not_ready(market, monkeypatch):
+    monkeypatch.setattr("serve_app.routes.service.CHECK_DEADLINE_S", 0.01)
+
+    def check(name):
+        async def answer():
+            if name == "database":
+                raise PoolTimeout("no connection")
+            await asyncio.Event().wait()
+
+        return answer
+
+    market.check = check
+    answer = await Client(market.app()).get("/readyz")
+    assert (answer.status_code, set(answer.json()["checks"].values())) == (503, {False})
+
+
+async def test_probes_share_one_look_a_second(market):
+    looks = []
+
+    def check(name):
+        async def answer():
+            looks.append(name)
+            return True
+
+        return answer
+
+    market.check = check
+    client = Client(market.app())
+    await asyncio.gather(*(client.get("/readyz") for _ in range(10)))
+    assert sorted(looks) == ["database", "order_hosts", "signer"]
+
+
+async def test_metrics_count_by_template_and_never_by_path(client):
+    for number in range(3):
+        await client.get(f"/v1/skus/nothing-{number}")
+    await client.get("/no/such/path")
+    text = (await client.get("/metrics")).text
+    assert 'marketplace_http_requests_total{method="GET",route="/v1/skus/{sku_id}",status="404"} 3.0' in text
+    assert 'route="unmatched",status="404"} 1.0' in text
+    assert "nothing-" not in text
+    assert "marketplace_http_requests_in_flight 1.0" in text
+
+
+async def test_the_landing_page_links_the_documentation(client):
+    answer = await client.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert 'href="/openapi.json"' in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in answer.text
+
+
+@pytest.mark.parametrize("given", ["12345678", "a" * 64, "Req_id-0042"])
+async def test_a_sound_request_id_is_kept(client, given):
+    for path in ("/livez", "/nothing", "/v1/orders"):
+        assert (await client.get(path, x_request_id=given)).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["1234567", "a" * 65, "has space", "x\"y'z<>;--", "", None])
+async def test_another_request_id_is_replaced(client, given):
+    headers = {} if given is None else {"x_request_id": given}
+    answer = await client.get("/livez", **headers)
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/orders/", "//v1/skus", "/v1/skus/a/b", "/V1/skus"])
+async def test_an_unknown_path_is_a_problem(client, path):
+    answer = await client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "route_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", "/v1/orders"), ("PUT", "/v1/skus"), ("POST", "/livez")]
+)
+async def test_another_method_is_a_problem(client, method, path):
+    answer = await client.http.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("length", ["9" * 30, "-1", "ten", "1048577"])
+async def test_a_strange_or_large_content_length_is_refused_on_every_route(market, client, length):
+    for path in ("/v1/skus", "/v1/webhooks/stripe", "/nothing"):
+        answer = await client.http.request(
+            "POST", path, content=iter_nothing(), headers={"content-length": length}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+async def iter_nothing():
+    yield b""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (psycopg.OperationalError("password=hunter2"), "database_unavailable"),
+        (PoolTimeout("x"), "database_unavailable"),
+        (TimeoutError(), "deadline_exceeded"),
+        (KeyError("hunter2"), "internal_error"),
+    ],
+)
+async def test_failures_become_problems_without_their_inside(market, client, failure, code):
+    market.reads.failure = failure
+    answer = await client.as_("buyer").get("/v1/orders/ord_" + "0" * 26)
+    assert (answer.status_code, answer.json()["code"]) == (TABLE[code][0], code)
+    assert "hunter2" not in answer.text
+
+
+async def test_a_caller_that_hangs_up_is_counted_and_not_logged(market, client, caplog):
+    market.reads.failure = ClientDisconnect()
+    with pytest.raises(AssertionError):  # httpx' transport notices that no answer came
+        await client.as_("buyer").get("/v1/orders/ord_" + "0" * 26)
+    assert 'status="499"' in (await client.get("/metrics")).text
+    assert caplog.records == []
+
+
+async def test_what_breaks_after_the_answer_began_is_cut_and_not_patched_up(market):
+    app, sent = market.app(), []
+
+    async def send(message):
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            raise OSError("the connection is gone")
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/livez",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+    }
+    with pytest.raises(OSError, match="gone"):
+        await app(scope, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_the_lifespan_starts_and_stops(market):
+    app, sent = market.app(), []
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_logs_hold_no_secret(market, client, monkeypatch):
+    lines = []
+    monkeypatch.setattr("serve_app.observability._log", FakeLog(lines))
+    market.directory.failure = RuntimeError("bug")
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": RECIPIENT},
+    }
+    await client.as_("buyer").post("/v1/orders", body, key="secret-key")
+    await client.as_("buyer").get("/v1/orders")
+    (line,) = lines
+    assert (line["route"], line["status"], line["principal_id"]) == ("/v1/orders", 500, "buyer_ada")
+    assert re.fullmatch(r"[0-9a-f]{16}", line["idempotency_key_sha256"])
+    assert "secret-key" not in repr(line)
+    assert "Bearer" not in repr(line)
+
+
+class FakeLog:
+    def __init__(self, lines):
+        self.info = self.error = lambda _event, **fields: lines.append(fields)
+
+
+# -- the description ---------------------------------------------------------------------------------
+
+
+async def test_the_description_is_valid_openapi_3_1(description):
+    OpenAPIV31SpecValidator(description).validate()
+    assert description["openapi"].startswith("3.1")
+    assert description["servers"] == [{"url": "http://market.test"}]
+
+
+def operations_of(description):
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def validator(description, schema):
+    return Draft202012Validator({**schema, "components": description["components"]})
+
+
+async def test_every_example_fits_its_schema(description):
+    checked = 0
+    for _, _, operation in operations_of(description):
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for part in (*bodies, *operation["responses"].values()):
+            for media in part.get("content", {}).values():
+                if "example" in media:
+                    validator(description, media["schema"]).validate(media["example"])
+                    checked += 1
+    assert checked > 100
+
+
+async def test_every_operation_documents_its_problems_and_its_access(description):
+    for path, method, operation in operations_of(description):
+        statuses = set(operation["responses"])
+        assert {"500", "503"} <= statuses, (method, path)
+        names = {parameter["name"] for parameter in operation["parameters"]}
+        if operation["security"]:
+            assert {"401", "403"} <= statuses
+        if method == "post" and path not in ("/v1/webhooks/stripe", "/v1/licences/verify"):
+            assert "Idempotency-Key" in names, path
+        else:
+            assert "Idempotency-Key" not in names, path
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= statuses
+
+
+async def test_the_contracts_paths_are_all_there(description):
+    assert {(method, path) for path, method, _ in operations_of(description)} == {
+        ("get", "/v1/skus"),
+        ("post", "/v1/skus"),
+        ("get", "/v1/skus/{sku_id}"),
+        ("post", "/v1/seller-keys"),
+        ("post", "/v1/skus/{sku_id}/releases"),
+        ("post", "/v1/releases/{release_id}/publish"),
+        ("get", "/v1/releases/{release_id}"),
+        ("post", "/v1/orders"),
+        ("get", "/v1/orders"),
+        ("get", "/v1/orders/{order_id}"),
+        ("get", "/v1/orders/{order_id}/events"),
+        ("get", "/v1/orders/{order_id}/deliveries"),
+        ("post", "/v1/deliveries/{delivery_id}/key"),
+        ("post", "/v1/webhooks/stripe"),
+        ("get", "/v1/licences/{licence_id}"),
+        ("post", "/v1/licences/verify"),
+        ("get", "/v1/licences/revocations"),
+        ("get", "/v1/keys"),
+        ("post", "/v1/ops/tokens"),
+        ("get", "/livez"),
+        ("get", "/readyz"),
+        ("get", "/metrics"),
+        ("get", "/openapi.json"),
+        ("get", "/"),
+    }
+
+
+async def test_real_answers_fit_their_schemas(market, client, description):
+    """Answers are written as plain dictionaries; here they are held against the documented models."""
+
+    def fits(answer, method, path):
+        media = description["paths"][path][method]["responses"][str(answer.status_code)]["content"]
+        kind = answer.headers["content-type"].partition(";")[0]
+        validator(description, media[kind]["schema"]).validate(answer.json())
+        return answer.json()
+
+    sku = market.list_published()
+    buyer = client.as_("buyer")
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "released_key"},
+    }
+    order = fits(await buyer.post("/v1/orders", body), "post", "/v1/orders")
+    fits(await buyer.post("/v1/orders", {}), "post", "/v1/orders")
+    path = f"/v1/orders/{order['id']}"
+    fits(await buyer.get(path + "/deliveries"), "get", "/v1/orders/{order_id}/deliveries")
+    fits(
+        await pay(market, client, order["id"], kind="payment_intent.payment_failed", event_id="evt_0"),
+        "post",
+        "/v1/webhooks/stripe",
+    )
+    fits(await buyer.get(path), "get", "/v1/orders/{order_id}")
+    await pay(market, client, order["id"])
+    fits(await buyer.get(path), "get", "/v1/orders/{order_id}")
+    fits(await buyer.get("/v1/orders"), "get", "/v1/orders")
+    fits(await buyer.get(path + "/events", accept="application/json"), "get", "/v1/orders/{order_id}/events")
+    (delivery,) = fits(await buyer.get(path + "/deliveries"), "get", "/v1/orders/{order_id}/deliveries")[
+        "items"
+    ]
+    key_path = "/v1/deliveries/{delivery_id}/key"
+    fits(await buyer.post(key_path.format(delivery_id=delivery["id"]), {}), "post", key_path)
+    fits(await buyer.get(f"/v1/licences/{delivery['licence']['id']}"), "get", "/v1/licences/{licence_id}")
+    question = {"licence": delivery["licence"]["armoured"], "buyer_id": "buyer_ada"}
+    for one in (question, {"licence": "nonsense"}):
+        fits(await client.post("/v1/licences/verify", one, key=None), "post", "/v1/licences/verify")
+    for public in ("/v1/skus", "/v1/licences/revocations", "/v1/keys", "/livez", "/readyz"):
+        fits(await client.get(public), "get", public)
+    fits(await client.get(f"/v1/skus/{sku.sku_id}"), "get", "/v1/skus/{sku_id}")
+    fits(await client.get("/v1/skus/nothing"), "get", "/v1/skus/{sku_id}")
+    fits(
+        await client.as_("operator").post("/v1/ops/tokens", {"role": "buyer", "principal_id": "x"}),
+        "post",
+        "/v1/ops/tokens",
+    )
+
+
+# -- the table of problems ---------------------------------------------------------------------------
+
+
+def test_docs_and_table_agree():
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\d{3}) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    documented = {code: int(status) for code, status, _, _ in rows}
+    assert len(rows) == len(documented), "a code is documented twice"
+    assert documented == {code: status for code, (status, _) in TABLE.items()}
+
+
+# Codes of parts whose errors never reach a caller by themselves: they become effects' reasons, or the
+# publisher translates them.
+REACHABLE = (
+    "serve_app/*.py",
+    "serve_app/routes/*.py",
+    "storage/market/*.py",
+    "storage/s3.py",
+    "actors/grains/*.py",
+)
+MORE = ("actors/publisher/archives.py", "actors/publisher/publication.py", "actors/orders/host.py")
+UNREACHABLE = {"envelope_not_canonical"}
+
+
+def codes_raised(path):
+    names = {
+        "RejectedError",
+        "NotFoundError",
+        "ConflictError",
+        "BusyError",
+        "DependencyError",
+        "FieldsInvalidError",
+    }
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in names
+            and node.args
+        ):
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value
+
+
+def test_every_code_that_can_reach_a_caller_has_its_status():
+    paths = [path for pattern in (*REACHABLE, *MORE) for path in ROOT.glob(pattern)]
+    raised = {code for path in paths for code in codes_raised(path)}
+    assert len(raised) > 40
+    assert raised - UNREACHABLE - set(TABLE) == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RejectedError("new_code", "x"), 422),
+        (NotFoundError("new_code", "x"), 404),
+        (ConflictError("new_code", "x"), 409),
+        (BusyError("new_code", "x"), 503),
+        (DependencyError("new_code", "x"), 503),
+        (MarketplaceError("new_code", "x"), 500),
+    ],
+)
+def test_a_code_without_a_status_is_answered_by_whose_fault_it_is(error, status):
+    assert problems.status_and_title(error)[0] == status
+
+
+def test_a_problems_fields_are_bounded():
+    error = problems.FieldsInvalidError("body_invalid", "x", [(f"/{n}", "wrong") for n in range(1_000)])
+    assert len(orjson.loads(problems.response(error, "id").body)["errors"]) == problems.FIELD_ERRORS_MAX

@@ -1,0 +1,260 @@
+"""Stripe's webhooks over HTTP: only what is signed now is kept, once, for an order that exists."""
+
+import asyncio
+
+import orjson
+import pytest
+
+from domain.errors import DependencyError
+from tests.fakes.ingress import (
+    OLD_WEBHOOK_SECRET,
+    RECIPIENT,
+    WEBHOOK_SECRET,
+    Client,
+    FakeMarket,
+    RateLimit,
+    settle,
+    signed,
+    stripe_event,
+)
+
+
+@pytest.fixture
+def market():
+    return FakeMarket()
+
+
+@pytest.fixture
+def stripe(market):
+    return Client(market.app())
+
+
+@pytest.fixture
+async def order_id(market, stripe):
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": RECIPIENT},
+    }
+    return (await stripe.as_("buyer").post("/v1/orders", body)).json()["id"]
+
+
+def now_s(market):
+    return int(market.clock().timestamp())
+
+
+async def send(market, client, event, *, signature=None, at_s=None, secret=WEBHOOK_SECRET):
+    body = event if isinstance(event, bytes) else orjson.dumps(event)
+    signature = signed(body, at_s or now_s(market), secret) if signature is None else signature
+    headers = {"stripe_signature": signature} if signature else {}
+    return await client.post("/v1/webhooks/stripe", content=body, key=None, **headers)
+
+
+async def refuse(market, client, status, code, *args, **kwargs):
+    before = market.writes()
+    answer = await send(market, client, *args, **kwargs)
+    await settle(market)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert market.writes() == before
+
+
+async def test_a_payment_is_kept_and_applied(market, stripe, order_id):
+    answer = await send(market, stripe, stripe_event(order_id))
+    assert (answer.status_code, answer.json()) == (200, {"received": True, "outcome": "stored"})
+    await settle(market)
+    row = market.store.inbox["evt_1"]
+    assert (row.news.amount_minor, row.news.currency, row.processed) == (1999, "USD", True)
+    assert market.store.orders[order_id].status == "delivered"
+
+
+async def test_the_answer_does_not_wait_for_the_order(market, stripe, order_id):
+    async def hang(_):
+        await asyncio.Event().wait()
+
+    market.directory.apply_news = hang
+    async with asyncio.timeout(1):
+        answer = await send(market, stripe, stripe_event(order_id))
+    assert answer.json()["outcome"] == "stored"
+    assert not market.store.inbox["evt_1"].processed
+
+
+@pytest.mark.parametrize("failure", [DependencyError("order_host_unavailable", "gone"), RuntimeError("bug")])
+async def test_an_order_that_cannot_be_reached_leaves_it_to_the_sweep(market, stripe, order_id, failure):
+    market.directory.failure = failure
+    answer = await send(market, stripe, stripe_event(order_id))
+    await settle(market)
+    assert answer.json()["outcome"] == "stored"
+    assert [news.event_id for news in await due(market)] == ["evt_1"]
+
+
+async def due(market):
+    market.clock.advance(10)
+    return await market.store.claim_due_webhooks(10, 15)
+
+
+async def test_a_duplicate_is_kept_once(market, stripe, order_id):
+    await send(market, stripe, stripe_event(order_id))
+    await settle(market)
+    before = market.writes()
+    answer = await send(market, stripe, stripe_event(order_id))
+    await settle(market)
+    assert answer.json()["outcome"] == "duplicate"
+    assert market.writes() == before
+
+
+async def test_a_decline_reaches_the_buyer_and_the_order_stays_payable(market, stripe, order_id):
+    event = stripe_event(
+        order_id,
+        kind="payment_intent.payment_failed",
+        last_payment_error={
+            "code": "card_declined",
+            "decline_code": "insufficient_funds",
+            "message": "No funds.",
+        },
+    )
+    await send(market, stripe, event)
+    await settle(market)
+    order = (await stripe.as_("buyer").get(f"/v1/orders/{order_id}")).json()
+    assert order["status"] == "awaiting_payment"
+    assert order["payment"]["error"] == {"code": "insufficient_funds", "message": "No funds."}
+    assert order["payment"]["client_secret"] == "pi_1_secret"
+
+
+async def test_a_cancelled_intent_is_kept(market, stripe, order_id):
+    event = stripe_event(order_id, kind="payment_intent.canceled", cancellation_reason="abandoned")
+    assert (await send(market, stripe, event)).json()["outcome"] == "stored"
+    assert "abandoned" in market.store.inbox["evt_1"].news.message
+
+
+async def test_a_rotated_secret_still_counts(market, stripe, order_id):
+    answer = await send(market, stripe, stripe_event(order_id), secret=OLD_WEBHOOK_SECRET)
+    assert answer.json()["outcome"] == "stored"
+
+
+async def test_one_of_several_signatures_is_enough(market, stripe, order_id):
+    body = orjson.dumps(stripe_event(order_id))
+    header = signed(body, now_s(market), "whsec_other") + "," + signed(body, now_s(market)).partition(",")[2]
+    assert (await send(market, stripe, body, signature=header)).json()["outcome"] == "stored"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda body, at: signed(body, at, "whsec_wrong"),
+        lambda body, at: signed(body + b" ", at),
+        lambda body, at: signed(body, at).replace("v1=", "v0="),
+        lambda body, at: signed(body, at).replace(f"t={at}", f"t={at - 1}"),
+        lambda body, at: signed(body, at).replace(f"t={at},", ""),
+        lambda _, at: f"t={at},v1=",
+        lambda _, at: f"t={at},v1={'0' * 64}",
+        lambda *_: f"t={'9' * 400},v1={'0' * 64}",
+        lambda *_: "x" * 5_000,
+        lambda *_: "",
+    ],
+)
+async def test_a_forged_signature_is_refused(market, stripe, order_id, forge):
+    body = orjson.dumps(stripe_event(order_id))
+    signature = forge(body, now_s(market))
+    await refuse(market, stripe, 400, "webhook_signature_invalid", body, signature=signature)
+
+
+async def test_signatures_beyond_the_bound_are_not_tried(market, stripe, order_id):
+    body = orjson.dumps(stripe_event(order_id))
+    good = signed(body, now_s(market))
+    padded = good.replace(",v1=", "," + "v1=0," * 20 + "v1=")
+    await refuse(market, stripe, 400, "webhook_signature_invalid", body, signature=padded)
+
+
+@pytest.mark.parametrize("off_s", [-301, -86_400, 301, 86_400])
+async def test_an_old_or_future_signature_is_refused(market, stripe, order_id, off_s):
+    event, at_s = stripe_event(order_id), now_s(market) + off_s
+    await refuse(market, stripe, 400, "webhook_signature_invalid", event, at_s=at_s)
+
+
+@pytest.mark.parametrize("off_s", [-300, 300])
+async def test_a_signature_within_five_minutes_counts(market, stripe, order_id, off_s):
+    answer = await send(market, stripe, stripe_event(order_id), at_s=now_s(market) + off_s)
+    assert answer.status_code == 200
+
+
+async def test_an_order_that_is_not_here_is_left_with_stripe(market, stripe):
+    await refuse(market, stripe, 404, "webhook_order_unknown", stripe_event("ord_" + "0" * 26))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        stripe_event(None),
+        stripe_event("ord_nonsense"),
+        stripe_event("ord_" + "0" * 26, kind="charge.refunded"),
+        {"id": "evt_1", "type": "invoice.paid", "data": {"object": {}}},
+        stripe_event(None, metadata=None),
+    ],
+)
+async def test_what_concerns_no_order_is_ignored(market, stripe, event):
+    before = market.writes()
+    answer = await send(market, stripe, event)
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "ignored")
+    assert market.writes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount_received": "1999"},
+        {"amount_received": 19.99},
+        {"amount_received": True},
+        {"amount_received": -1},
+        {"amount_received": 10**9},
+        {"currency": None},
+        {"currency": "dollars"},
+        {"id": None},
+        {"id": ""},
+    ],
+    ids=str,
+)
+async def test_a_signed_intent_of_a_wrong_form_is_refused(market, stripe, order_id, change):
+    await refuse(market, stripe, 400, "body_malformed", stripe_event(order_id, **change))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'{"id":"evt_1"}',
+        b'{"id":7,"type":"payment_intent.succeeded"}',
+        b'{"id":"evt_1","type":"payment_intent.succeeded","data":[]}',
+        b'{"id":"evt_1","id":"evt_2","type":"x"}',
+    ],
+)
+async def test_a_signed_body_that_is_no_event_is_refused(market, stripe, body):
+    await refuse(market, stripe, 400, "body_malformed", body)
+
+
+async def test_a_huge_body_is_refused_before_its_signature(market, stripe):
+    await refuse(market, stripe, 413, "body_too_large", b" " * (2 * 1024 * 1024))
+
+
+async def test_a_database_that_is_down_is_no_success(market, stripe, order_id):
+    market.reads.failure = DependencyError("database_unavailable", "down", 2)
+    await refuse(market, stripe, 503, "database_unavailable", stripe_event(order_id))
+
+
+async def test_a_burst_of_webhooks_is_not_rate_limited():
+    market = FakeMarket(address_rate=RateLimit(1, 1))
+    client = Client(market.app())
+    answers = [await send(market, client, stripe_event(None)) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_webhooks_are_counted_by_outcome(market, stripe, order_id):
+    await send(market, stripe, stripe_event(order_id))
+    await send(market, stripe, stripe_event(order_id))
+    await send(market, stripe, stripe_event(order_id), signature="")
+    text = (await stripe.get("/metrics")).text
+    for outcome in ("stored", "duplicate", "webhook_signature_invalid"):
+        assert f'marketplace_webhooks_total{{outcome="{outcome}"}} 1.0' in text
