@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import ray
@@ -30,6 +31,7 @@ from storage.signing.keys import register
 log = logging.getLogger("marketplace.serving")
 
 APPLICATION = "marketplace"
+CONNECT_DEADLINE_S = 90.0  # ray.init itself waits some 30 s each time
 WATCH_INTERVAL_S = 5.0  # how often a failed deployment is looked for
 STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY})
 
@@ -42,14 +44,28 @@ def deploy(settings: Settings) -> None:
         settings.postgres_dsn,
         [(bytes.fromhex(one.sha256), Principal(one.role, one.principal_id)) for one in settings.tokens],
     )
-    ray.init(
-        address=settings.ray_address,
-        namespace=settings.ray_namespace,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    _connect(settings)
     serve.start(http_options={"host": settings.http.host, "port": settings.http.port})
     serve.run(build_application(settings), name=APPLICATION, route_prefix="/")
+
+
+def _connect(settings: Settings) -> None:
+    """Join the cluster; on a loaded machine its node registers long after its ports answer."""
+    deadline = time.monotonic() + CONNECT_DEADLINE_S
+    while True:
+        try:
+            ray.init(
+                address=settings.ray_address,
+                namespace=settings.ray_namespace,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("Ray at %s has no node yet", settings.ray_address)
+        else:
+            return
 
 
 def watch(stop: threading.Event) -> None:

@@ -123,6 +123,7 @@ class Bucket:
     def close(self) -> None:
         """Let running calls end and take no new ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
 
     def link_to_get(self, key: str, version_id: str, lifetime_s: int) -> Link:
         """Presign a GET of exactly one version."""

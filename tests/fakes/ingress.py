@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import io
 import itertools
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -587,7 +588,8 @@ class Client:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://market.test")
         self.token = token
-        self._keys = itertools.count(1)
+        run = secrets.token_hex(4)  # a database may outlive this client and know its keys
+        self._keys = (f"key-{run}-{number}" for number in itertools.count(1))
 
     def as_(self, token: str | None) -> Client:
         other = object.__new__(Client)
@@ -601,7 +603,7 @@ class Client:
         self, path: str, body: Any = None, *, key: str | None = "fresh", content: Any = None, **headers: str
     ) -> httpx.Response:
         if key == "fresh":
-            key = f"key-{next(self._keys)}"
+            key = next(self._keys)
         if key is not None:
             headers["idempotency_key"] = key
         headers.setdefault("content_type", "application/json")

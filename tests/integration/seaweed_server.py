@@ -48,7 +48,9 @@ class SeaweedServer:
         for attempt in range(TRIES):
             self.ports = {name: free_port() for name in seaweed.PORT_NAMES}
             data = self._folder / f"try-{attempt}"
-            spec = seaweed.spec(data, self._folder, self.ports, SECRETS, {"PATH": "/usr/bin:/bin"}, data / "log")
+            spec = seaweed.spec(
+                data, self._folder, self.ports, SECRETS, {"PATH": "/usr/bin:/bin"}, data / "log"
+            )
             with (self._folder / f"weed-{attempt}.log").open("wb") as log:
                 self._process = subprocess.Popen(
                     spec.argv, env=dict(spec.env), cwd=spec.cwd, stdout=log, stderr=log
@@ -80,9 +82,7 @@ class SeaweedServer:
             self._process = None
 
     def bucket(self, name: str) -> Bucket:
-        access = S3Access(
-            self.endpoint, seaweed.REGION, SECRETS["s3_access_key"], SECRETS["s3_secret_key"]
-        )
+        access = S3Access(self.endpoint, seaweed.REGION, SECRETS["s3_access_key"], SECRETS["s3_secret_key"])
         return Bucket(access, name, utc_now)
 
 

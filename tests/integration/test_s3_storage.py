@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -29,7 +30,6 @@ def uploads(server):
     bucket = server.bucket("uploads")
     yield bucket
     bucket.close()
-    bucket._client.close()
 
 
 @pytest.fixture
@@ -37,7 +37,6 @@ def payloads(server):
     bucket = server.bucket("payloads")
     yield bucket
     bucket.close()
-    bucket._client.close()
 
 
 def read(bucket, stored):
@@ -86,7 +85,9 @@ def test_a_link_is_signature_version_4_and_says_when_it_ends(uploads):
     assert not [name for name in put if "checksum" in name.lower()]
 
 
-@pytest.mark.parametrize("change", [("Expires=60", "Expires=3600"), ("/changed", "/other"), ("versionId=", "versionId=0")])
+@pytest.mark.parametrize(
+    "change", [("Expires=60", "Expires=3600"), ("/changed", "/other"), ("versionId=", "versionId=0")]
+)
 def test_an_altered_link_is_refused(uploads, change):
     stored = write(uploads, "changed", b"x")
     write(uploads, "other", b"secret")
@@ -96,7 +97,9 @@ def test_an_altered_link_is_refused(uploads, change):
 
 def test_a_link_to_get_does_not_put_and_the_other_way_round(uploads):
     stored = write(uploads, "one-way", b"x")
-    assert httpx.put(uploads.link_to_get("one-way", stored.version_id, 60).url, content=b"y").status_code == 403
+    assert (
+        httpx.put(uploads.link_to_get("one-way", stored.version_id, 60).url, content=b"y").status_code == 403
+    )
     assert httpx.get(uploads.link_to_put("one-way", 60).url).status_code == 403
     assert uploads.newest("one-way") == stored
 
@@ -157,8 +160,6 @@ def test_a_writer_keeps_its_memory_bounded(payloads, monkeypatch):
 
 async def test_calls_run_in_threads_and_their_number_is_bounded(uploads, monkeypatch):
     monkeypatch.setattr(s3, "CALLS_WAITING_MAX", 2)
-    import threading  # noqa: PLC0415 - only here
-
     go = threading.Event()
     waiting = [asyncio.create_task(uploads.call(lambda: go.wait(5))) for _ in range(2)]
     await asyncio.sleep(0)
@@ -178,7 +179,6 @@ async def test_a_missing_server_is_a_dependency_that_failed(monkeypatch):
         assert not bucket.reachable()
     finally:
         bucket.close()
-        bucket._client.close()
 
 
 async def test_a_wrong_secret_is_a_dependency_that_failed(server):
@@ -188,7 +188,6 @@ async def test_a_wrong_secret_is_a_dependency_that_failed(server):
             await bucket.call(lambda: bucket.newest("k"))
     finally:
         bucket.close()
-        bucket._client.close()
 
 
 def test_a_bucket_without_versions_is_refused(server, uploads):
@@ -200,7 +199,6 @@ def test_a_bucket_without_versions_is_refused(server, uploads):
         assert plain.reachable()
     finally:
         plain.close()
-        plain._client.close()
 
 
 def test_a_missing_bucket_is_not_reachable(server):
@@ -211,4 +209,3 @@ def test_a_missing_bucket_is_not_reachable(server):
             write(missing, "k", b"x")
     finally:
         missing.close()
-        missing._client.close()

@@ -7,7 +7,8 @@ import pytest
 from domain.errors import DependencyError
 from serve_app.auth import KNOWN_TTL_S, UNKNOWN_TTL_S
 from serve_app.limits import TokenBuckets
-from tests.fakes.ingress import Client, FakeMarket, FakeMonotonic, RateLimit
+from serve_app.ports import RateLimit
+from tests.fakes.ingress import Client, FakeMarket, FakeMonotonic
 
 ORDER = "ord_" + "0" * 26
 

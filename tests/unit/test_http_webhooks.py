@@ -6,13 +6,13 @@ import orjson
 import pytest
 
 from domain.errors import DependencyError
+from serve_app.ports import RateLimit
 from tests.fakes.ingress import (
     OLD_WEBHOOK_SECRET,
     RECIPIENT,
     WEBHOOK_SECRET,
     Client,
     FakeMarket,
-    RateLimit,
     settle,
     signed,
     stripe_event,

@@ -1,0 +1,271 @@
+"""A seller publishes and a buyer buys through the whole ingress, over a real Postgres and a real S3.
+
+Only Stripe, Finance and Ray's handles are stand-ins: the hosts, the signer, the publisher and the routes
+are the product's own. What the buyer downloads is opened by an independent reader of the age format.
+"""
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import io
+import tarfile
+import time
+
+import httpx
+import orjson
+import psycopg
+import pyrage
+import pytest
+
+from actors.orders.effects import Effects
+from actors.orders.fulfilment import SignerFulfiller
+from actors.orders.host import OrderHost
+from actors.publisher.publication import Publisher
+from actors.publisher.sealing import ReleaseSealer
+from actors.signer.issuer import Issuer
+from deployments.clock import draw_id, utc_now
+from domain import manifests, statements
+from domain.dsse import sign_all
+from domain.licence_policies import OfferedPolicy
+from domain.manifests import ReleaseManifest
+from domain.semver import parse_version
+from serve_app.app import build_app
+from serve_app.ports import IngressPorts, IngressSettings
+from storage import migrations
+from storage.market.access import AccessTokens, Principal, register_access_tokens
+from storage.market.catalogue import Catalogue
+from storage.market.commands import Commands
+from storage.market.fulfilment import FulfilmentReads
+from storage.market.licences import LicenceReads
+from storage.market.order_store import PostgresOrderStore
+from storage.market.pool import build_pool
+from storage.market.signing_keys import register_signing_key
+from storage.signing.devfile import DevelopmentKeyFile
+from storage.signing.keys import register
+from tests.fakes.ingress import WEBHOOK_SECRET, Client, FakeDirectory, signed, stripe_event
+from tests.fakes.orders import FakeBooks, FakeGateway
+from tests.integration.seaweed_server import running
+
+pytestmark = pytest.mark.integration
+
+SELLER_KEYS = DevelopmentKeyFile(b"k" * 32, b"w" * 32)
+PLATFORM_KEYS = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
+DEADLINE_S = 20.0
+
+
+class InProcessSigner:
+    """The signer's actor without Ray."""
+
+    def __init__(self):
+        self._sealer = ReleaseSealer(PLATFORM_KEYS, PLATFORM_KEYS)
+        self._issuer = Issuer(PLATFORM_KEYS, PLATFORM_KEYS)
+
+    async def seal_release(self, request):
+        return self._sealer.seal_release(request)
+
+    async def sign_revocations(self, request):
+        return self._sealer.sign_revocations(request)
+
+    async def issue(self, requests):
+        return self._issuer.issue(requests)
+
+    async def unwrap_identity(self, delivery_id, wrapped):
+        return self._issuer.unwrap_identity(delivery_id, wrapped)
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("weed")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def migrated(module_database):
+    migrations.apply(module_database.dsn, "storage.market", "market")
+    tokens = {"seller": "seller_1", "buyer": "buyer_ada", "operator": "operator_1"}
+    register_access_tokens(
+        module_database.dsn_for("market_app"),
+        [(hashlib.sha256(role.encode()).digest(), Principal(role, who)) for role, who in tokens.items()],
+    )
+    record = register(PLATFORM_KEYS.public_key, utc_now())
+    register_signing_key(module_database.dsn_for("market_app"), record)
+    return module_database
+
+
+class Market:
+    """The application, and what stands in for Stripe."""
+
+    def __init__(self, pool, uploads, payloads):
+        signer, store = InProcessSigner(), PostgresOrderStore(pool)
+        self.gateway = FakeGateway()
+        fulfiller = SignerFulfiller(FulfilmentReads(pool), signer.issue, signer.unwrap_identity)
+        self.host = OrderHost(store, Effects(self.gateway, FakeBooks(), fulfiller, utc_now), utc_now)
+        catalogue = Catalogue(pool)
+
+        async def ready():
+            return True
+
+        self.app = build_app(
+            IngressPorts(
+                orders=FakeDirectory(self.host),
+                reads=store,
+                catalogue=catalogue,
+                publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
+                licences=LicenceReads(pool),
+                access=AccessTokens(pool),
+                commands=Commands(pool),
+                signing=signer,
+                payloads=payloads,
+                uploads=uploads,
+                checks={"database": ready},
+                clock=utc_now,
+                new_id=draw_id,
+                settings=IngressSettings("http://market.test", "pk_test", (WEBHOOK_SECRET,)),
+            )
+        )
+
+
+@pytest.fixture
+async def market(migrated, s3_server):
+    pool = build_pool(migrated.dsn_for("market_app"), name="test", size_max=8)
+    await pool.open(wait=True)
+    uploads, payloads = s3_server.bucket("uploads"), s3_server.bucket("payloads")
+    made = Market(pool, uploads, payloads)
+    yield made
+    await made.host.close()
+    await pool.close()
+    uploads.close()
+    payloads.close()
+
+
+@pytest.fixture
+def seller(market):
+    return Client(market.app, "seller")
+
+
+def bundle(size):
+    plain = io.BytesIO()
+    content = b"".join(hashlib.sha256(n.to_bytes(8)).digest() for n in range(size // 32))
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        member = tarfile.TarInfo("logline/bin/logline")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return gzip.compress(plain.getvalue(), 1)
+
+
+async def released(seller, name, data):
+    """List, register, draft, upload by the link, publish; returns (SKU, published release, manifest)."""
+    new_sku = {"name": name, "title": "T", "description": "", "prices": {"USD": 1999}}
+    sku = (await seller.post("/v1/skus", new_sku)).json()
+    key = base64.b64encode(SELLER_KEYS.public_key).decode()
+    assert (await seller.post("/v1/seller-keys", {"public_key": key}, key=f"{name}-key")).status_code == 201
+    file_name = f"{name}-1.0.0.tar.gz"
+    draft = (
+        await seller.post(f"/v1/skus/{sku['id']}/releases", {"version": "1.0.0", "bundle_name": file_name})
+    ).json()
+    async with httpx.AsyncClient() as plain:
+        (await plain.put(draft["upload"]["url"], content=data)).raise_for_status()
+    digest = hashlib.sha256(data).hexdigest()
+    manifest = ReleaseManifest(
+        bundle_name=file_name,
+        bundle_sha256=digest,
+        size=len(data),
+        sku=name,
+        version=parse_version("1.0.0"),
+        entry_point="bin/logline",
+        platform="any",
+        licence_policy=OfferedPolicy(),
+        description="Text.",
+    )
+    payload = manifests.build(manifest)
+    (envelope,) = sign_all(SELLER_KEYS, statements.PAYLOAD_TYPE, [payload])
+    body = {"manifest": orjson.loads(envelope.dumps())}
+    answer = await seller.post(f"/v1/releases/{draft['id']}/publish", body, key=f"{name}-publish")
+    assert answer.status_code == 200, answer.text
+    return sku, answer.json(), body
+
+
+async def bought(market, client, sku, delivery):
+    body = {"lines": [{"sku_id": sku["id"], "quantity": 1}], "currency": "USD", "delivery": delivery}
+    order = (await client.post("/v1/orders", body)).json()
+    event = stripe_event(
+        order["id"], intent_id=order["payment"]["payment_intent_id"], event_id=draw_id("evt")
+    )
+    raw = orjson.dumps(event)
+    hook = await client.as_(None).post(
+        "/v1/webhooks/stripe", content=raw, key=None, stripe_signature=signed(raw, int(time.time()))
+    )
+    assert hook.json()["outcome"] == "stored"
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.get(f"/v1/orders/{order['id']}")).json()["status"] != "delivered":  # noqa: ASYNC110 - another task's commit
+            await asyncio.sleep(0.02)
+    (item,) = (await client.get(f"/v1/orders/{order['id']}/deliveries")).json()["items"]
+    async with httpx.AsyncClient() as plain:
+        payload = (await plain.get(item["payload"]["url"])).raise_for_status().content
+    assert hashlib.sha256(payload).hexdigest() == item["payload"]["sha256"]
+    assert len(payload) == item["payload"]["bytes"]
+    return order, item, base64.b64decode(item["header_base64"]) + payload
+
+
+async def test_a_bundle_travels_from_its_seller_to_two_buyers_keys(market, seller):
+    data = bundle(300_000)
+    sku, release, manifest = await released(seller, "logline", data)
+    buyer = seller.as_("buyer")
+    identity = pyrage.x25519.Identity.generate()
+    _, item, age_file = await bought(
+        market, buyer, sku, {"mode": "recipient", "recipient": str(identity.to_public())}
+    )
+    assert pyrage.decrypt(age_file, [identity]) == data
+    order, released_item, age_file = await bought(market, buyer, sku, {"mode": "released_key"})
+    answer = await buyer.post(f"/v1/deliveries/{released_item['id']}/key", {})
+    key = pyrage.x25519.Identity.from_str(answer.json()["identity"])
+    assert pyrage.decrypt(age_file, [key]) == data
+    # One payload for both: only the headers differ.
+    assert item["payload"]["sha256"] == released_item["payload"]["sha256"] == release["payload_sha256"]
+    report = await seller.as_(None).post(
+        "/v1/licences/verify", {"licence": item["licence"]["armoured"], "buyer_id": "buyer_ada"}, key=None
+    )
+    assert report.json()["valid"] is True
+    listed = (await buyer.get("/v1/orders?limit=1")).json()
+    assert listed["items"][0]["id"] == order["id"]
+    assert listed["next_cursor"] is not None
+    # A repeated publication changes nothing.
+    again = await seller.post(f"/v1/releases/{release['id']}/publish", manifest, key="logline-publish")
+    assert (again.json(), again.headers["idempotent-replayed"]) == (release, "true")
+
+
+async def test_a_bundle_of_several_parts_is_encrypted_whole(market, seller, monkeypatch):
+    monkeypatch.setattr("storage.s3.PART_BYTES", 5 * 2**20)
+    data = bundle(12 * 2**20)
+    sku, release, _ = await released(seller, "large", data)
+    assert release["bundle_bytes"] == len(data) > 11 * 2**20
+    identity = pyrage.x25519.Identity.generate()
+    _, _, age_file = await bought(
+        market, seller.as_("buyer"), sku, {"mode": "recipient", "recipient": str(identity.to_public())}
+    )
+    assert pyrage.decrypt(age_file, [identity]) == data
+
+
+async def test_refused_orders_and_webhooks_write_nothing(market, seller, migrated):
+    def rows():
+        with psycopg.connect(migrated.dsn) as owner:
+            tables = ("orders", "order_events", "effects", "inbox", "commands", "licences", "deliveries")
+            return [owner.execute(f"SELECT count(*) FROM market.{one}").fetchone() for one in tables]
+
+    before = rows()
+    buyer = seller.as_("buyer")
+    delivery = {"mode": "released_key"}
+    for body in (
+        {"lines": [{"sku_id": draw_id("sku"), "quantity": 1}], "currency": "USD", "delivery": delivery},
+        {"lines": [], "currency": "USD", "delivery": delivery},
+        {},
+    ):
+        assert (await buyer.post("/v1/orders", body)).status_code in (404, 422)
+    raw = orjson.dumps(stripe_event(draw_id("ord")))
+    for signature, status in ((signed(raw, int(time.time())), 404), (signed(raw, 1), 400), ("t=1,v1=0", 400)):
+        answer = await buyer.as_(None).post(
+            "/v1/webhooks/stripe", content=raw, key=None, stripe_signature=signature
+        )
+        assert answer.status_code == status
+    assert rows() == before
