@@ -57,12 +57,8 @@ def check_archive(bundle: IO[bytes], size: int) -> None:
             _check_zip(bundle, size, names, budget)
         else:
             _check_tar(_Counted(_decompressed(bundle, magic), budget), names)
-    except RecursionError:
-        raise _unsafe("its headers nest too deeply") from None
-    except NotImplementedError:
-        raise _unsafe("it uses a compression that not every tool can read") from None
-    except RuntimeError:  # what zipfile raises for a member that needs a password
-        raise _unsafe("a member is encrypted") from None
+    except RuntimeError:  # what zipfile raises for a password, and for compressions that it does not know
+        raise _unsafe("a member is encrypted, or compressed in a way that not every tool reads") from None
     except _BROKEN:
         raise _unsafe("it is not a whole tar or zip archive") from None
     if not names.files:

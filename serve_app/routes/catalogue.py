@@ -29,6 +29,23 @@ from storage.signing.keys import register
 UPLOAD_LINK_LIFETIME_S = 3_600  # a bundle of gigabytes over a home line; a repetition gives a new link
 NAME_CHARS_MAX = 100  # longer than any SKU's id or name
 
+PUBLISH_PROBLEMS = (
+    "release_not_found",
+    "manifest_invalid",
+    "manifest_signature_invalid",
+    "manifest_mismatch",
+    "bundle_not_uploaded",
+    "bundle_unsafe",
+    "release_already_published",
+    "publication_in_progress",
+    "publisher_busy",
+    "storage_unavailable",
+    "storage_busy",
+    "storage_unversioned",
+    "signer_unavailable",
+    "signer_busy",
+)
+
 _SELLER = frozenset({SELLER})
 
 
@@ -166,6 +183,10 @@ def _may_see(principal: Principal | None, sku: Sku) -> bool:
 def operations(guard: Guard) -> Sequence[Operation]:
     """List the catalogue's operations."""
     routes = CatalogueRoutes(guard)
+    return (*_sku_operations(routes), *_release_operations(routes))
+
+
+def _sku_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "GET",
@@ -220,6 +241,11 @@ def operations(guard: Guard) -> Sequence[Operation]:
             request_example={"public_key": examples.PUBLIC_KEY},
             problems=("public_key_invalid", "seller_key_taken", "seller_keys_full"),
         ),
+    )
+
+
+def _release_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
+    return (
         Operation(
             "POST",
             "/v1/skus/{sku_id}/releases",
@@ -244,22 +270,7 @@ def operations(guard: Guard) -> Sequence[Operation]:
             write=True,
             request=schemas.NewPublication,
             request_example={"manifest": examples.ENVELOPE},
-            problems=(
-                "release_not_found",
-                "manifest_invalid",
-                "manifest_signature_invalid",
-                "manifest_mismatch",
-                "bundle_not_uploaded",
-                "bundle_unsafe",
-                "release_already_published",
-                "publication_in_progress",
-                "publisher_busy",
-                "storage_unavailable",
-                "storage_busy",
-                "storage_unversioned",
-                "signer_unavailable",
-                "signer_busy",
-            ),
+            problems=PUBLISH_PROBLEMS,
         ),
         Operation(
             "GET",

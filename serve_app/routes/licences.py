@@ -124,7 +124,7 @@ async def _signed_list(call: Call) -> dict[str, Any]:
 
 def _envelope_text(licence: str | dict[str, Any]) -> str:
     if isinstance(licence, str):
-        return unarmour(licence)
+        return unarmour(licence.strip())  # blank lines around it come from mail and shells
     try:
         return canonical_json.dumps(licence).decode()
     except ValueError as error:

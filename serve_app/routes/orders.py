@@ -296,6 +296,10 @@ def _last_event_id(call: Call) -> int:
 def operations(watcher: EventWatcher) -> Sequence[Operation]:
     """List the orders' operations."""
     routes = OrderRoutes(watcher)
+    return (*_order_operations(routes), *_delivery_operations(routes))
+
+
+def _order_operations(routes: OrderRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "POST",
@@ -348,6 +352,11 @@ def operations(watcher: EventWatcher) -> Sequence[Operation]:
             query=QUERY,
             problems=("cursor_invalid", "query_invalid"),
         ),
+    )
+
+
+def _delivery_operations(routes: OrderRoutes) -> Sequence[Operation]:
+    return (
         Operation(
             "GET",
             "/v1/orders/{order_id}/deliveries",

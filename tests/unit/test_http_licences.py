@@ -47,7 +47,12 @@ async def ask(client, licence, **more):
 
 
 async def test_a_genuine_licence_is_valid_in_both_forms(client, licence):
-    for form in (licence["armoured"], licence["envelope"], licence["armoured"].replace("\n", "\r\n")):
+    for form in (
+        licence["armoured"],
+        licence["envelope"],
+        licence["armoured"].replace("\n", "\r\n"),
+        f"\n {licence['armoured']}\n\n",
+    ):
         report = await ask(client, form, buyer_id="buyer_ada")
         assert report["valid"] is True
         assert all(report[name]["ok"] for name in ("signature", "key", "expiry", "revocation", "ownership"))
