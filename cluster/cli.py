@@ -229,8 +229,7 @@ def _print_addresses(console: Console, local: dict[str, Any], seconds: dict[str,
     if "total" in seconds:
         console.print(f"  ready after {seconds['total']:.1f} s", highlight=False)
     rows = (
-        ("Storefront and API", "base_url"),
-        ("Operator console", "ops_url"),
+        ("API", "base_url"),
         ("Ray dashboard", "ray_dashboard_url"),
         ("Finance", "finance_url"),
     )

@@ -7,8 +7,8 @@ from actors.orders.fulfilment import SignerFulfiller
 from actors.orders.host import OrderHost, PlacedOrder, ReleasedKey
 from actors.orders.sweep import Sweep
 from deployments.clock import utc_now
-from deployments.logs import configure_logging
 from deployments.placement import SignerDirectory
+from deployments.process import prepare_process
 from deployments.settings import Settings
 from domain.orders.commands import PlaceOrder
 from domain.orders.ports import Idempotency, PaymentNews
@@ -26,7 +26,7 @@ class OrderHostDeployment:
     """One replica hosts many orders' grains; ``deployments.placement`` routes to it by order id."""
 
     async def __init__(self, settings: Settings, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
-        configure_logging(settings.log_level, settings.log_file)
+        prepare_process(settings)
         self._pool = build_pool(settings.postgres_dsn, name="order-host", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         store = PostgresOrderStore(self._pool)
@@ -52,6 +52,11 @@ class OrderHostDeployment:
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         """See ``OrderHost.release_key``."""
         return await self._host.release_key(order_id, delivery_id)
+
+    async def check_health(self) -> None:
+        """Serve's probe: a host whose sweep has ended is replaced."""
+        if not self._sweep.alive:
+            raise RuntimeError("the sweep has ended")
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""

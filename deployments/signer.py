@@ -5,7 +5,7 @@ from pathlib import Path
 
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
-from deployments.logs import configure_logging
+from deployments.process import prepare_process
 from deployments.settings import Settings
 from domain.errors import MarketplaceError
 from domain.orders.ports import Fulfilment
@@ -16,14 +16,14 @@ class SignerDeployment:
     """Holds the development key file; production backends sign outside Ray's workers."""
 
     def __init__(self, settings: Settings) -> None:
-        configure_logging(settings.log_level, settings.log_file)
+        prepare_process(settings)
         keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
         self._issuer = Issuer(keys, keys)
         self._sealer = ReleaseSealer(keys, keys)
 
     async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """See ``Issuer.issue``."""
-        return self._issuer.issue(requests)
+        return await self._issuer.issue(requests)
 
     async def unwrap_identity(self, delivery_id: str, wrapped: bytes) -> str:
         """See ``Issuer.unwrap_identity``."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from domain.errors import RejectedError
-from domain.money import AMOUNT_MINOR_MAX, is_currency
+from domain.money import AMOUNT_MINOR_MAX, is_currency, smallest_step
 
 TITLE_CHARS_MAX = 120
 DESCRIPTION_CHARS_MAX = 4_000
@@ -40,7 +40,7 @@ def validate_listing(name: str, title: str, description: str, prices: Mapping[st
     Raises:
         RejectedError: ``sku_name_invalid``, ``sku_text_too_long``, ``currency_unknown``, ``price_invalid``.
     """
-    if not _SLUG.match(name) or len(name) > SLUG_CHARS_MAX:
+    if not _SLUG.fullmatch(name) or len(name) > SLUG_CHARS_MAX:
         raise RejectedError(
             "sku_name_invalid",
             f"A SKU name is lower-case words joined by '-', at most {SLUG_CHARS_MAX} characters.",
@@ -60,4 +60,9 @@ def validate_listing(name: str, title: str, description: str, prices: Mapping[st
             raise RejectedError(
                 "price_invalid",
                 f"The price in {currency} must be 1 to {AMOUNT_MINOR_MAX} minor units, not {amount_minor}.",
+            )
+        if amount_minor % smallest_step(currency):
+            raise RejectedError(
+                "price_invalid",
+                f"Stripe charges {currency} only in multiples of {smallest_step(currency)} minor units.",
             )

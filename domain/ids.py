@@ -36,5 +36,5 @@ def derive_id(prefix: str, parent: str, label: str) -> str:
 
 def is_id(prefix: str, text: str) -> bool:
     """Whether ``text`` is a well-formed id of this kind. Says nothing about existence."""
-    match = _ID.match(text)
+    match = _ID.fullmatch(text)
     return match is not None and match[1] == prefix

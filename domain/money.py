@@ -9,20 +9,32 @@ from collections.abc import Sequence
 BASIS_POINTS = 10_000
 AMOUNT_MINOR_MAX = 99_999_999  # Stripe refuses larger charges (docs: "amount", eight digits)
 
-_NO_DECIMALS = "BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF UGX VND VUV XAF XOF XPF"
+_NO_DECIMALS = "BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF"
 _THREE_DECIMALS = "BHD JOD KWD OMR TND"
 _TWO_DECIMALS = (
     "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BWP BYN BZD CAD CDF CHF CNY "
-    "COP CRC CVE CZK DKK DOP DZD EGP ETB EUR FJD FKP GBP GEL GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR "
+    "COP CRC CVE CZK DKK DOP DZD EGP ETB EUR FJD FKP GBP GEL GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR ISK "
     "JMD KES KGS KHR KYD KZT LAK LBP LKR LRD LSL MAD MDL MKD MMK MNT MOP MUR MVR MWK MXN MYR MZN NAD NGN "
     "NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SEK SGD SHP SLE SOS SRD SZL THB "
-    "TJS TOP TRY TTD TWD TZS UAH USD UYU UZS WST XCD YER ZAR ZMW"
+    "TJS TOP TRY TTD TWD TZS UAH UGX USD UYU UZS WST XCD YER ZAR ZMW"
 )
 CURRENCY_DECIMALS: dict[str, int] = {
     **dict.fromkeys(_TWO_DECIMALS.split(), 2),
     **dict.fromkeys(_NO_DECIMALS.split(), 0),
     **dict.fromkeys(_THREE_DECIMALS.split(), 3),
 }
+
+
+_STEPS = {"ISK": 100, "UGX": 100, **dict.fromkeys(_THREE_DECIMALS.split(), 10)}
+
+
+def smallest_step(currency: str) -> int:
+    """Minor units that every amount must be a multiple of (Stripe: "Supported currencies", special cases).
+
+    The krona and the Ugandan shilling are written with two decimals that must be zero, and currencies of
+    three decimals must end in zero.
+    """
+    return _STEPS.get(currency, 1)
 
 
 def is_currency(code: str) -> bool:

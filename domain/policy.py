@@ -1,4 +1,4 @@
-"""Screening: whether an order may go to payment, and again whether it may be fulfilled.
+"""Screening: whether an order may go to payment.
 
 Rules are small objects with one ``check``, as in sigstore's verification policies. A rule blocks with a
 reason that the buyer can read; no rule can allow what another blocks. Deny by default: an order with no

@@ -43,6 +43,7 @@ class Edge:
         self._ports = ports
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self._adds_request_id = not ports.settings.server_adds_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -52,7 +53,7 @@ class Edge:
         started_s = time.perf_counter()
         self._metrics.began()
         call = Call(scope, receive, _request_id(scope), self._ports)
-        answer = _Answer(send, call.request_id)
+        answer = _Answer(send, call.request_id if self._adds_request_id else None)
         scope[CALL] = call
         scope["app"] = self  # Starlette reports unknown routes as exceptions only inside an "app"
         failure: Exception | None = None
@@ -79,9 +80,10 @@ class Edge:
         if answer.status:
             # Too late for a problem document: an answer that breaks off is at least no false one.
             raise error
-        await problems.response(_expected(error, call, self._deadline_s), call.request_id)(
-            scope, receive, answer
-        )
+        response = problems.response(_expected(error, call, self._deadline_s), call.request_id)
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})  # RFC 9110: a 405 names the methods in Allow
+        await response(scope, receive, answer)
 
 
 class _Answer:
@@ -89,19 +91,18 @@ class _Answer:
 
     __slots__ = ("_request_id", "_send", "status")
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str | None) -> None:
         self._send = send
-        self._request_id = request_id.encode()
+        self._request_id = request_id
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"x-request-id", self._request_id),
-                (b"x-content-type-options", b"nosniff"),
-            ]
+            headers = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+            if self._request_id is not None:
+                headers.append((b"x-request-id", self._request_id.encode()))
+            message["headers"] = headers
         await self._send(message)
 
 

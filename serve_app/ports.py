@@ -175,6 +175,8 @@ class IngressSettings:
     principal_rate: RateLimit = RateLimit(500, 1_000)
     address_rate: RateLimit = RateLimit(100, 200)
     client_address_header: str | None = None
+    # Serve answers with the request's own X-Request-Id, which its proxy has checked or made.
+    server_adds_request_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from actors.publisher.publication import Publisher
-from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, bind_backends
+from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
-from deployments.logs import configure_logging
 from deployments.placement import OrderDirectory, SignerDirectory
+from deployments.process import prepare_process
 from deployments.settings import Settings
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
@@ -40,7 +40,7 @@ class IngressDeployment:
     """One replica of the HTTP ingress."""
 
     async def __init__(self, settings: Settings, orders: Any, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
-        configure_logging(settings.log_level, settings.log_file)
+        prepare_process(settings)
         self._settings = settings
         self._orders = OrderDirectory(orders)
         self._signer = SignerDirectory(signer)
@@ -85,6 +85,7 @@ class IngressDeployment:
                 # Serve's HAProxy does not pass the caller's address on, so callers without a token share
                 # one bucket per replica; a header that a caller can write would be no bound at all.
                 address_rate=ANONYMOUS_RATE,
+                server_adds_request_id=True,
             ),
         )
 
@@ -113,6 +114,7 @@ def build_application(settings: Settings) -> Any:
         max_queued_requests=QUEUED_MAX,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
+        logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
     ).bind(settings, backends.orders, backends.signer)

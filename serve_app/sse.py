@@ -199,8 +199,15 @@ class EventStream:
             if record is None:
                 return
             text, ended = self._render(record)
+            # What came in together leaves together: a commit often brings two events.
+            while not ended and not subscription.queue.empty():
+                record = subscription.queue.get_nowait()
+                if record is None:
+                    break
+                more, ended = self._render(record)
+                text += more
             await send({"type": "http.response.body", "body": text, "more_body": True})
-            if ended:
+            if ended or record is None:
                 return
 
 

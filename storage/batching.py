@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from domain.errors import BusyError
+from domain.errors import BusyError, DependencyError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,10 +71,19 @@ class Batcher(Generic[T, R]):
                 raise RuntimeError(f"{len(answers)} answers for {len(batch)} items")  # noqa: TRY301 - shared path
         except Exception as failure:  # noqa: BLE001 - the error belongs to the waiters, whatever it is
             answers = [failure] * len(batch)
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue  # its waiter gave up
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        except asyncio.CancelledError:
+            # Ours or the remote call's: nobody may be left waiting.
+            lost = DependencyError("request_cancelled", "The request was given up; nothing is known of it.")
+            _answer(batch, [lost] * len(batch))
+            raise
+        _answer(batch, answers)
+
+
+def _answer(batch: Sequence[tuple[T, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():
+            continue  # its waiter gave up
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -15,8 +15,8 @@ import aiohttp
 import stripe
 
 from domain.errors import DependencyError, RejectedError
-from domain.orders.decide import OPEN_PAYMENT, VOID_PAYMENT
-from domain.orders.ports import OpenedPayment
+from domain.orders.decide import OPEN_PAYMENT
+from domain.orders.ports import CapturedPayment, OpenedPayment
 from domain.orders.state import Order
 
 TIMEOUT_S = 8.0  # Stripe's own slowest percentiles are near 3 s; longer means that we do not know
@@ -53,30 +53,34 @@ class StripeGateway:
             raise RejectedError("payment_refused", _words(refused)) from refused
         return OpenedPayment(intent["id"], None, {"client_secret": intent["client_secret"]})
 
-    async def void_payment(self, order: Order) -> bool:
-        """Cancel the PaymentIntent or expire the Session; False when it had been paid.
+    async def void_payment(self, order: Order) -> CapturedPayment | None:
+        """Cancel the PaymentIntent or expire the Session; returns the capture if it had been paid.
 
         Raises:
             DependencyError: not known to be done.
         """
-        key = f"{order.order_id}:{VOID_PAYMENT}"
+        intent_id = order.payment_intent_id
         try:
+            # No idempotency keys: both requests are harmless to repeat, and a replayed refusal (an intent
+            # that was just being processed) would keep it payable for a day.
             if order.checkout_session_id is not None:
                 path = f"/v1/checkout/sessions/{order.checkout_session_id}"
                 session = await self._request("get", path, {})
                 if session["status"] == "open":
-                    session = await self._post(f"{path}/expire", {}, key)
-                return bool(session["status"] != "complete")
-            if order.payment_intent_id is None:
-                return True
-            path = f"/v1/payment_intents/{order.payment_intent_id}"
+                    session = await self._request("post", f"{path}/expire", {})
+                intent_id = session["payment_intent"] if session["status"] == "complete" else None
+            if intent_id is None:
+                return None
+            path = f"/v1/payment_intents/{intent_id}"
             intent = await self._request("get", path, {})
             if intent["status"] not in ("canceled", "succeeded"):
-                intent = await self._post(f"{path}/cancel", {"cancellation_reason": "abandoned"}, key)
+                intent = await self._request("post", f"{path}/cancel", {"cancellation_reason": "abandoned"})
         except stripe.InvalidRequestError as raced:
             # It changed between our look and our request; the next try sees how it ended.
             raise DependencyError("payment_provider_unavailable", _words(raced)) from raced
-        return bool(intent["status"] != "succeeded")
+        if intent["status"] != "succeeded":
+            return None
+        return CapturedPayment(intent["id"], intent["amount_received"], intent["currency"].upper())
 
     async def close(self) -> None:
         """Close connections; calls under way fail as unavailable and are retried by their effect."""
@@ -108,8 +112,8 @@ class StripeGateway:
             "client_reference_id": order.order_id,
             "metadata": metadata,
             "payment_intent_data": {"metadata": metadata},
-            "success_url": f"{self._return_url}/v1/orders/{order.order_id}?session={{CHECKOUT_SESSION_ID}}",
-            "cancel_url": f"{self._return_url}/v1/orders/{order.order_id}",
+            "success_url": f"{self._return_url}/?order={order.order_id}&session={{CHECKOUT_SESSION_ID}}",
+            "cancel_url": f"{self._return_url}/?order={order.order_id}",
             "line_items": [
                 {
                     "quantity": line.quantity,

@@ -6,10 +6,10 @@ function of (order, step), and the command that records the result is harmless t
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from domain.errors import DependencyError, RejectedError
+from domain.errors import RejectedError
 from domain.orders import commands as c
 from domain.orders import decide as steps
 from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
@@ -25,7 +25,7 @@ PERMANENT_BACKOFF_S = 300.0  # a refusal is looked at again rarely, in case an o
 class EffectResult:
     """What a step brings besides its command: rows to be stored in the same commit."""
 
-    payment_handle: Mapping[str, str] | None = None
+    payment_handle: Mapping[str, str] | None = field(default=None, repr=False)
     inbox_event_id: str | None = None
     licences: Sequence[IssuedLicence] = ()
     deliveries: Sequence[SealedDelivery] = ()
@@ -110,7 +110,14 @@ class Effects:
         return command, EffectResult(licences=fulfilment.licences, deliveries=fulfilment.deliveries)
 
     async def _void_payment(self, order: Order) -> tuple[c.Command, EffectResult]:
-        if order.status is Status.EXPIRED and not await self._payments.void_payment(order):
-            # It was paid after all: the webhook is on its way and will revive the order.
-            raise DependencyError("payment_won", "The payment succeeded before it could be voided.", 10)
+        captured = await self._payments.void_payment(order) if order.status is Status.EXPIRED else None
+        if captured is not None:
+            # It was paid after all, and its webhook may never come: Stripe's own answer serves as well.
+            return c.ConfirmPayment(
+                captured.payment_intent_id,
+                f"{captured.payment_intent_id}:retrieved",
+                captured.amount_minor,
+                captured.currency,
+                self._clock(),
+            ), EffectResult()
         return c.RecordPaymentVoided(self._clock()), EffectResult()

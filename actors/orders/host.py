@@ -33,7 +33,7 @@ from domain.orders.state import Order, evolve, fold
 log = logging.getLogger("marketplace.orders")
 
 OPEN_PAYMENT_WAIT_S = 5.0  # a buyer's POST waits this long for Stripe; afterwards the sweep goes on
-REPLAY_POLL_S = 0.05
+REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must not become a query loop
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
 CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
 
@@ -43,7 +43,7 @@ class Cached:
     """A grain's state: the order and what its buyer needs to pay."""
 
     order: Order
-    payment_handle: Mapping[str, str] | None
+    payment_handle: Mapping[str, str] | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PlacedOrder:
     """Reply to ``place``: the order as it became payable, and whether an earlier request did it."""
 
     order: Order
-    payment_handle: Mapping[str, str] | None
+    payment_handle: Mapping[str, str] | None = field(repr=False)
     replayed: bool
 
 
@@ -72,19 +72,15 @@ class OrderHost:
         self._clock = clock
         self._grains: Grains[Cached] = Grains(self._load)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[tuple[str, str]] = set()
         self._closing = False
-
-    @property
-    def live_grains(self) -> int:
-        """Grains in memory now."""
-        return len(self._grains)
 
     async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         """Create the order and open its payment.
 
         Raises:
             RejectedError: the cart is wrong, or ``idempotency_key_reused`` with another body.
-            ConflictError: ``idempotency_in_progress``; the first request has not finished yet.
+            ConflictError: ``idempotency_in_progress``; the first request's commit is not visible yet.
         """
         order_id = command.order_id
         events = decide(None, command)
@@ -104,14 +100,8 @@ class OrderHost:
         cached = await self._grains.turn(order_id, _peek)
         return PlacedOrder(cached.order, cached.payment_handle, replayed=False)
 
-    async def apply_webhook(self, event_id: str) -> None:
-        """Apply a stored webhook to its order, exactly once. Safe to call twice and to lose."""
-        news = await self._store.load_webhook(event_id)
-        if news is not None:
-            await self.apply_news(news)
-
     async def apply_news(self, news: PaymentNews) -> None:
-        """Apply a webhook that was read from the inbox; the commit marks it processed."""
+        """Apply a webhook that lies in the inbox; the commit marks it processed. Safe to repeat."""
         try:
             changed = await self.execute(
                 news.order_id, self._command_of(news), EffectResult(inbox_event_id=news.event_id)
@@ -130,20 +120,24 @@ class OrderHost:
         Raises:
             NotFoundError, ConflictError, RejectedError: see the decider and the fulfiller.
         """
-        await self.execute(order_id, ReleaseDeliveryKey(delivery_id, self._clock()))
-        return ReleasedKey(*await self._effects.open_identity(order_id, delivery_id))
+        command = ReleaseDeliveryKey(delivery_id, self._clock())
+
+        async def allowed(cached: Cached | None, fresh: bool) -> tuple[Cached | None, None]:  # noqa: FBT001 - the runtime's signature
+            self._decide(order_id, cached, command, fresh=fresh)
+            return cached, None
+
+        await self._grains.turn(order_id, allowed)
+        # Opened in memory first: an expired key must leave no event that says it was handed out.
+        released = ReleasedKey(*await self._effects.open_identity(order_id, delivery_id))
+        await self.execute(order_id, command)
+        return released
 
     async def execute(self, order_id: str, command: Command, result: EffectResult | None = None) -> bool:
         """Decide, commit, and start the effects that follow; False when nothing was left to do."""
         result = result or EffectResult()
 
         async def act(cached: Cached | None, fresh: bool) -> tuple[Cached | None, list[Effect] | None]:  # noqa: FBT001 - the runtime's signature
-            try:
-                events = decide(cached.order if cached else None, command)
-            except MarketplaceError:
-                if fresh:
-                    raise
-                raise StaleStateError(order_id) from None  # refused only if the store says so too
+            events = self._decide(order_id, cached, command, fresh=fresh)
             if not events:
                 if fresh:
                     return cached, None
@@ -178,6 +172,15 @@ class OrderHost:
 
     async def run_effect(self, order_id: str, step: str, attempts: int = 0) -> None:
         """Do one effect's outside work and execute its result; a failure is deferred, never lost."""
+        if (order_id, step) in self._running:
+            return  # this host is at it already; a slow call outlives its lease
+        self._running.add((order_id, step))
+        try:
+            await self._run_effect(order_id, step, attempts)
+        finally:
+            self._running.discard((order_id, step))
+
+    async def _run_effect(self, order_id: str, step: str, attempts: int) -> None:
         if attempts:
             # A sweep found it overdue, so another host may have gone on without us: read again.
             self._grains.forget(order_id)
@@ -197,6 +200,15 @@ class OrderHost:
         for task in self._tasks:
             task.cancel()
 
+    def _decide(self, order_id: str, cached: Cached | None, command: Command, *, fresh: bool) -> list[Event]:
+        """Decide; refused only if the store says so too."""
+        try:
+            return decide(cached.order if cached else None, command)
+        except MarketplaceError:
+            if fresh:
+                raise
+            raise StaleStateError(order_id) from None
+
     async def _settle(self, order_id: str, step: str) -> None:
         """A result changed nothing: another host recorded it first, or the step became pointless.
 
@@ -205,28 +217,37 @@ class OrderHost:
         await self._store.defer_effect(order_id, step, delay_s=60.0, error="result changed nothing")
 
     async def _replay(self, buyer_id: str, idempotency: Idempotency) -> PlacedOrder:
-        """Answer a repeated request with the order as the first one saw it become payable."""
+        """Answer a repeated request with the order as the first one saw it become payable.
+
+        Waits as long for that as the first request did; then the order is answered as it is.
+        """
         recorded = await self._store.find_command(buyer_id, idempotency.key)
         if recorded is None or recorded.request_digest != idempotency.request_digest:
             raise RejectedError(
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request. Use a new key for a new request.",
             )
-        deadline = asyncio.get_running_loop().time() + OPEN_PAYMENT_WAIT_S
-        while asyncio.get_running_loop().time() < deadline:
+        waited_s, pause_s = 0.0, REPLAY_POLL_S
+        while True:
             stored = await self._store.load(recorded.subject)
-            if stored is not None:
-                seen: list[Event] = []
-                for event in stored.events:
-                    seen.append(event)
-                    if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
-                        order = fold(recorded.subject, seen)
-                        assert order is not None
-                        return PlacedOrder(order, stored.payment_handle, replayed=True)
-            await asyncio.sleep(REPLAY_POLL_S)
-        raise ConflictError(
-            "idempotency_in_progress", "The first request with this Idempotency-Key has not finished yet."
-        )
+            if stored is None:
+                raise ConflictError(
+                    "idempotency_in_progress", "The first request with this key has not finished yet."
+                )
+            seen: list[Event] = []
+            for event in stored.events:
+                seen.append(event)
+                if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
+                    break
+            if isinstance(seen[-1], PaymentOpened | OrderPaid | OrderCancelled) or (
+                waited_s >= OPEN_PAYMENT_WAIT_S
+            ):
+                order = fold(recorded.subject, seen)
+                assert order is not None
+                return PlacedOrder(order, stored.payment_handle, replayed=True)
+            await asyncio.sleep(pause_s)
+            waited_s += pause_s
+            pause_s = min(2 * pause_s, REPLAY_POLL_S_MAX)
 
     def _command_of(self, news: PaymentNews) -> Command:
         if news.kind == "payment_intent.succeeded":

@@ -1,23 +1,33 @@
 """The sweep: finishes what a dead host left. Runs in every host, always, not only at start.
 
 It claims overdue effects and webhooks with SKIP LOCKED on the database's clock, so that several sweeps
-share the work, and hands them to this process's host: placement is a hint, the fence decides.
+share the work, and hands them to this process's host: placement is a hint, the fence decides. Payments
+at Stripe have a lane of their own: while Stripe is slow, thousands of unopened payments must not stand
+before one paid order. A lane never waits for its slowest item: it claims whenever it has room.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from actors.orders.host import OrderHost
 from domain.errors import MarketplaceError
+from domain.orders.decide import BOOK, EXPIRE, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
 from domain.orders.ports import OrderStore, PaymentNews
 
 log = logging.getLogger("marketplace.sweep")
 
-INTERVAL_S = 1.0  # bounds how long after its due time an effect waits
-BATCH_MAX = 64  # claimed at once; keeps a claim's work well inside its lease
-LEASE_S = 15.0  # longer than any outside call's deadline, so that a slow call is not doubled
+INTERVAL_S = 1.0  # bounds how long after its due time a row waits for an idle lane
+RUNNING_MAX = 64  # items of one lane at once
+LEASE_S = 9.0  # above Stripe's deadline of 8 s; a row of a sweep that died comes back after it
 FAILURE_PAUSE_S = 2.0
+WEBHOOK_BACKOFF_S_MAX = 60.0
+WEBHOOK_DOUBLINGS_MAX = 6
+LANES = ((OPEN_PAYMENT, VOID_PAYMENT), (BOOK, FULFIL, EXPIRE))
+
+Claim = Callable[[int], Awaitable[list[Coroutine[Any, Any, None]]]]
 
 
 class Sweep:
@@ -27,43 +37,81 @@ class Sweep:
         self._store = store
         self._host = host
         self._interval_s = interval_s
-        self._task: asyncio.Task[None] | None = None
+        self._claims: list[Claim] = [self._effects_of(steps) for steps in LANES]
+        self._claims.append(self._webhooks)
+        self._lanes: list[asyncio.Task[None]] = []
+        self._items: set[asyncio.Task[None]] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every lane still runs; a host without its sweep must be replaced."""
+        return bool(self._lanes) and not any(lane.done() for lane in self._lanes)
 
     def start(self) -> None:
         """Begin sweeping on the running loop."""
-        self._task = asyncio.create_task(self._forever())
+        self._lanes = [asyncio.create_task(self._forever(claim)) for claim in self._claims]
 
     async def stop(self) -> None:
-        """Stop after the current claim; claimed rows return when their lease runs out."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """Stop at once; rows that were claimed come back when their lease runs out."""
+        tasks = [*self._lanes, *self._items]
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def once(self) -> int:
-        """Claim and run what is overdue; returns how many rows were claimed."""
-        effects = await self._store.claim_due_effects(BATCH_MAX, LEASE_S)
-        webhooks = await self._store.claim_due_webhooks(BATCH_MAX, LEASE_S)
-        work = [self._host.run_effect(e.order_id, e.step, e.attempts) for e in effects]
-        work += [self._apply(news) for news in webhooks]
-        for outcome in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                log.error("sweep item failed", exc_info=outcome)
-        return len(effects) + len(webhooks)
+        """Claim and run what is overdue, and wait for it; returns how many rows were claimed."""
+        items = [item for claim in self._claims for item in await claim(RUNNING_MAX)]
+        await asyncio.gather(*(self._guarded(item) for item in items))
+        return len(items)
+
+    def _effects_of(self, steps: tuple[str, ...]) -> Claim:
+        async def claim(room: int) -> list[Coroutine[Any, Any, None]]:
+            due = await self._store.claim_due_effects(steps, room, LEASE_S)
+            return [self._host.run_effect(one.order_id, one.step, one.attempts) for one in due]
+
+        return claim
+
+    async def _webhooks(self, room: int) -> list[Coroutine[Any, Any, None]]:
+        return [self._apply(news) for news in await self._store.claim_due_webhooks(room, LEASE_S)]
 
     async def _apply(self, news: PaymentNews) -> None:
         try:
             await self._host.apply_news(news)
         except MarketplaceError as failure:
-            await self._store.defer_webhook(news.event_id, min(60.0, 2.0**news.attempts), str(failure))
+            delay_s = min(WEBHOOK_BACKOFF_S_MAX, 2.0 ** min(news.attempts, WEBHOOK_DOUBLINGS_MAX))
+            await self._store.defer_webhook(news.event_id, delay_s, str(failure))
 
-    async def _forever(self) -> None:
+    async def _forever(self, claim: Claim) -> None:
+        running: set[asyncio.Task[None]] = set()
         while True:
+            room = RUNNING_MAX - len(running)
             try:
-                claimed = await self.once()
+                items = await claim(room) if room else []
             except MarketplaceError as failure:
                 log.warning("sweep waits for its store: %s", failure)
                 await asyncio.sleep(FAILURE_PAUSE_S)
                 continue
-            if claimed < BATCH_MAX:
+            except Exception:
+                # Whatever it was, recovery must not end with it.
+                log.exception("sweep could not claim")
+                await asyncio.sleep(FAILURE_PAUSE_S)
+                continue
+            for item in items:
+                task = asyncio.create_task(self._guarded(item))
+                running.add(task)
+                self._items.add(task)
+                task.add_done_callback(running.discard)
+                task.add_done_callback(self._items.discard)
+            if not room:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            elif len(items) < room:
                 await asyncio.sleep(self._interval_s)
+
+    async def _guarded(self, item: Coroutine[Any, Any, None]) -> None:
+        try:
+            await item
+        except MarketplaceError as failure:
+            log.warning("sweep item waits for its lease: %s", failure)
+        except Exception:
+            log.exception("sweep item failed")

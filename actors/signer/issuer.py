@@ -5,6 +5,7 @@ keeps no key beyond the call that needs it. Repeating a request gives the same l
 deterministic) and a fresh header for the same payload, of which only one is ever committed.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from domain.signing import MESSAGES_MAX, KeyWrapper, Signer
 from storage.age.header import wrap_file_key
 from storage.age.recipients import identity_text, parse_recipient, public_half, recipient_text
 
-REQUESTS_MAX = 64  # orders per call: about 20 ms of work, well inside any caller's deadline
+# Orders per call. One of a single line takes 0.7 ms, a full cart of 50 lines 35 ms: 0.6 s at the worst,
+# well inside the callers' deadline, and ``issue`` yields between orders.
+REQUESTS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Issuer:
         self._signer = signer
         self._wrapper = wrapper
 
-    def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
+    async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """Fulfil each order by itself: one that cannot be sealed does not spoil its neighbours.
 
         Raises:
@@ -68,6 +71,7 @@ class Issuer:
                 answers.append(self._issue_one(request))
             except RejectedError as refused:
                 answers.append(refused)
+            await asyncio.sleep(0)  # lets readiness probes and other callers in
         return answers
 
     def unwrap_identity(self, of_delivery_id: str, wrapped: bytes) -> str:

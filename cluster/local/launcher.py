@@ -185,6 +185,7 @@ class Stack:
         credentials = state.load_credentials(self.layout)
         fixed = port_choice.environment_port(PORT_VARIABLE)
         self._ports = port_choice.allot(PORT_NAMES, credentials.ports, {"http": fixed} if fixed else {})
+        self._ports[ray_head.SERVE_REPLICAS] = port_choice.pick_block()
         credentials.ports = self._ports
         state.save_credentials(self.layout, credentials)
         self._credentials = credentials

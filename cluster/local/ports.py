@@ -15,6 +15,7 @@ from cluster.local.failures import PreflightError
 HOST = "127.0.0.1"
 RANGE_FIRST, RANGE_LAST = 20_000, 29_999  # below 32768, and clear of Ray's 10002-19999 and Serve's 30000+
 TRIES_MAX = 200
+BLOCK_FIRST, BLOCK_LAST, BLOCK_PORTS = 30_000, 32_700, 64  # blocks for Serve's replicas, below 32768 too
 PORT_HIGHEST = 65_535
 
 
@@ -42,6 +43,26 @@ def pick(taken: set[int]) -> int:
             return port
     raise PreflightError(
         f"No free TCP port found between {RANGE_FIRST} and {RANGE_LAST} after {TRIES_MAX} tries. "
+        "Stop some other servers on this machine and try again."
+    )
+
+
+def pick_block() -> int:
+    """Return the first of ``BLOCK_PORTS`` consecutive ports that are all free.
+
+    Serve gives its replicas ports out of a range. Two stacks with one range would take over each other's
+    ports when a replica goes, and a proxy would then reach the wrong marketplace.
+
+    Raises:
+        PreflightError: when there is no such block.
+    """
+    starts = list(range(BLOCK_FIRST, BLOCK_LAST - BLOCK_PORTS, BLOCK_PORTS))
+    random.shuffle(starts)
+    for start in starts:
+        if all(is_free(port) for port in range(start, start + BLOCK_PORTS)):
+            return start
+    raise PreflightError(
+        f"No {BLOCK_PORTS} consecutive free TCP ports found between {BLOCK_FIRST} and {BLOCK_LAST}. "
         "Stop some other servers on this machine and try again."
     )
 

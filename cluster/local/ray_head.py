@@ -24,10 +24,11 @@ from pathlib import Path
 
 from cluster.local.failures import PreflightError
 from cluster.local.layout import PRIVATE_DIR
-from cluster.local.ports import HOST, accepts
+from cluster.local.ports import BLOCK_PORTS, HOST, accepts
 from cluster.local.supervisor import ChildSpec
 
 NAME = "ray"
+SERVE_REPLICAS = "serve_replicas"  # the first port of the block that Serve's replicas listen on
 LOGICAL_CPUS = 16
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # calls carry small values; nothing large lives in the store
 HAPROXY_THREADS = 2
@@ -37,12 +38,16 @@ PORT_NAMES = (
     *("ray_metrics", "ray_node_manager", "ray_object_manager", "ray_client"),
     *("haproxy_metrics", "haproxy_stats"),
 )
+_REQUEST_ID_IS_SOUND = "req.hdr(x-request-id) -m reg ^[A-Za-z0-9_-]{8,64}$"
 _HAPROXY_SCRIPT = """#!/bin/sh
-# Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback.
+# Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback. And Serve
+# answers with any X-Request-Id that it is sent: drop those that are none, so that it makes one.
 previous=
 for argument in "$@"; do
   if [ "$previous" = -f ]; then
-    sed -i -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\([0-9]\\)/\\1{host}:\\2/' "$argument"
+    sed -i -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\([0-9]\\)/\\1{host}:\\2/' \
+      -e '/^frontend http_frontend/a\\    http-request del-header x-request-id unless {{ {request_id} }}' \
+      "$argument"
   fi
   previous=$argument
 done
@@ -87,6 +92,11 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers at nice 15: the dashboard would then come before the orders.
+        "RAY_worker_niceness": "0",
+        # Serve's metrics are sampled this often by every replica and router; the default of 100 ms costs
+        # a tenth of a core for numbers that are scraped every 15 s.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
         # Replicas of the ingress drain this long; the default of 30 s suits load balancers, not Ctrl-C.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Start the node beside the dashboard and not after it: that saves seven seconds on two cores.
@@ -94,6 +104,8 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0",
         # A driver may connect as soon as the GCS listens, and then waits for the node this long.
         "RAY_raylet_start_wait_time_s": "120",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[SERVE_REPLICAS]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[SERVE_REPLICAS] + BLOCK_PORTS - 1),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(temporary / "haproxy.sh"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
@@ -112,7 +124,10 @@ def prepare(temporary: Path) -> None:
     (temporary / "haproxy").mkdir(mode=PRIVATE_DIR, exist_ok=True)
     script = temporary / "haproxy.sh"
     script.write_text(
-        _HAPROXY_SCRIPT.format(host=HOST, haproxy=shlex.quote(str(haproxy_program()))), encoding="utf-8"
+        _HAPROXY_SCRIPT.format(
+            host=HOST, haproxy=shlex.quote(str(haproxy_program())), request_id=_REQUEST_ID_IS_SOUND
+        ),
+        encoding="utf-8",
     )
     script.chmod(0o700)
 

@@ -66,7 +66,7 @@ def local_document(
     secrets = credentials.secrets
     return {
         "base_url": base_url(ports),
-        "ops_url": f"{base_url(ports)}/ops",
+        "ops_url": base_url(ports),  # operators use /v1/ops below it, and the Ray dashboard
         "ray_dashboard_url": ray_head.dashboard_url(ports),
         "postgres_dsn": postgres.dsn(postgres.OWNER, secrets["postgres_market"], ports["postgres"]),
         "s3": _s3(secrets, ports),

@@ -6,7 +6,7 @@ functions of the order and the step.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -60,7 +60,7 @@ class Turn:
     events: Sequence[Event]
     due: Sequence[Effect]
     done: Sequence[str]
-    payment_handle: Mapping[str, str] | None = None
+    payment_handle: Mapping[str, str] | None = field(default=None, repr=False)
     inbox_event_id: str | None = None
     licences: Sequence[IssuedLicence] = ()
     deliveries: Sequence[SealedDelivery] = ()
@@ -79,7 +79,7 @@ class StoredOrder:
     """An order as Postgres has it: its history and the private payment handle."""
 
     events: Sequence[Event]
-    payment_handle: Mapping[str, str] | None
+    payment_handle: Mapping[str, str] | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,13 @@ class OrderStore(Protocol):
     async def find_command(self, principal_id: str, key: str) -> RecordedCommand | None:
         """Look an idempotency key up."""
 
-    async def claim_due_effects(self, limit: int, lease_s: float) -> Sequence[DueEffect]:
-        """Claim overdue effects for ``lease_s`` seconds."""
+    async def claim_due_effects(
+        self, steps: Sequence[str], limit: int, lease_s: float
+    ) -> Sequence[DueEffect]:
+        """Claim overdue effects of these steps for ``lease_s`` seconds."""
 
     async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
         """Try an effect again after ``delay_s`` seconds."""
-
-    async def load_webhook(self, event_id: str) -> PaymentNews | None:
-        """Read an unprocessed inbox row."""
 
     async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
         """Claim overdue inbox rows for ``lease_s`` seconds."""
@@ -154,7 +153,16 @@ class OpenedPayment:
 
     payment_intent_id: str | None
     checkout_session_id: str | None
-    handle: Mapping[str, str]
+    handle: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedPayment:
+    """A payment that Stripe says has succeeded."""
+
+    payment_intent_id: str
+    amount_minor: int
+    currency: str
 
 
 class PaymentGateway(Protocol):
@@ -163,8 +171,8 @@ class PaymentGateway(Protocol):
     async def open_payment(self, order: Order) -> OpenedPayment:
         """Create the PaymentIntent or Checkout Session of an order."""
 
-    async def void_payment(self, order: Order) -> bool:
-        """Make an unpaid payment unpayable; False when it was paid after all."""
+    async def void_payment(self, order: Order) -> CapturedPayment | None:
+        """Make an unpaid payment unpayable; returns what was captured if it was paid after all."""
 
 
 @dataclass(frozen=True, slots=True)

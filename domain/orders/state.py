@@ -111,6 +111,8 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
                 "payment_intent_id": event.payment_intent_id,
                 "payment_error": None,
                 "paid_at": event.at,
+                "end_code": None,  # a payment that won against expiry revives the order
+                "end_reason": None,
             }
         case OrderBooked():
             return {"status": Status.BOOKED, "entry_key": event.entry_key, "booked_at": event.at}

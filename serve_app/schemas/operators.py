@@ -13,7 +13,7 @@ class NewToken(Request):
     """Whom a token is for."""
 
     role: Role
-    principal_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,99}$")]
+    principal_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,99}$")]
 
 
 class IssuedToken(Document):

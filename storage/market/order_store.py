@@ -110,9 +110,13 @@ class PostgresOrderStore:
         rows = await self._fetch("find_command", {"principal_id": principal_id, "idempotency_key": key})
         return RecordedCommand(bytes(rows[0][0]), rows[0][1]) if rows else None
 
-    async def claim_due_effects(self, limit: int, lease_s: float) -> Sequence[DueEffect]:
-        """Claim up to ``limit`` overdue effects, oldest first."""
-        rows = await self._fetch("claim_due_effects", {"limit": limit, "lease_s": lease_s})
+    async def claim_due_effects(
+        self, steps: Sequence[str], limit: int, lease_s: float
+    ) -> Sequence[DueEffect]:
+        """Claim up to ``limit`` overdue effects of these steps, oldest first."""
+        rows = await self._fetch(
+            "claim_due_effects", {"steps": list(steps), "limit": limit, "lease_s": lease_s}
+        )
         return [DueEffect(*row) for row in rows]
 
     async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
@@ -141,11 +145,6 @@ class PostgresOrderStore:
             },
         )
         return rows[0][0], rows[0][1]
-
-    async def load_webhook(self, event_id: str) -> PaymentNews | None:
-        """Read an inbox row that still waits."""
-        rows = await self._fetch("load_webhook", {"event_id": event_id})
-        return _news(rows[0]) if rows else None
 
     async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
         """Claim up to ``limit`` overdue inbox rows."""
@@ -235,4 +234,15 @@ def _delivery_row(delivery: SealedDelivery) -> dict[str, Any]:
 
 def _news(row: TupleRow) -> PaymentNews:
     event_id, order_id, kind, payload, attempts = row
-    return PaymentNews(event_id=event_id, order_id=order_id, kind=kind, attempts=attempts, **payload)
+    # By name, so that a member which a newer build added does not make the row unreadable here.
+    return PaymentNews(
+        event_id=event_id,
+        order_id=order_id,
+        kind=kind,
+        payment_intent_id=payload["payment_intent_id"],
+        amount_minor=payload["amount_minor"],
+        currency=payload["currency"],
+        code=payload["code"],
+        message=payload["message"],
+        attempts=attempts,
+    )

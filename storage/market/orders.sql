@@ -81,7 +81,8 @@ UPDATE market.effects AS x
 SET attempts = attempts + 1, due_at = now() + %(lease_s)s * interval '1 second'
 FROM (
     SELECT order_id, step FROM market.effects
-    WHERE due_at <= now() ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    WHERE due_at <= now() AND step = ANY(%(steps)s)
+    ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE x.order_id = due.order_id AND x.step = due.step
 RETURNING x.order_id, x.step, x.attempts
@@ -103,10 +104,6 @@ WITH target AS (
     RETURNING event_id
 )
 SELECT EXISTS (SELECT FROM target) AS known, EXISTS (SELECT FROM stored) AS stored
-
--- name: load_webhook
-SELECT event_id, order_id, kind, payload, attempts FROM market.inbox
-WHERE event_id = %(event_id)s AND processed_at IS NULL
 
 -- name: claim_due_webhooks
 UPDATE market.inbox AS i
@@ -138,6 +135,3 @@ SELECT e.order_id, e.seq, e.event_id, e.kind, e.data, e.at
 FROM unnest(%(order_ids)s::text[], %(seqs)s::int[]) AS w (order_id, seq)
 JOIN market.order_events e ON e.order_id = w.order_id AND e.seq > w.seq
 ORDER BY e.order_id, e.seq
-
--- name: owner_of_order
-SELECT buyer_id, status, seq FROM market.orders WHERE order_id = %(order_id)s

@@ -4,6 +4,7 @@ Autocommit: every named query is a whole transaction in one statement, so a comm
 Statements are prepared at first use. ``NullPool`` and pgbouncer are not supported (docs/limits.md).
 """
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +22,20 @@ WAIT_TIMEOUT_S = 5.0  # queueing longer than this for a connection only moves th
 STATEMENT_TIMEOUT_MS = 5_000  # every query here is an index look-up or one insert
 RECONNECT_TIMEOUT_S = 2.0
 IDLE_TRANSACTION_TIMEOUT_MS = 10_000  # a host stopped inside a transaction must not hold its locks
+# Above the server's own statement timeout: it is for a server that is stopped or cut off and says nothing.
+ANSWER_TIMEOUT_S = WAIT_TIMEOUT_S + 3.0
 WAITING_MAX = 512  # beyond this callers get 503 at once instead of a place in an endless queue
+
+# Beside lost connections: a failover to a read-only standby (InternalError) and a plan that a migration
+# made stale (NotSupportedError). The connection or the next try cures each of them.
+_UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    psycopg.NotSupportedError,
+    PoolTimeout,
+    TooManyRequests,
+)
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
@@ -62,6 +76,10 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
             "autocommit": True,
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": name,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": int(ANSWER_TIMEOUT_S * 1_000),
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
             f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_MS}",
         },
@@ -76,9 +94,9 @@ async def borrow(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
     assumed and read again.
     """
     try:
-        async with pool.connection() as connection:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S), pool.connection() as connection:
             yield connection
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests) as error:
+    except (*_UNAVAILABLE, TimeoutError) as error:
         raise DependencyError(
             "database_unavailable", "The database did not answer; nothing is lost. Try again shortly.", 2
         ) from error

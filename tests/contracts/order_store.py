@@ -1,14 +1,26 @@
 """What every ``OrderStore`` promises. Subclasses provide ``store`` and ``expire(seconds)``."""
 
 import asyncio
+from dataclasses import replace
 
 from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
-from domain.orders.decide import decide, delivery_id, effects_after, licence_id
+from domain.orders.decide import (
+    BOOK,
+    EXPIRE,
+    FULFIL,
+    OPEN_PAYMENT,
+    VOID_PAYMENT,
+    decide,
+    delivery_id,
+    effects_after,
+    licence_id,
+)
 from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
 from domain.orders.state import evolve, fold
 from tests.fakes.carts import BUYER, NOW, cart, order_id
 
+STEPS = [OPEN_PAYMENT, VOID_PAYMENT, BOOK, FULFIL, EXPIRE]
 KEY = Idempotency("key-1", b"d" * 32)
 
 
@@ -79,47 +91,54 @@ class OrderStoreContract:
         stale = turn_of(order, PAID, inbox_event_id="evt_1")
         assert not await store.commit(stale)
         assert len((await store.load(order_id())).events) == opened.order.seq
-        assert await store.load_webhook("evt_1") is not None
         await expire(3600)
-        assert [effect.step for effect in await store.claim_due_effects(10, 5)] == ["expire"]
+        assert [one.event_id for one in await store.claim_due_webhooks(10, 5)] == ["evt_1"]
+        assert [effect.step for effect in await store.claim_due_effects(STEPS, 10, 5)] == ["expire"]
 
     async def test_effects_are_left_to_their_grain_first_then_claimed_once(self, store, expire):
         await placed(store)
-        assert await store.claim_due_effects(10, 5) == []
+        assert await store.claim_due_effects(STEPS, 10, 5) == []
         await expire(4)
-        (first, second) = await asyncio.gather(*(store.claim_due_effects(10, 30) for _ in range(2)))
+        (first, second) = await asyncio.gather(*(store.claim_due_effects(STEPS, 10, 30) for _ in range(2)))
         claimed = [*first, *second]
         assert [(e.order_id, e.step, e.attempts) for e in claimed] == [(order_id(), "open_payment", 1)]
         await expire(31)
-        assert [e.attempts for e in await store.claim_due_effects(10, 5)] == [2]
+        assert [e.attempts for e in await store.claim_due_effects(STEPS, 10, 5)] == [2]
 
     async def test_a_deferred_effect_waits(self, store, expire):
         await placed(store)
         await store.defer_effect(order_id(), "open_payment", 100, "Stripe is down")
         await expire(50)
-        assert await store.claim_due_effects(10, 5) == []
+        assert await store.claim_due_effects(STEPS, 10, 5) == []
         await expire(51)
-        assert len(await store.claim_due_effects(10, 5)) == 1
+        assert len(await store.claim_due_effects(STEPS, 10, 5)) == 1
 
     async def test_claims_are_bounded(self, store, expire):
         for number in range(1, 6):
             await placed(store, number, Idempotency(f"key-{number}", b"d" * 32))
         await expire(4)
-        assert len(await store.claim_due_effects(2, 60)) == 2
-        assert len(await store.claim_due_effects(10, 60)) == 3
+        assert len(await store.claim_due_effects(STEPS, 2, 60)) == 2
+        assert len(await store.claim_due_effects(STEPS, 10, 60)) == 3
 
-    async def test_webhooks_are_kept_once_and_only_for_known_orders(self, store):
+    async def test_effects_are_claimed_by_lane(self, store, expire):
+        await placed(store)
+        await expire(4)
+        assert await store.claim_due_effects([BOOK, FULFIL], 10, 5) == []
+        assert len(await store.claim_due_effects([OPEN_PAYMENT], 10, 5)) == 1
+
+    async def test_webhooks_are_kept_once_and_only_for_known_orders(self, store, expire):
         assert await store.store_webhook(news()) == (False, False)
         await placed(store)
         assert await store.store_webhook(news()) == (True, True)
         assert await store.store_webhook(news()) == (True, False)
-        assert await store.load_webhook("evt_1") == news()
+        await expire(4)
+        (claimed,) = await store.claim_due_webhooks(10, 5)
+        assert claimed == replace(news(), attempts=1)
 
     async def test_the_orders_commit_marks_its_webhook_processed(self, store, expire):
         order = await placed(store)
         await store.store_webhook(news())
         assert await store.commit(turn_of(order, PAID, inbox_event_id="evt_1"))
-        assert await store.load_webhook("evt_1") is None
         await expire(3600)
         assert await store.claim_due_webhooks(10, 5) == []
 
@@ -160,5 +179,5 @@ class OrderStoreContract:
         results = await asyncio.gather(*(store.commit(turn) for _ in range(4)))
         assert sum(results) == 1
         await expire(10_000)
-        assert await store.claim_due_effects(10, 5) == []
+        assert await store.claim_due_effects(STEPS, 10, 5) == []
         assert [event.at for event in (await store.load(order_id())).events] == [NOW] * 7

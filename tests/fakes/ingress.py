@@ -356,7 +356,7 @@ class FakeSigner:
 
     async def fulfil(self, order: Order) -> Fulfilment:
         materials = tuple(self._market.material(line.release_id) for line in order.lines)
-        (answer,) = self._issuer.issue([IssueRequest(order, materials)])
+        (answer,) = await self._issuer.issue([IssueRequest(order, materials)])
         if isinstance(answer, Exception):
             raise answer
         return answer

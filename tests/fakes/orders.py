@@ -15,6 +15,7 @@ from domain.orders.decide import delivery_id, licence_id
 from domain.orders.events import Event
 from domain.orders.ports import (
     Acknowledgement,
+    CapturedPayment,
     DueEffect,
     Fulfilment,
     Idempotency,
@@ -125,8 +126,14 @@ class FakeOrderStore:
         found = self.commands.get((principal_id, key))
         return RecordedCommand(*found) if found else None
 
-    async def claim_due_effects(self, limit: int, lease_s: float) -> Sequence[DueEffect]:
-        due = sorted((row.due_at, key) for key, row in self.effects.items() if row.due_at <= self.clock())
+    async def claim_due_effects(
+        self, steps: Sequence[str], limit: int, lease_s: float
+    ) -> Sequence[DueEffect]:
+        due = sorted(
+            (row.due_at, key)
+            for key, row in self.effects.items()
+            if row.due_at <= self.clock() and key[1] in steps
+        )
         claimed = []
         for _, key in due[:limit]:
             row = self.effects[key]
@@ -147,10 +154,6 @@ class FakeOrderStore:
             return True, False
         self.inbox[news.event_id] = InboxRow(news, self.clock() + timedelta(seconds=LEASE_S))
         return True, True
-
-    async def load_webhook(self, event_id: str) -> PaymentNews | None:
-        row = self.inbox.get(event_id)
-        return None if row is None or row.processed else row.news
 
     async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
         due = [row for row in self.inbox.values() if not row.processed and row.due_at <= self.clock()]
@@ -188,7 +191,7 @@ class FakeGateway:
 
     intents: dict[str, str] = field(default_factory=dict)
     voided: set[str] = field(default_factory=set)
-    paid: set[str] = field(default_factory=set)
+    paid: dict[str, CapturedPayment] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
     hook: Callable[[Order], None] | None = None
 
@@ -200,11 +203,10 @@ class FakeGateway:
             self.hook(order)
         return OpenedPayment(intent, None, {"client_secret": f"{intent}_secret"})
 
-    async def void_payment(self, order: Order) -> bool:
-        if order.order_id in self.paid:
-            return False
-        self.voided.add(order.order_id)
-        return True
+    async def void_payment(self, order: Order) -> CapturedPayment | None:
+        if order.order_id not in self.paid:
+            self.voided.add(order.order_id)
+        return self.paid.get(order.order_id)
 
 
 @dataclass

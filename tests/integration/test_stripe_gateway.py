@@ -9,6 +9,7 @@ import stripe
 from domain.errors import DependencyError, RejectedError
 from domain.orders.commands import RecordPaymentOpened
 from domain.orders.decide import decide
+from domain.orders.ports import CapturedPayment
 from domain.orders.state import evolve, fold
 from storage.stripe_gateway import StripeGateway
 from tests.fakes.carts import NOW, cart, line, order_id
@@ -77,8 +78,8 @@ async def test_voiding_makes_a_payment_unpayable_however_often(gateway, client, 
     placed = order(payment_method=method)
     payment = await gateway.open_payment(placed)
     placed = opened(placed, payment)
-    assert await gateway.void_payment(placed) is True
-    assert await gateway.void_payment(placed) is True
+    assert await gateway.void_payment(placed) is None
+    assert await gateway.void_payment(placed) is None
     if method == "payment_intent":
         with pytest.raises(stripe.InvalidRequestError):
             client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
@@ -88,7 +89,8 @@ async def test_voiding_tells_that_it_was_paid_after_all(gateway, client):
     placed = order()
     payment = await gateway.open_payment(placed)
     client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
-    assert await gateway.void_payment(opened(placed, payment)) is False
+    captured = await gateway.void_payment(opened(placed, payment))
+    assert captured == CapturedPayment(payment.payment_intent_id, 1999, "USD")
 
 
 async def test_a_wrong_key_is_our_fault_and_is_kept_for_a_retry(simulator):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from domain.errors import BusyError
+from domain.errors import BusyError, DependencyError
 from storage.batching import Batcher
 
 
@@ -93,3 +93,12 @@ async def test_a_waiter_that_gives_up_does_not_disturb_the_others():
     impatient.cancel()
     gate.set()
     assert await patient == 2
+
+
+async def test_a_request_that_is_cancelled_leaves_nobody_waiting():
+    async def send(items):
+        raise asyncio.CancelledError
+
+    with pytest.raises(DependencyError, match="request_cancelled"):
+        async with asyncio.timeout(5):
+            await Batcher(send, batch_max=10, waiting_max=10).submit(1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from domain.ids import derive_id, is_id, new_id
 
 MOMENTS = st.integers(0, 2**48 - 1)
+IDS_LINE_END = "ord_" + "0" * 26 + "\n"
 CHANCE = st.binary(min_size=10, max_size=10)
 
 
@@ -42,7 +43,8 @@ def test_a_derived_id_repeats_keeps_the_time_and_differs_by_label(unix_ms, rando
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ord_", "ord_" + "u" * 26, "ord_" + "0" * 25, "ORD_" + "0" * 26, "ord_" + "0" * 27]
+    "text",
+    ["", "ord_", "ord_" + "u" * 26, "ord_" + "0" * 25, "ORD_" + "0" * 26, "ord_" + "0" * 27, IDS_LINE_END],
 )
 def test_malformed_ids_are_told_apart(text):
     assert not is_id("ord", text)

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.catalogue import validate_listing
+from domain.errors import RejectedError
 from domain.money import format_money, is_currency, split_by_weight
 
 
@@ -41,3 +43,27 @@ def test_only_known_upper_case_codes_are_currencies():
     assert is_currency("USD")
     assert not is_currency("usd")
     assert not is_currency("XXX")
+
+
+@pytest.mark.parametrize(
+    ("prices", "accepted"),
+    [
+        ({"USD": 1999, "JPY": 500}, True),
+        ({"ISK": 100_000}, True),
+        ({"ISK": 100_050}, False),
+        ({"UGX": 150}, False),
+        ({"KWD": 1_230}, True),
+        ({"KWD": 1_234}, False),
+    ],
+)
+def test_only_amounts_that_stripe_charges_are_listed(prices, accepted):
+    if accepted:
+        validate_listing("logline", "Logline", "", prices)
+    else:
+        with pytest.raises(RejectedError, match="price_invalid"):
+            validate_listing("logline", "Logline", "", prices)
+
+
+def test_a_name_with_a_line_end_is_no_name():
+    with pytest.raises(RejectedError, match="sku_name_invalid"):
+        validate_listing("logline\n", "Logline", "", {"USD": 1})

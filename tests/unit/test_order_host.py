@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from unittest.mock import patch
 
 import pytest
 
@@ -12,8 +13,8 @@ from domain.errors import DependencyError, RejectedError
 from domain.orders.commands import RecordPaymentFailure
 from domain.orders.decide import delivery_id
 from domain.orders.events import KIND_OF, DeliveryChoice
-from domain.orders.ports import Idempotency, PaymentNews
-from domain.orders.state import Status
+from domain.orders.ports import CapturedPayment, Idempotency, PaymentNews
+from domain.orders.state import Status, fold
 from tests.fakes.carts import BUYER, NOW, cart, line, order_id
 from tests.fakes.orders import FakeBooks, FakeClock, FakeFulfiller, FakeGateway, FakeOrderStore
 
@@ -45,7 +46,7 @@ class World:
             "",
         )
         await self.store.store_webhook(news)
-        await host.apply_webhook(event_id)
+        await host.apply_news(news)
 
     def kinds(self, number=1):
         return [KIND_OF[type(event)] for event in self.store.orders[order_id(number)].events]
@@ -328,3 +329,119 @@ async def test_closing_waits_for_running_effects(world):
         world.clock.advance(20)
     assert world.kinds() == LIFE
     assert world.store.orders[order_id()].buyer_id == BUYER
+
+
+async def test_a_captured_payment_whose_webhook_never_came_is_found_when_voiding(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    world.gateway.paid[order_id()] = CapturedPayment("pi_1", 1999, "USD")
+    for seconds in (1801, 5):
+        world.clock.advance(seconds)
+        await Sweep(world.store, host).once()
+        await settle(host)
+    assert world.status() is Status.DELIVERED
+    order = fold(order_id(), world.store.orders[order_id()].events)
+    assert (order.end_code, order.end_reason) == (None, None), "revived: nothing ended"
+
+
+async def test_the_sweep_outlives_any_failure_of_its_store(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    sweep = Sweep(world.store, host, interval_s=0.001)
+    original, calls = world.store.claim_due_effects, 0
+
+    async def broken_once(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise TypeError("a row that this build cannot read")
+        return await original(*arguments)
+
+    world.store.claim_due_effects = broken_once
+    with patch("actors.orders.sweep.FAILURE_PAUSE_S", 0.001):
+        sweep.start()
+        async with asyncio.timeout(5):
+            while calls < 4:
+                await asyncio.sleep(0.001)
+    assert sweep.alive
+    await sweep.stop()
+    assert not sweep.alive
+
+
+async def test_slow_payments_do_not_stand_before_paid_orders(world):
+    """Stripe hangs for a hundred orders; a paid order of a dead host is still finished."""
+    dead = world.host()
+    await dead.place(cart(), KEY)
+    world.books.failures.append(DependencyError("finance_unavailable", "down"))
+    await world.pay(dead)
+    await settle(dead)
+    hung = asyncio.Event()
+    for number in range(2, 102):
+        world.gateway.failures.append(DependencyError("payment_provider_unavailable", "down"))
+        await dead.place(cart(number), Idempotency(f"key-{number}", b"d"))
+
+    async def hang(order):
+        await hung.wait()
+
+    world.gateway.open_payment = hang
+    world.clock.advance(3600)
+    sweep = Sweep(world.store, world.host(), interval_s=0.001)
+    sweep.start()
+    async with asyncio.timeout(5):
+        while world.status() is not Status.DELIVERED:
+            await asyncio.sleep(0.001)
+    await sweep.stop()
+
+
+async def test_a_step_that_this_host_is_doing_is_not_done_twice(world):
+    host = world.host()
+    gate, calls = asyncio.Event(), 0
+    original = world.gateway.open_payment
+
+    async def slow(order):
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+        return await original(order)
+
+    world.gateway.open_payment = slow
+    placing = asyncio.create_task(host.place(cart(), KEY))
+    while not calls:
+        await asyncio.sleep(0)
+    world.clock.advance(30)
+    await Sweep(world.store, host).once()
+    gate.set()
+    assert (await placing).order.status is Status.AWAITING_PAYMENT
+    assert calls == 1
+
+
+async def test_an_expired_key_leaves_no_word_that_it_was_released(world):
+    host = world.host()
+    await host.place(cart(delivery=DeliveryChoice("released_key", None)), KEY)
+    await world.pay(host)
+    await settle(host)
+
+    async def expired(order_id, delivery_id):
+        raise RejectedError("delivery_key_expired", "too late")
+
+    world.fulfiller.open_identity = expired
+    with pytest.raises(RejectedError, match="delivery_key_expired"):
+        await host.release_key(order_id(), delivery_id(order_id(), 1))
+    assert "order.delivery_key_released" not in world.kinds()
+
+
+async def test_a_repeat_while_stripe_is_down_answers_as_the_first_did(world):
+    host = world.host()
+    world.gateway.failures.append(DependencyError("payment_provider_unavailable", "down"))
+    first = await host.place(cart(), KEY)
+    with patch("actors.orders.host.OPEN_PAYMENT_WAIT_S", 0.01):
+        again = await host.place(cart(2), KEY)
+    assert (again.order, again.replayed) == (first.order, True)
+
+
+async def test_what_lets_a_buyer_pay_is_in_no_repr(world):
+    host = world.host()
+    placed = await host.place(cart(), KEY)
+    stored = await world.store.load(order_id())
+    assert "pi_1_secret" in str(placed.payment_handle)
+    assert "pi_1_secret" not in repr([placed, stored, host._grains._grains[order_id()].state])
