@@ -17,7 +17,7 @@ from cluster.demo.seeding import BUNDLES, seed
 from cluster.local.layout import Layout
 from storage.age.recipients import public_half, recipient_text
 
-WARM_UP_S = 3.0
+WARM_UP_S = 10.0  # a stack that was just started still settles: dashboards load, plans are made
 SETTLE_TIMEOUT_S = 30.0  # for orders under way at the end: longer than a host's replacement takes
 SKU = BUNDLES[0]
 

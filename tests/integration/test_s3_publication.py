@@ -198,7 +198,7 @@ async def bought(market, client, sku, delivery):
     )
     assert hook.json()["outcome"] == "stored"
     async with asyncio.timeout(DEADLINE_S):
-        while (await client.get(f"/v1/orders/{order['id']}")).json()["status"] != "delivered":  # noqa: ASYNC110 - another task's commit
+        while (await client.get(f"/v1/orders/{order['id']}")).json()["status"] != "delivered":
             await asyncio.sleep(0.02)
     (item,) = (await client.get(f"/v1/orders/{order['id']}/deliveries")).json()["items"]
     async with httpx.AsyncClient() as plain:

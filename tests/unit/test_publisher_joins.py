@@ -41,7 +41,7 @@ def write(key):
 async def started(market, *tasks):
     """Wait until the publications have reached the signer."""
     async with asyncio.timeout(5):
-        while not market.payloads.objects:  # noqa: ASYNC110 - another task's write
+        while not market.payloads.objects:
             await asyncio.sleep(0)
     return tasks
 
