@@ -33,7 +33,7 @@ def check(layout: Layout) -> None:
         )
     postgres.wheel_programs()
     seaweed.program()
-    ray_head.program()
+    ray_head.require_ray()
     ray_head.haproxy_program()
     layout.create()
     free = shutil.disk_usage(layout.var).free

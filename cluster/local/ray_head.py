@@ -16,7 +16,6 @@ Refuses to run without token authentication.
 
 import importlib.util
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -38,6 +37,9 @@ PORT_NAMES = (
     *("ray_metrics", "ray_node_manager", "ray_object_manager", "ray_client"),
     *("haproxy_metrics", "haproxy_stats"),
 )
+# Ray passes its own path through a shell unquoted: in a checkout whose path has a space its client server
+# dies, and the head with it. Started through this link, every path that it derives has none.
+_PYTHON_HOME = "python"
 _REQUEST_ID_IS_SOUND = "req.hdr(x-request-id) -m reg ^[A-Za-z0-9_-]{8,64}$"
 _HAPROXY_SCRIPT = """#!/bin/sh
 # Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback. And Serve
@@ -55,17 +57,14 @@ exec {haproxy} "$@"
 """
 
 
-def program() -> str:
-    """Return the path of the ``ray`` command.
+def require_ray() -> None:
+    """Check that Ray is installed beside this Python.
 
     Raises:
         PreflightError: when it is missing.
     """
-    beside = Path(sys.executable).with_name("ray")
-    found = str(beside) if beside.is_file() else shutil.which("ray")
-    if not found:
+    if importlib.util.find_spec("ray") is None:
         raise PreflightError("Ray is missing. Run `make dev` to install it.")
-    return found
 
 
 def haproxy_program() -> Path:
@@ -120,7 +119,8 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
 
 
 def prepare(temporary: Path) -> None:
-    """Write the HAProxy starter and make its directory."""
+    """Write the HAProxy starter, make its directory, and link to this Python by a path without spaces."""
+    (temporary / _PYTHON_HOME).symlink_to(sys.prefix, target_is_directory=True)
     (temporary / "haproxy").mkdir(mode=PRIVATE_DIR, exist_ok=True)
     script = temporary / "haproxy.sh"
     script.write_text(
@@ -168,7 +168,8 @@ def spec(temporary: Path, ports: Mapping[str, int], env: Mapping[str, str], log_
     return ChildSpec(
         name=NAME,
         argv=(
-            *(program(), "start", "--head", "--block", "--disable-usage-stats", "--no-monitor"),
+            *(str(temporary / _PYTHON_HOME / "bin" / "python"), "-m", "ray.scripts.scripts"),
+            *("start", "--head", "--block", "--disable-usage-stats", "--no-monitor"),
             *(f"--{name}={value}" for name, value in flags.items()),
         ),
         env=env,
