@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -37,7 +38,7 @@ STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UN
 
 
 def deploy(settings: Settings) -> None:
-    """Connect to Ray and (re)deploy the application; returns once it serves."""
+    """Connect to Ray and (re)deploy the application; returns once all of it serves."""
     key_file = DevelopmentKeyFile.load_or_create(Path(settings.signing_key_file))
     register_signing_key(settings.postgres_dsn, register(key_file.public_key, utc_now()))
     register_access_tokens(
@@ -46,7 +47,10 @@ def deploy(settings: Settings) -> None:
     )
     _connect(settings)
     serve.start(http_options={"host": settings.http.host, "port": settings.http.port})
-    serve.run(build_application(settings), name=APPLICATION, route_prefix="/")
+    # One replica of each serves first; the others join while requests are already answered. Starting
+    # all at once would keep everybody waiting for the last of them.
+    for stage in (replace(settings, order_hosts=1, ingress_replicas=1), settings):
+        serve.run(build_application(stage), name=APPLICATION, route_prefix="/")
 
 
 def _connect(settings: Settings) -> None:
@@ -107,7 +111,8 @@ def main() -> int:
     log.info("serving at %s", settings.http.base_url)
     watch(stop)
     with contextlib.suppress(Exception):
-        serve.shutdown()
+        # Replicas finish what runs and let go; the rest of Serve keeps nothing and ends with Ray.
+        serve.delete(APPLICATION)
     ray.shutdown()
     return 0
 

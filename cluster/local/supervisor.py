@@ -72,6 +72,7 @@ class _Child:
     ready: bool = False
     supervised: bool = False  # set once the first start succeeded: from then on a crash is restarted
     stopping: bool = False
+    signalled: bool = False  # told to stop
     restart_at: float | None = None
     crashes: deque[float] = field(default_factory=deque)
 
@@ -156,12 +157,18 @@ class Supervisor:
         self._closing.set()
         self._ended.wait(SPAWN_TIMEOUT_S)
         rest = [name for name in reversed(list(self._children)) if name not in order]
-        for name in [*(name for name in order if name in self._children), *rest]:
+        names = [*(name for name in order if name in self._children), *rest]
+        for position, name in enumerate(names):
             child = self._children[name]
             child.stopping = True
             if child.process.poll() is None:
                 on_stop(name)
             self._stop(child)
+            if position == 0:
+                # Nobody calls the parts between the first and the last any more: they stop together.
+                for other in names[1:-1]:
+                    self._children[other].stopping = True
+                    self._signal(self._children[other])
         with self._lock:
             self._children.clear()
 
@@ -291,10 +298,16 @@ class Supervisor:
         child.process.poll()
         child.identity = None
 
+    def _signal(self, child: _Child) -> None:
+        """Send the stop signal once: for some programs a second one means to give up at once."""
+        if not child.signalled and child.process.poll() is None:
+            child.signalled = True
+            child.process.send_signal(child.spec.stop_signal)
+
     def _stop(self, child: _Child) -> None:
         process, spec = child.process, child.spec
         if process.poll() is None:
-            process.send_signal(spec.stop_signal)
+            self._signal(child)
             deadline = time.monotonic() + spec.stop_timeout_s
             while process.poll() is None and time.monotonic() < deadline and not self._force.is_set():
                 time.sleep(processes.POLL_S)
