@@ -67,7 +67,7 @@ test: dev ## Run all tests: unit, integration, cluster, acceptance
 check: lint test ## What CI runs: lint and test
 
 .PHONY: demo
-demo: dev ## Start all, buy and preview once, keep serving (ARGS=--exit stops after)
+demo: dev ## Start all, buy once and prove it, keep serving (ARGS=--exit stops after)
 	@exec $(BIN)/marketplace demo $(ARGS)
 
 .PHONY: up
