@@ -68,7 +68,7 @@ class InProcessSigner:
         return self._sealer.sign_revocations(request)
 
     async def issue(self, requests):
-        return self._issuer.issue(requests)
+        return await self._issuer.issue(requests)
 
     async def unwrap_identity(self, delivery_id, wrapped):
         return self._issuer.unwrap_identity(delivery_id, wrapped)
