@@ -6,6 +6,7 @@ measured: a slow result is a result.
 """
 
 import json
+import time
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +16,13 @@ from cluster.bench.orders_http import Plan, run
 from cluster.local.failures import CancelledStartError, LaunchError
 from cluster.local.launcher import Stack, Step
 from cluster.local.layout import Layout, default_home, read_json
+from cluster.local.services import SERVING_WORDS
 from cluster.local.state import RunLock
 from cluster.terminal import EXIT_FAILED, EXIT_INTERRUPTED, command
 
 BUYERS_MAX = 256  # each has three connections
 SECONDS_MAX = 3_600.0
+COMPLETE_TIMEOUT_S = 60.0
 
 app = typer.Typer(help="Measure: http (the default).")
 
@@ -67,6 +70,7 @@ def _with_own_stack(layout: Layout, plan: Plan, note: Any) -> dict[str, Any]:
     note("No marketplace runs here: starting one.")
     try:
         stack.start(tell)
+        _wait_until_complete(layout)
         return run(layout, stack.local, plan)
     except LaunchError as error:
         typer.echo(f"error: {error}", err=True)
@@ -75,6 +79,14 @@ def _with_own_stack(layout: Layout, plan: Plan, note: Any) -> dict[str, Any]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         stack.stop()
+
+
+def _wait_until_complete(layout: Layout) -> None:
+    """Wait for the replicas that join after the first ones serve: starting them is no part of a purchase."""
+    log = layout.log / "marketplace.log"
+    deadline = time.monotonic() + COMPLETE_TIMEOUT_S
+    while SERVING_WORDS not in log.read_text(encoding="utf-8") and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _print_summary(result: dict[str, Any]) -> None:

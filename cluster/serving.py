@@ -20,6 +20,7 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
+from cluster.local.services import SERVING_WORDS
 from deployments.clock import utc_now
 from deployments.logs import configure_logging
 from deployments.settings import Settings, load_settings
@@ -108,7 +109,7 @@ def main() -> int:
         log.exception("the application could not be deployed")
         return 1
     _listen(stop)  # again: connecting to Ray puts its own handlers in place
-    log.info("serving at %s", settings.http.base_url)
+    log.info("%s %s", SERVING_WORDS, settings.http.base_url)
     watch(stop)
     with contextlib.suppress(Exception):
         # Replicas finish what runs and let go; the rest of Serve keeps nothing and ends with Ray.

@@ -19,6 +19,7 @@ from cluster.local.processes import RUN_MARKER
 from cluster.local.supervisor import ChildSpec
 
 STRIPE, FINANCE, SERVING = "stripe", "finance", "marketplace"
+SERVING_WORDS = "serving completely at"  # in the application's log once every replica has joined
 
 
 @dataclass(frozen=True, slots=True)
