@@ -38,7 +38,7 @@ TUNING = {
     "shared_buffers": "256MB",
     "max_connections": "100",
     "synchronous_commit": "on",
-    # With three others in flight a commit waits 0.4 ms, so that one flush serves several: 61 -> 68 orders/s.
+    # With three others in flight a commit waits 0.4 ms, so that one flush serves several.
     "commit_delay": "400",
     "commit_siblings": "3",
     "wal_buffers": "16MB",
