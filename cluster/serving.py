@@ -50,7 +50,7 @@ def deploy(settings: Settings) -> None:
     serve.start(http_options={"host": settings.http.host, "port": settings.http.port})
     # One replica of each serves first; the others join while requests are already answered. Starting
     # all at once would keep everybody waiting for the last of them.
-    for stage in (replace(settings, order_hosts=1, ingress_replicas=1), settings):
+    for stage in (replace(settings, order_hosts=min(1, settings.order_hosts), ingress_replicas=1), settings):
         serve.run(build_application(stage), name=APPLICATION, route_prefix="/")
 
 

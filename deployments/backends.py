@@ -1,6 +1,8 @@
 """Binds the actors that stand behind the ingress, with every bound that Serve leaves open by default."""
 
+import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ray import serve
@@ -11,6 +13,8 @@ from deployments.order_host import OrderHostDeployment
 from deployments.settings import Settings
 from deployments.signer import SignerDeployment
 
+log = logging.getLogger("marketplace.deployments")
+
 # High on purpose: Serve's own rejection would move a key to another replica. Mailboxes bound the work.
 ORDER_HOST_ONGOING_MAX = 4_096
 QUEUED_MAX = 4_096  # per caller; beyond it callers get 503 with Retry-After at once
@@ -18,16 +22,17 @@ SIGNER_ONGOING_MAX = 64
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 10.0
 SHUTDOWN_GRACE_S = 25.0  # above OrderHost.close's own bound
-# Serve's own access log would say less than the ingress's metrics and costs 0.2 ms per call.
-LOGGING = LoggingConfig(enable_access_log=False)
+# Serve's own access log would say less than the ingress's metrics and costs 0.2 ms per call; even switched
+# off its lines are made, unless the level is above theirs.
+LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Serve applications to be bound into the ingress."""
+    """Serve applications to be bound into the ingress; ``orders`` is None when the ingress runs them."""
 
-    orders: Any
+    orders: Any | None
     signer: Any
 
 
@@ -44,7 +49,19 @@ def bind_backends(settings: Settings) -> Backends:
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": 0.1},
     ).bind(settings)
-    orders = serve.deployment(
+    return Backends(orders=_order_hosts(settings, signer) if settings.order_hosts else None, signer=signer)
+
+
+def _order_hosts(settings: Settings, signer: Any) -> Any:
+    options: dict[str, Any] = {}
+    if find_spec(_ROUTER.rpartition(".")[0]) is not None:
+        # Zero fallbacks would stall a dead replica's keys; one takes them at once.
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class=_ROUTER, request_router_kwargs={"num_fallback_replicas": 1}
+        )
+    else:
+        log.warning("this Ray has no consistent-hash router; orders go to any host")
+    return serve.deployment(
         OrderHostDeployment,
         name="OrderHost",
         num_replicas=settings.order_hosts,
@@ -55,9 +72,5 @@ def bind_backends(settings: Settings) -> Backends:
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
-        # Zero fallbacks would stall a dead replica's keys; one takes them at once.
-        request_router_config=RequestRouterConfig(
-            request_router_class=_ROUTER, request_router_kwargs={"num_fallback_replicas": 1}
-        ),
+        **options,
     ).bind(settings, signer)
-    return Backends(orders=orders, signer=signer)

@@ -1,8 +1,8 @@
 """Placement: how actors are reached. The only module that holds Ray's untyped handles.
 
-An order's calls go to the replica that consistent hashing names, so its grain is usually warm; a wrong
-guess costs one read and never correctness (ADR 0001). Ray's failures become ``domain.errors`` here:
-whether a call that failed had run is unknown, and every method behind it is safe to repeat.
+Where hosts are apart, an order's calls go to the replica that consistent hashing names, so its grain is
+usually warm; a wrong guess costs one read and never correctness (ADR 0001). Ray's failures become
+``domain.errors`` here: whether a call that failed had run is unknown, and every method behind it is safe to repeat.
 """
 
 import asyncio
@@ -16,11 +16,17 @@ from actors.orders.host import PlacedOrder, ReleasedKey
 from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
+from domain.events import shard_of
 from domain.orders.commands import PlaceOrder
 from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
+from storage.batching import Batcher
 
 CALL_DEADLINE_S = 9.0  # below the ingress's own deadline, so that the caller hears the better reason
 SIGNER_DEADLINE_S = 5.0
+PLACEMENT_GROUPS = 8  # orders are placed by group: few enough that calls meet, enough to spread over hosts
+CALLS_MAX = 64  # per request: some 100 KB, far below gRPC's 4 MB
+CALLS_WAITING_MAX = 1_024  # per group; beyond it callers are told to come back
+REQUESTS_IN_FLIGHT_MAX = 4  # per group: a slow payment must not hold up the next request
 PING_DEADLINE_S = 2.0
 _GONE = (
     ray_errors.RayActorError,
@@ -104,45 +110,64 @@ class SignerDirectory:
         return await _answers(self._handle)
 
 
+OrderCall = tuple[Any, ...]
+"""``(method of LocalOrders, arguments…)``."""
+
+
 class OrderDirectory:
-    """Reaches order hosts by order id."""
+    """Reaches order hosts by order id, through the router: the adapter when hosts are apart.
+
+    Calls of one placement group that arrive while others are under way share the next request: a hop costs
+    the same for one call as for twenty.
+    """
 
     def __init__(self, handle: Any) -> None:
         self._handle = _plain(handle)
+        self._groups = [self._batcher(group) for group in range(PLACEMENT_GROUPS)]
 
-    async def place(self, command: PlaceOrder, idempotency_key: str, request_digest: bytes) -> PlacedOrder:
+    async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         """See ``OrderHost.place``. Repeated once when a host dies under it: the key makes that safe."""
-        idempotency = Idempotency(idempotency_key, request_digest)
         try:
-            return await self._place(command, idempotency)
+            placed: PlacedOrder = await self._call(command.order_id, "place", command, idempotency)
         except DependencyError as error:
             if error.code != "order_host_unavailable":
                 raise
-            return await self._place(command, idempotency)
+            placed = await self._call(command.order_id, "place", command, idempotency)
+        return placed
 
-    async def apply_news(self, news: PaymentNews) -> None:
-        """See ``OrderHost.apply_news``."""
-        await _call("order_host", self._at(news.order_id, "apply_news").remote(news), CALL_DEADLINE_S)
+    async def receive(self, news: PaymentNews) -> str:
+        """See ``OrderHost.receive``."""
+        outcome: str = await self._call(news.order_id, "receive", news)
+        return outcome
 
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         """See ``OrderHost.release_key``."""
-        released: ReleasedKey = await _call(
-            "order_host", self._at(order_id, "release_key").remote(order_id, delivery_id), CALL_DEADLINE_S
-        )
+        released: ReleasedKey = await self._call(order_id, "release_key", order_id, delivery_id)
         return released
 
     async def ready(self) -> bool:
         """Whether a replica answers."""
         return await _answers(self._handle)
 
-    async def _place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
-        placed: PlacedOrder = await _call(
-            "order_host", self._at(command.order_id, "place").remote(command, idempotency), CALL_DEADLINE_S
-        )
-        return placed
+    async def _call(self, order_id: str, *call: Any) -> Any:
+        return await self._groups[shard_of(order_id) % PLACEMENT_GROUPS].submit(call)
 
-    def _at(self, order_id: str, method: str) -> Any:
-        return self._handle.options(method_name=method, session_id=order_id)
+    def _batcher(self, group: int) -> Batcher[OrderCall, Any]:
+        async def send(calls: Sequence[OrderCall]) -> Sequence[Any]:
+            answers: Sequence[Any] = await _call(
+                "order_host", self._at(group).run.remote(list(calls)), CALL_DEADLINE_S
+            )
+            return answers
+
+        return Batcher(
+            send, batch_max=CALLS_MAX, waiting_max=CALLS_WAITING_MAX, in_flight_max=REQUESTS_IN_FLIGHT_MAX
+        )
+
+    def _at(self, group: int) -> Any:
+        try:
+            return self._handle.options(session_id=f"orders-{group}")
+        except (TypeError, ValueError):  # a Ray without session ids: any host will do, the fence decides
+            return self._handle
 
 
 async def _answers(handle: Any) -> bool:

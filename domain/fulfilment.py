@@ -17,7 +17,6 @@ from domain.orders.events import Line
 from domain.orders.state import Order
 
 ISSUER = "illuvrse-marketplace"
-RELEASED_KEY_TTL_S = 86_400  # a released key can be asked for during one day after delivery
 
 
 @dataclass(frozen=True, slots=True)

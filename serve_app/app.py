@@ -23,10 +23,8 @@ from serve_app.observability import IngressMetrics
 from serve_app.openapi import openapi_document
 from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
-from serve_app.routes import catalogue, licences, ops, orders, service, webhooks
+from serve_app.routes import catalogue, dead_letters, licences, ops, orders, service, webhooks
 from serve_app.sse import EventWatcher
-
-CLOSE_WAIT_S = 5.0  # webhooks being applied at shutdown get this long; the rest is in the inbox
 
 
 def build_app(
@@ -54,6 +52,7 @@ def build_app(
         *catalogue.operations(guard),
         *licences.operations(monotonic),
         *ops.operations(),
+        *(dead_letters.operations(ports.dead_letters) if ports.dead_letters else ()),
         *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )
 
@@ -61,7 +60,6 @@ def build_app(
     async def lifespan(_app: object) -> AsyncIterator[None]:
         yield
         await watcher.close()
-        await hooks.close(CLOSE_WAIT_S)
 
     router = Router([_route(one, guard) for one in listed], redirect_slashes=False, lifespan=lifespan)
     return Edge(router, ports, metrics, deadline_s=deadline_s)

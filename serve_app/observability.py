@@ -66,7 +66,7 @@ class IngressMetrics:
         self._streams.set(count)
 
     def webhook(self, outcome: str) -> None:
-        """Count a webhook: stored, duplicate, ignored, or the code of its refusal."""
+        """Count a webhook: applied, no_change, stored, ignored, or the code of its refusal."""
         self._webhooks.labels(outcome).inc()
 
     def exposition(self) -> bytes:

@@ -13,24 +13,25 @@ from actors.orders.host import PlacedOrder, ReleasedKey
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder
-from domain.orders.ports import PaymentNews, StoredOrder
+from domain.orders.ports import Idempotency, PaymentNews, StoredOrder
 from domain.signing import KeyRecord
 from storage.market.access import Principal
 from storage.market.catalogue import Release, Sku
 from storage.market.commands import Recorded, Write
+from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import EventRecord, OrderSummary
 from storage.s3 import Link
 
 
-class OrderDirectory(Protocol):
-    """Reaches the orders' hosts; ``deployments.placement.OrderDirectory``."""
+class Orders(Protocol):
+    """Runs orders, here or in hosts apart; ``deployments.local_orders``, ``deployments.placement``."""
 
-    async def place(self, command: PlaceOrder, idempotency_key: str, request_digest: bytes) -> PlacedOrder:
+    async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         """Create an order and open its payment."""
 
-    async def apply_news(self, news: PaymentNews) -> None:
-        """Apply a webhook that is already in the inbox."""
+    async def receive(self, news: PaymentNews) -> str:
+        """Keep and apply a verified webhook; returns its outcome."""
 
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         """Record and hand out the key of a released-key delivery."""
@@ -132,6 +133,18 @@ class CommandStore(Protocol):
         """Record a write that is harmless to repeat."""
 
 
+class DeadLetterStore(Protocol):
+    """``storage.market.dead_letters``; see there for errors."""
+
+    async def page(
+        self, kind: Kind | None, before: tuple[datetime, str] | None, limit: int
+    ) -> list[DeadLetter]:
+        """List dead letters, newest first."""
+
+    async def decide(self, write: Write, decision: Decision, body: Mapping[str, Any]) -> Recorded | None:
+        """Retry or drop one, once per idempotency key."""
+
+
 class Signing(Protocol):
     """The signer's actor, as far as HTTP needs it."""
 
@@ -181,9 +194,12 @@ class IngressSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngressPorts:
-    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline."""
+    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline.
 
-    orders: OrderDirectory
+    Without ``dead_letters`` the operations on them are not offered.
+    """
+
+    orders: Orders
     reads: OrderReads
     catalogue: CatalogueStore
     publisher: Publishing
@@ -197,3 +213,4 @@ class IngressPorts:
     clock: Callable[[], datetime]
     new_id: Callable[[str], str]
     settings: IngressSettings
+    dead_letters: DeadLetterStore | None = None

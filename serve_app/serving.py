@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from actors.publisher.publication import Publisher
 from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
+from deployments.local_orders import LocalOrders
 from deployments.placement import OrderDirectory, SignerDirectory
 from deployments.process import prepare_process
 from deployments.settings import Settings
@@ -25,7 +26,7 @@ from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.s3 import Bucket, S3Access
 
-POOL_MAX = 8  # reads of a millisecond each; more would only queue in Postgres instead of here
+POOL_MAX = 8  # statements of a millisecond each; more would only queue in Postgres instead of here
 POOL_OPEN_TIMEOUT_S = 20.0
 ONGOING_MAX = 2_048  # open progress streams count, and each replica serves up to a thousand of them
 QUEUED_MAX = 512
@@ -39,13 +40,19 @@ ANONYMOUS_RATE = RateLimit(
 class IngressDeployment:
     """One replica of the HTTP ingress."""
 
-    async def __init__(self, settings: Settings, orders: Any, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(self, settings: Settings, orders: Any | None, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
         self._settings = settings
-        self._orders = OrderDirectory(orders)
         self._signer = SignerDirectory(signer)
         self._pool = build_pool(settings.postgres_dsn, name="ingress", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
+        self._store = PostgresOrderStore(self._pool)
+        self._orders: LocalOrders | OrderDirectory
+        if orders is None:
+            self._orders = LocalOrders(settings, self._pool, self._store, self._signer)
+            self._orders.start()
+        else:
+            self._orders = OrderDirectory(orders)
         access = S3Access(
             settings.s3.endpoint, settings.s3.region, settings.s3.access_key, settings.s3.secret_key
         )
@@ -62,7 +69,7 @@ class IngressDeployment:
         settings = self._settings
         return IngressPorts(
             orders=self._orders,
-            reads=PostgresOrderStore(self._pool),
+            reads=self._store,
             catalogue=self._catalogue,
             publisher=self._publisher,
             licences=LicenceReads(self._pool),
@@ -94,9 +101,16 @@ class IngressDeployment:
             await connection.execute("SELECT 1")
         return True
 
+    async def check_health(self) -> None:
+        """Serve's probe: a replica that runs orders and whose sweep has ended is replaced."""
+        if isinstance(self._orders, LocalOrders) and not self._orders.alive:
+            raise RuntimeError("the sweep has ended")
+
     async def __del__(self) -> None:
         """Serve awaits this at shutdown."""
         if hasattr(self, "_publisher"):
+            if isinstance(self._orders, LocalOrders):
+                await self._orders.close()
             await self._publisher.close(PUBLICATIONS_WAIT_S)
             await self._pool.close()
             self._uploads.close()

@@ -1,7 +1,7 @@
 """Batching across a hop: what arrives while one request is under way shares the next one.
 
-No timer and no added latency: a lone item goes out at once, and under load batches grow by themselves
-(the "Nagle without a clock" of group commit). Each item gets its own answer or its own error.
+A lone item goes out at once unless ``linger_s`` says otherwise, and under load batches grow by themselves
+(group commit). Each item gets its own answer or its own error.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ class Batcher(Generic[T, R]):
 
     ``send`` gets 1 to ``batch_max`` items and returns an answer or an exception for each, in order. If it
     raises, every item of that batch fails with that error. At most ``in_flight_max`` requests are open.
+    ``linger_s`` is what an item waits at most for company before a request that is not full is made.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Batcher(Generic[T, R]):
         batch_max: int,
         waiting_max: int,
         in_flight_max: int = 1,
+        linger_s: float = 0.0,
     ) -> None:
         self._send = send
         self._batch_max = batch_max
         self._waiting_max = waiting_max
         self._in_flight_max = in_flight_max
+        self._linger_s = linger_s
         self._queue: list[tuple[T, asyncio.Future[R]]] = []
         self._senders: set[asyncio.Task[None]] = set()  # keeps them from being collected
         self._draining = 0
@@ -59,7 +62,11 @@ class Batcher(Generic[T, R]):
         # a step later, and an item that arrived in between would wait for ever.
         try:
             while self._queue:
-                await self._send_batch()
+                if len(self._queue) < self._batch_max:
+                    # Zero is one turn of the loop: what is ready in this same tick shares the request.
+                    await asyncio.sleep(self._linger_s)
+                if self._queue:  # another sender may have taken it all meanwhile
+                    await self._send_batch()
         finally:
             self._draining -= 1
 

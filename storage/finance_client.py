@@ -18,6 +18,7 @@ from storage.batching import Batcher
 TIMEOUT_S = 5.0  # a ledger entry is one insert; longer means that we do not know
 BATCH_MAX = 100  # entries per request: well under Finance's 1 MiB body and 500-entry limits
 WAITING_MAX = 2_000  # bookings queued in one process; beyond it the effect is deferred
+LINGER_S = 0.003  # a booking waits this long for company: a request costs several times an entry
 _REFUSALS = range(400, 500)
 
 
@@ -29,7 +30,7 @@ class FinanceClient:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._http: aiohttp.ClientSession | None = None  # made inside the loop that uses it
         self._batcher: Batcher[dict[str, Any], Acknowledgement] = Batcher(
-            self._send, batch_max=BATCH_MAX, waiting_max=WAITING_MAX
+            self._send, batch_max=BATCH_MAX, waiting_max=WAITING_MAX, linger_s=LINGER_S
         )
 
     async def book(

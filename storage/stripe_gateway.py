@@ -8,6 +8,7 @@ The SDK signs, encodes and interprets errors, but its typed objects are not buil
 one costs 0.8 ms, more than the request. Its aiohttp transport costs a third of the httpx one.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import OPEN_PAYMENT
 from domain.orders.ports import CapturedPayment, OpenedPayment
 from domain.orders.state import Order
+
+# The SDK writes two lines per request; at this level it does not even make them.
+logging.getLogger("stripe").setLevel(logging.WARNING)
 
 TIMEOUT_S = 8.0  # Stripe's own slowest percentiles are near 3 s; longer means that we do not know
 _LOST = (aiohttp.ClientError, TimeoutError)  # while reading a reply; the SDK wraps only those before

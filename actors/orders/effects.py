@@ -1,24 +1,28 @@
 """Effects: the outside work of an order, one function per step, each result a command.
 
 A step may run twice, at once, on two hosts: every outside call carries an idempotency key that is a
-function of (order, step), and the command that records the result is harmless the second time.
+function of (order, step), and the command that records the result is harmless the second time. Each outside
+system stands behind its own circuit breaker.
 """
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from actors.orders.breakers import Breaker
 from domain.errors import RejectedError
 from domain.orders import commands as c
 from domain.orders import decide as steps
 from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
-from domain.orders.ports import Books, Fulfiller, IssuedLicence, PaymentGateway, SealedDelivery
+from domain.orders.ports import (
+    Books,
+    Fulfiller,
+    IssuedLicence,
+    PaymentGateway,
+    PaymentNews,
+    SealedDelivery,
+)
 from domain.orders.state import Order, Status
-
-BACKOFF_FIRST_S = 1.0
-BACKOFF_CAP_S = 60.0  # an outage's end is noticed within a minute
-PERMANENT_BACKOFF_S = 300.0  # a refusal is looked at again rarely, in case an operator mended its cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +30,59 @@ class EffectResult:
     """What a step brings besides its command: rows to be stored in the same commit."""
 
     payment_handle: Mapping[str, str] | None = field(default=None, repr=False)
-    inbox_event_id: str | None = None
+    news: PaymentNews | None = None
     licences: Sequence[IssuedLicence] = ()
     deliveries: Sequence[SealedDelivery] = ()
 
 
+Outcome = tuple[c.Command, EffectResult]
+
+
 class Effects:
-    """Runs steps against the ports. Stateless."""
+    """Runs steps against the ports. Keeps nothing but the breakers. ``now_s`` is monotonic seconds."""
 
     def __init__(
-        self, payments: PaymentGateway, books: Books, fulfiller: Fulfiller, clock: Callable[[], datetime]
+        self,
+        payments: PaymentGateway,
+        books: Books,
+        fulfiller: Fulfiller,
+        clock: Callable[[], datetime],
+        now_s: Callable[[], float],
     ) -> None:
         self._payments = payments
         self._books = books
         self._fulfiller = fulfiller
         self._clock = clock
+        stripe, finance, signer = (Breaker(name, now_s) for name in ("Stripe", "Finance", "The signer"))
+        self.breakers = (stripe, finance, signer)
+        self._runs: dict[str, tuple[Breaker | None, Callable[[Order], Awaitable[Outcome]]]] = {
+            steps.OPEN_PAYMENT: (stripe, self._open_payment),
+            steps.EXPIRE: (None, self._expire),
+            steps.BOOK: (finance, self._book),
+            steps.FULFIL: (signer, self._fulfil),
+            steps.VOID_PAYMENT: (stripe, self._void_payment),
+            steps.FORGET_KEYS: (None, self._forget_keys),
+        }
 
-    async def run(self, step: str, order: Order) -> tuple[c.Command, EffectResult]:
+    async def run(self, step: str, order: Order) -> Outcome:
         """Do the step's outside work and return the command that records it.
 
         Raises:
             DependencyError: not known to be done; try again.
             RejectedError: the other side refuses for good, or the step is unknown.
         """
-        match step:
-            case steps.OPEN_PAYMENT:
-                return await self._open_payment(order)
-            case steps.EXPIRE:
-                return c.ExpireOrder(self._clock()), EffectResult()
-            case steps.BOOK:
-                return await self._book(order)
-            case steps.FULFIL:
-                return await self._fulfil(order)
-            case steps.VOID_PAYMENT:
-                return await self._void_payment(order)
-            case _:
-                raise RejectedError("effect_unknown", f"No effect is called {step!r} in this build.")
+        if step not in self._runs:
+            raise RejectedError("effect_unknown", f"No effect is called {step!r} in this build.")
+        breaker, work = self._runs[step]
+        if breaker is None:
+            return await work(order)
+        return await breaker.call(lambda: work(order))
 
     async def open_identity(self, order_id: str, delivery_id: str) -> tuple[str, datetime]:
         """Unwrap the identity of a released-key delivery; see the port."""
         return await self._fulfiller.open_identity(order_id, delivery_id)
 
-    def backoff_s(self, attempts: int, *, permanent: bool) -> float:
-        """Seconds until the next try: exponential with full jitter above a floor, capped."""
-        if permanent:
-            return PERMANENT_BACKOFF_S
-        ceiling_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** min(attempts, 10))
-        return ceiling_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads retries, guards nothing
-
-    async def _open_payment(self, order: Order) -> tuple[c.Command, EffectResult]:
+    async def _open_payment(self, order: Order) -> Outcome:
         try:
             opened = await self._payments.open_payment(order)
         except RejectedError as refused:
@@ -82,7 +90,13 @@ class Effects:
         command = c.RecordPaymentOpened(opened.payment_intent_id, opened.checkout_session_id, self._clock())
         return command, EffectResult(payment_handle=opened.handle)
 
-    async def _book(self, order: Order) -> tuple[c.Command, EffectResult]:
+    async def _expire(self, _order: Order) -> Outcome:
+        return c.ExpireOrder(self._clock()), EffectResult()
+
+    async def _forget_keys(self, _order: Order) -> Outcome:
+        return c.ForgetKeys(self._clock()), EffectResult()
+
+    async def _book(self, order: Order) -> Outcome:
         assert order.paid_at is not None, "booking is due only after payment"
         postings = capture_postings(order)
         answer = await self._books.book(
@@ -99,7 +113,7 @@ class Effects:
         )
         return command, EffectResult()
 
-    async def _fulfil(self, order: Order) -> tuple[c.Command, EffectResult]:
+    async def _fulfil(self, order: Order) -> Outcome:
         fulfilment = await self._fulfiller.fulfil(order)
         command = c.RecordFulfilment(
             licence_ids=tuple(licence.licence_id for licence in fulfilment.licences),
@@ -109,7 +123,7 @@ class Effects:
         )
         return command, EffectResult(licences=fulfilment.licences, deliveries=fulfilment.deliveries)
 
-    async def _void_payment(self, order: Order) -> tuple[c.Command, EffectResult]:
+    async def _void_payment(self, order: Order) -> Outcome:
         captured = await self._payments.void_payment(order) if order.status is Status.EXPIRED else None
         if captured is not None:
             # It was paid after all, and its webhook may never come: Stripe's own answer serves as well.

@@ -12,6 +12,7 @@ from domain.orders.state import Order
 from storage.batching import Batcher
 from storage.market.fulfilment import FulfilmentReads
 
+LINGER_S = 0.003  # an order waits this long for company: a hop costs more than an order's signatures
 WAITING_MAX = 1_000  # orders waiting for the signer in one host; beyond it the effect is deferred
 
 
@@ -27,7 +28,7 @@ class SignerFulfiller:
         self._reads = reads
         self._unwrap = unwrap
         self._batcher: Batcher[IssueRequest, Fulfilment] = Batcher(
-            issue, batch_max=REQUESTS_MAX, waiting_max=WAITING_MAX
+            issue, batch_max=REQUESTS_MAX, waiting_max=WAITING_MAX, linger_s=LINGER_S
         )
 
     async def fulfil(self, order: Order) -> Fulfilment:

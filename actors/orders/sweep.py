@@ -9,12 +9,14 @@ before one paid order. A lane never waits for its slowest item: it claims whenev
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from actors.orders.host import OrderHost
+from actors.orders.retries import backoff_s, code_of, is_final
 from domain.errors import MarketplaceError
-from domain.orders.decide import BOOK, EXPIRE, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
+from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
 from domain.orders.ports import OrderStore, PaymentNews
 
 log = logging.getLogger("marketplace.sweep")
@@ -23,9 +25,8 @@ INTERVAL_S = 1.0  # bounds how long after its due time a row waits for an idle l
 RUNNING_MAX = 64  # items of one lane at once
 LEASE_S = 9.0  # above Stripe's deadline of 8 s; a row of a sweep that died comes back after it
 FAILURE_PAUSE_S = 2.0
-WEBHOOK_BACKOFF_S_MAX = 60.0
-WEBHOOK_DOUBLINGS_MAX = 6
-LANES = ((OPEN_PAYMENT, VOID_PAYMENT), (BOOK, FULFIL, EXPIRE))
+PASSIVATION_INTERVAL_S = 10.0  # a thirtieth of how long an idle order stays
+LANES = ((OPEN_PAYMENT, VOID_PAYMENT), (BOOK, FULFIL, EXPIRE, FORGET_KEYS))
 
 Claim = Callable[[int], Awaitable[list[Coroutine[Any, Any, None]]]]
 
@@ -50,6 +51,7 @@ class Sweep:
     def start(self) -> None:
         """Begin sweeping on the running loop."""
         self._lanes = [asyncio.create_task(self._forever(claim)) for claim in self._claims]
+        self._lanes.append(asyncio.create_task(self._passivate()))
 
     async def stop(self) -> None:
         """Stop at once; rows that were claimed come back when their lease runs out."""
@@ -77,10 +79,18 @@ class Sweep:
 
     async def _apply(self, news: PaymentNews) -> None:
         try:
-            await self._host.apply_news(news)
-        except MarketplaceError as failure:
-            delay_s = min(WEBHOOK_BACKOFF_S_MAX, 2.0 ** min(news.attempts, WEBHOOK_DOUBLINGS_MAX))
-            await self._store.defer_webhook(news.event_id, delay_s, str(failure))
+            await self._host.receive(news)
+        except Exception as failure:
+            if is_final(failure, news.attempts):
+                log.error("webhook %s is given up", news.event_id, exc_info=failure)
+                await self._store.bury_webhook(news, code_of(failure), str(failure))
+            else:
+                await self._store.defer_webhook(news.event_id, backoff_s(news.attempts), str(failure))
+
+    async def _passivate(self) -> None:
+        while True:
+            await asyncio.sleep(PASSIVATION_INTERVAL_S)
+            self._host.passivate()
 
     async def _forever(self, claim: Claim) -> None:
         running: set[asyncio.Task[None]] = set()
@@ -90,12 +100,12 @@ class Sweep:
                 items = await claim(room) if room else []
             except MarketplaceError as failure:
                 log.warning("sweep waits for its store: %s", failure)
-                await asyncio.sleep(FAILURE_PAUSE_S)
+                await asyncio.sleep(_jittered(FAILURE_PAUSE_S))
                 continue
             except Exception:
                 # Whatever it was, recovery must not end with it.
                 log.exception("sweep could not claim")
-                await asyncio.sleep(FAILURE_PAUSE_S)
+                await asyncio.sleep(_jittered(FAILURE_PAUSE_S))
                 continue
             for item in items:
                 task = asyncio.create_task(self._guarded(item))
@@ -106,7 +116,7 @@ class Sweep:
             if not room:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             elif len(items) < room:
-                await asyncio.sleep(self._interval_s)
+                await asyncio.sleep(_jittered(self._interval_s))
 
     async def _guarded(self, item: Coroutine[Any, Any, None]) -> None:
         try:
@@ -115,3 +125,8 @@ class Sweep:
             log.warning("sweep item waits for its lease: %s", failure)
         except Exception:
             log.exception("sweep item failed")
+
+
+def _jittered(pause_s: float) -> float:
+    """Sweeps of several processes, started together, drift apart; never longer than ``pause_s``."""
+    return pause_s * (0.75 + random.random() / 4)  # noqa: S311 - spreads polls, guards nothing

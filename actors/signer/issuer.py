@@ -14,7 +14,6 @@ from domain import licences, statements
 from domain.dsse import sign_all
 from domain.errors import MarketplaceError, RejectedError
 from domain.fulfilment import (
-    RELEASED_KEY_TTL_S,
     ReleaseMaterial,
     file_key_context,
     identity_context,
@@ -22,7 +21,7 @@ from domain.fulfilment import (
     licence_payload,
     manifest_payload,
 )
-from domain.orders.decide import delivery_id, licence_id
+from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id
 from domain.orders.ports import Fulfilment, IssuedLicence, SealedDelivery
 from domain.orders.state import Order
 from domain.signing import MESSAGES_MAX, KeyWrapper, Signer

@@ -102,6 +102,13 @@ class RecordPaymentVoided:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ForgetKeys:
+    """The time to ask for released keys is over, by the database's clock."""
+
+    at: datetime
+
+
 Command = (
     PlaceOrder
     | RecordPaymentOpened
@@ -113,4 +120,5 @@ Command = (
     | ReleaseDeliveryKey
     | ExpireOrder
     | RecordPaymentVoided
+    | ForgetKeys
 )

@@ -6,7 +6,7 @@ Legal order::
     RecordPaymentOpened -> awaiting_payment    -> timer  expire
     ConfirmPayment -> paid                     -> effect book
     RecordBooking -> booked                    -> effect fulfil
-    RecordFulfilment -> licensed, delivered
+    RecordFulfilment -> licensed, delivered     -> timer  forget_keys (released_key only)
     ExpireOrder -> expired                     -> effect void_payment
 
 Payment wins over expiry: a capture that arrives after ``expired`` revives the order, because the buyer's
@@ -26,6 +26,7 @@ from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.events import (
     DeliveryKeyReleased,
+    DeliveryKeysForgotten,
     Event,
     OrderBooked,
     OrderCancelled,
@@ -44,6 +45,7 @@ from domain.orders.state import Order, Status
 LINES_MAX = 50  # a cart people can read; keeps an order's events under 64 KiB
 QUANTITY_MAX = 1_000  # seats per line; larger deals are negotiated, not checked out
 PAYMENT_DEADLINE_S = 1_800  # long enough for 3-D Secure and a lost card, short enough to hold no price
+RELEASED_KEY_TTL_S = 86_400  # a released key can be asked for during one day after delivery
 DELIVERY_MODES = ("recipient", "released_key")
 PAYMENT_METHODS = ("payment_intent", "checkout")
 
@@ -53,11 +55,13 @@ class Effect:
     """A durable to-do. ``(order_id, step)`` is its identity and its idempotency key.
 
     ``delay_s`` is how long from the commit, by the database's clock, until it is due: zero means that
-    the grain runs it right after the commit and a sweep only picks it up if that grain died.
+    the grain runs it right after the commit and a sweep only picks it up if that grain died. ``joins``: its
+    work moves nothing outside and may be done before the commit that makes it due, to join that commit.
     """
 
     step: str
     delay_s: int = 0
+    joins: bool = False
 
 
 OPEN_PAYMENT = "open_payment"
@@ -65,6 +69,7 @@ EXPIRE = "expire"
 BOOK = "book"
 FULFIL = "fulfil"
 VOID_PAYMENT = "void_payment"
+FORGET_KEYS = "forget_keys"
 
 
 def decide(state: Order | None, command: c.Command) -> list[Event]:
@@ -102,6 +107,9 @@ def decide(state: Order | None, command: c.Command) -> list[Event]:
             return [OrderExpired(command.at)]
         case c.RecordPaymentVoided():
             return [PaymentVoided(command.at)] if state.status is Status.EXPIRED else []
+        case c.ForgetKeys():
+            forgettable = state.status is Status.DELIVERED and not state.keys_forgotten
+            return [DeliveryKeysForgotten(command.at)] if forgettable else []
         case _ as unreachable:
             assert_never(unreachable)
 
@@ -116,9 +124,13 @@ def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
         case OrderPaid():
             return [Effect(BOOK)], [OPEN_PAYMENT, EXPIRE, VOID_PAYMENT]
         case OrderBooked():
-            return [Effect(FULFIL)], [BOOK]
+            return [Effect(FULFIL, joins=True)], [BOOK]
         case OrderDelivered():
-            return [], [FULFIL]
+            if event.key_ttl_s is None:
+                return [], [FULFIL]
+            return [Effect(FORGET_KEYS, event.key_ttl_s)], [FULFIL]
+        case DeliveryKeysForgotten():
+            return [], [FORGET_KEYS]
         case OrderExpired():
             return [Effect(VOID_PAYMENT)], [EXPIRE]
         case OrderCancelled():
@@ -265,7 +277,11 @@ def _fulfilment(state: Order, command: c.RecordFulfilment) -> list[Event]:
         raise RejectedError("fulfilment_mismatch", "Every line takes exactly its one licence and delivery.")
     return [
         OrderLicensed(command.licence_ids, command.key_id, command.at),
-        OrderDelivered(command.delivery_ids, command.at),
+        OrderDelivered(
+            command.delivery_ids,
+            command.at,
+            RELEASED_KEY_TTL_S if state.delivery.mode == "released_key" else None,
+        ),
     ]
 
 
@@ -276,6 +292,8 @@ def _release_key(state: Order, command: c.ReleaseDeliveryKey) -> list[Event]:
         raise ConflictError(
             "delivery_has_recipient", "This delivery was encrypted to your own key; there is none to release."
         )
+    if state.keys_forgotten:
+        raise RejectedError("delivery_key_expired", "The time to ask for this key is over; it was destroyed.")
     if command.delivery_id in state.released_delivery_ids:
         return []
     return [DeliveryKeyReleased(command.delivery_id, command.at)]

@@ -115,10 +115,14 @@ class OrderLicensed:
 
 @dataclass(frozen=True, slots=True)
 class OrderDelivered:
-    """One sealed delivery per line is ready to fetch; ids by line number order."""
+    """One sealed delivery per line is ready to fetch; ids by line number order.
+
+    ``key_ttl_s``: for how long the keys of a ``released_key`` delivery can be asked for; None for others.
+    """
 
     delivery_ids: tuple[str, ...]
     at: datetime
+    key_ttl_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,13 @@ class DeliveryKeyReleased:
     """The buyer was given the key of a ``released_key`` delivery. Recorded before it is handed out."""
 
     delivery_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryKeysForgotten:
+    """Keys of a ``released_key`` order that nobody can ask for any more were destroyed."""
+
     at: datetime
 
 
@@ -162,6 +173,7 @@ Event = (
     | OrderLicensed
     | OrderDelivered
     | DeliveryKeyReleased
+    | DeliveryKeysForgotten
     | OrderExpired
     | PaymentVoided
     | OrderCancelled
@@ -177,6 +189,7 @@ KINDS: dict[str, type[Event]] = {
     "order.licensed": OrderLicensed,
     "order.delivered": OrderDelivered,
     "order.delivery_key_released": DeliveryKeyReleased,
+    "order.delivery_keys_forgotten": DeliveryKeysForgotten,
     "order.expired": OrderExpired,
     "order.payment_voided": PaymentVoided,
     "order.cancelled": OrderCancelled,

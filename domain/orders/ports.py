@@ -52,7 +52,8 @@ class Turn:
     """One command's whole outcome: committed together, or not at all.
 
     ``fence`` is the sequence number of the state that the decision was taken on. ``due`` and ``done`` are
-    the effects that start and the steps that end.
+    the effects that start and the steps that end. ``news`` is the webhook that caused it: the commit keeps it
+    in the inbox as applied, whether or not it lay there before.
     """
 
     order: Order
@@ -61,7 +62,7 @@ class Turn:
     due: Sequence[Effect]
     done: Sequence[str]
     payment_handle: Mapping[str, str] | None = field(default=None, repr=False)
-    inbox_event_id: str | None = None
+    news: "PaymentNews | None" = None
     licences: Sequence[IssuedLicence] = ()
     deliveries: Sequence[SealedDelivery] = ()
 
@@ -137,14 +138,23 @@ class OrderStore(Protocol):
     async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
         """Try an effect again after ``delay_s`` seconds."""
 
+    async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
+        """Make an effect a dead letter: kept with its reason, never claimed until an operator retries it."""
+
+    async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
+        """Keep a verified webhook for a sweep; returns (order is known, stored now and no duplicate)."""
+
     async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
         """Claim overdue inbox rows for ``lease_s`` seconds."""
 
-    async def close_webhook(self, event_id: str, outcome: str) -> None:
-        """Mark an inbox row processed without a change of the order."""
+    async def settle_webhook(self, news: PaymentNews, outcome: str) -> None:
+        """Keep a webhook as processed; it changed nothing."""
 
     async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
         """Try an inbox row again after ``delay_s`` seconds."""
+
+    async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
+        """Keep a webhook as a dead letter: its order refuses it, and money may have moved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from domain.orders.events import (
     PaymentOpened,
     decode_event,
 )
-from domain.orders.ports import StoredOrder
+from domain.orders.ports import Idempotency, StoredOrder
 from domain.orders.state import TERMINAL, Order, Status, evolve, fold
 from serve_app import examples
 from serve_app.auth import BUYER, OPERATOR
@@ -47,7 +47,15 @@ PAYLOAD_LINK_LIFETIME_S = 900  # a download that takes longer has begun by then;
 RECIPIENTS_REMEMBERED = 4_096  # checking one costs a key agreement, and buyers come back
 LAST_EVENT_ID_CHARS_MAX = 9
 
-HOST_PROBLEMS = ("order_host_unavailable", "order_host_busy", "mailbox_full", "order_contended")
+HOST_PROBLEMS = (
+    "order_host_unavailable",
+    "order_host_busy",
+    "host_full",
+    "mailbox_full",
+    "mailbox_timeout",
+    "order_contended",
+    "queue_full",
+)
 PLACE_PROBLEMS = (
     "idempotency_in_progress",
     "lines_out_of_range",
@@ -90,7 +98,9 @@ class OrderRoutes:
             if replayed is None:
                 raise
             return _placed(call, replayed)
-        return _placed(call, await call.ports.orders.place(command, write.key, write.request_digest))
+        return _placed(
+            call, await call.ports.orders.place(command, Idempotency(write.key, write.request_digest))
+        )
 
     async def list_own(self, call: Call) -> Response:
         """GET /v1/orders."""

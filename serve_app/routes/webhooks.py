@@ -1,12 +1,11 @@
-"""Stripe's webhooks: verify the raw bytes, keep what an order decides on, answer; apply afterwards.
+"""Stripe's webhooks: verify the raw bytes, keep what an order decides on and apply it, answer.
 
 ADR 0006. The signature is checked before a byte is parsed, in constant time, against every configured
 secret; timestamps may be 300 s off in either direction. What is stored is not the event but the facts
-that an order needs. The answer does not wait for the order: should applying it here fail, or the process
-die, a sweep takes the inbox row.
+that an order needs. Keeping and applying are one transaction, and 200 is answered after it; if the order's
+host cannot be reached the webhook is kept alone, and a sweep applies it.
 """
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -16,7 +15,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from domain.errors import MarketplaceError, NotFoundError, RejectedError
+from domain.errors import BusyError, DependencyError, MarketplaceError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.money import AMOUNT_MINOR_MAX
 from domain.orders.ports import PaymentNews
@@ -31,7 +30,6 @@ log = logging.getLogger("marketplace.webhooks")
 TOLERANCE_S = 300  # Stripe's own; older is a replay, newer a wrong clock or a forgery
 SIGNATURE_HEADER_CHARS_MAX = 2_048
 SIGNATURES_MAX = 8  # one per active secret while secrets rotate
-APPLYING_MAX = 256  # in the background per process; beyond it the sweep applies what is stored
 ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
 KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
@@ -133,62 +131,51 @@ def _malformed() -> RejectedError:
 
 
 class WebhookRoutes:
-    """The handler, with the applications that run in the background."""
+    """The handler."""
 
     def __init__(self, metrics: IngressMetrics) -> None:
         self._metrics = metrics
-        self._applying: set[asyncio.Task[None]] = set()
 
     async def receive(self, call: Call) -> Response:
         """POST /v1/webhooks/stripe."""
         try:
-            outcome = await self._receive(call)
+            outcome = await _receive(call)
         except MarketplaceError as refused:
             self._metrics.webhook(refused.code)
             raise
         self._metrics.webhook(outcome)
         return reply(200, {"received": True, "outcome": outcome})
 
-    async def close(self, wait_s: float) -> None:
-        """Let what runs end within a bound; the rest is in the inbox."""
-        if self._applying:
-            await asyncio.wait(self._applying, timeout=wait_s)
-        for task in self._applying:
-            task.cancel()
 
-    async def _receive(self, call: Call) -> str:
-        body = await call.body()
-        verify_signature(
-            call.headers.get(b"stripe-signature", b""),
-            body,
-            call.ports.settings.webhook_secrets,
-            call.ports.clock(),
-        )
-        news = news_of(parse_json(body))
-        if news is None:
-            return "ignored"
-        known, stored = await call.ports.reads.store_webhook(news)
+async def _receive(call: Call) -> str:
+    body = await call.body()
+    verify_signature(
+        call.headers.get(b"stripe-signature", b""),
+        body,
+        call.ports.settings.webhook_secrets,
+        call.ports.clock(),
+    )
+    news = news_of(parse_json(body))
+    if news is None:
+        return "ignored"
+    try:
+        return await call.ports.orders.receive(news)
+    except NotFoundError:
+        raise _unknown(news) from None
+    except (BusyError, DependencyError) as failure:
+        # No host took it. Kept for a sweep it is as safe; if not even that works, Stripe sends it again.
+        log.warning("webhook %s is left to the sweep: %s", news.event_id, failure)
+        known, _ = await call.ports.reads.store_webhook(news)
         if not known:
-            raise NotFoundError(
-                "webhook_order_unknown",
-                f"Order {news.order_id} is not in this database. The event is not kept: send it again later.",
-            )
-        if not stored:
-            return "duplicate"
-        if len(self._applying) < APPLYING_MAX:
-            task = asyncio.create_task(_apply(call, news))
-            self._applying.add(task)
-            task.add_done_callback(self._applying.discard)
+            raise _unknown(news) from None
         return "stored"
 
 
-async def _apply(call: Call, news: PaymentNews) -> None:
-    try:
-        await call.ports.orders.apply_news(news)
-    except MarketplaceError as failure:
-        log.warning("webhook %s is left to the sweep: %s", news.event_id, failure)
-    except Exception:
-        log.exception("webhook %s is left to the sweep", news.event_id)
+def _unknown(news: PaymentNews) -> NotFoundError:
+    return NotFoundError(
+        "webhook_order_unknown",
+        f"Order {news.order_id} is not in this database. The event is not kept: send it again later.",
+    )
 
 
 def operations(routes: WebhookRoutes) -> Sequence[Operation]:

@@ -1,75 +1,108 @@
--- name: place_order
--- The idempotency key, the order, its first events and its first effect, or nothing at all. No row
--- comes back when the key was used before: the caller then asks `find_command`.
-WITH turn AS MATERIALIZED (SELECT %(turn)s::jsonb AS t),
-claimed AS (
+-- Group commits: each statement takes one or many orders' turns, as flat lists of rows in JSON, so a
+-- transaction's fixed cost is shared by all turns that wait at that moment. Orders are locked in the order of
+-- their ids, so that two hosts which commit overlapping groups wait for each other and never in a circle.
+
+-- name: place_orders
+-- Idempotency keys, orders, their first events and effects: for each order all of it or nothing. An order
+-- whose key was used before does not come back; its caller then asks `find_command`.
+WITH input AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(orders)s::json) AS t (
+        order_id text, buyer_id text, key text, digest text, status text, seq int, currency text,
+        total_minor bigint, shard smallint)
+), claimed AS (
     INSERT INTO market.commands (principal_id, idempotency_key, request_digest, subject)
-    VALUES (%(buyer_id)s, %(idempotency_key)s, %(request_digest)s, %(order_id)s)
+    SELECT buyer_id, key, decode(digest, 'hex'), order_id FROM input ORDER BY buyer_id, key
     ON CONFLICT DO NOTHING
     RETURNING subject
 ), placed AS (
     INSERT INTO market.orders (order_id, buyer_id, status, seq, currency, total_minor)
-    SELECT subject, %(buyer_id)s, %(status)s, %(seq)s, %(currency)s, %(total_minor)s FROM claimed
+    SELECT order_id, buyer_id, status, seq, currency, total_minor
+    FROM claimed JOIN input ON order_id = subject
     RETURNING order_id
 ), recorded AS (
     INSERT INTO market.order_events (order_id, seq, event_id, kind, data)
     SELECT order_id, e.seq, e.event_id, e.kind, e.data
-    FROM placed, turn, jsonb_to_recordset(t -> 'events') AS e (seq int, event_id text, kind text, data jsonb)
+    FROM json_to_recordset(%(events)s::json)
+        AS e (order_id text, seq int, event_id text, kind text, data jsonb) JOIN placed USING (order_id)
 ), due AS (
     INSERT INTO market.effects (order_id, step, due_at)
     SELECT order_id, d.step, now() + d.delay_s * interval '1 second'
-    FROM placed, turn, jsonb_to_recordset(t -> 'due') AS d (step text, delay_s int)
+    FROM json_to_recordset(%(due)s::json) AS d (order_id text, step text, delay_s int) JOIN placed USING (order_id)
+), published AS (
+    INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
+    SELECT shard, order_id, 1, seq FROM placed JOIN input USING (order_id)
 )
 SELECT order_id FROM placed
 
--- name: commit_turn
--- One command's whole outcome under the fence: zero rows mean that another host has moved on.
-WITH turn AS MATERIALIZED (SELECT %(turn)s::jsonb AS t),
-fenced AS (
-    UPDATE market.orders
-    SET seq = %(seq)s, status = %(status)s, updated_at = now(),
-        payment_handle = coalesce(%(payment_handle)s::jsonb, payment_handle)
-    WHERE order_id = %(order_id)s AND seq = %(fence)s
-    RETURNING order_id, buyer_id
+-- name: commit_turns
+-- Whole outcomes of commands, each under its order's fence. An order that does not come back has been moved
+-- on by another host: nothing of its turn was written.
+WITH input AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(turns)s::json) AS t (
+        order_id text, fence int, seq int, status text, payment_handle jsonb, shard smallint)
+), held AS MATERIALIZED (
+    SELECT o.order_id FROM market.orders AS o JOIN input AS t ON o.order_id = t.order_id AND o.seq = t.fence
+    ORDER BY o.order_id FOR NO KEY UPDATE OF o
+), fenced AS (
+    UPDATE market.orders AS o
+    SET seq = t.seq, status = t.status, updated_at = now(),
+        payment_handle = coalesce(t.payment_handle, o.payment_handle)
+    FROM held JOIN input AS t USING (order_id)
+    WHERE o.order_id = held.order_id AND o.seq = t.fence
+    RETURNING o.order_id, o.buyer_id, t.fence, t.seq, t.shard
 ), recorded AS (
     INSERT INTO market.order_events (order_id, seq, event_id, kind, data)
     SELECT order_id, e.seq, e.event_id, e.kind, e.data
-    FROM fenced, turn, jsonb_to_recordset(t -> 'events') AS e (seq int, event_id text, kind text, data jsonb)
+    FROM json_to_recordset(%(events)s::json)
+        AS e (order_id text, seq int, event_id text, kind text, data jsonb) JOIN fenced USING (order_id)
 ), done AS (
-    DELETE FROM market.effects AS x USING fenced, turn
-    WHERE x.order_id = fenced.order_id AND t -> 'done' ? x.step
+    DELETE FROM market.effects AS x
+    USING json_to_recordset(%(done)s::json) AS d (order_id text, step text) JOIN fenced USING (order_id)
+    WHERE x.order_id = d.order_id AND x.step = d.step
 ), due AS (
     INSERT INTO market.effects (order_id, step, due_at)
     SELECT order_id, d.step, now() + d.delay_s * interval '1 second'
-    FROM fenced, turn, jsonb_to_recordset(t -> 'due') AS d (step text, delay_s int)
-), processed AS (
-    UPDATE market.inbox AS i SET processed_at = now(), outcome = 'applied' FROM fenced
-    WHERE i.event_id = %(inbox_event_id)s
+    FROM json_to_recordset(%(due)s::json) AS d (order_id text, step text, delay_s int) JOIN fenced USING (order_id)
+), published AS (
+    INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
+    SELECT shard, order_id, fence + 1, seq FROM fenced
+), applied AS (
+    INSERT INTO market.inbox (event_id, order_id, kind, payload, due_at, processed_at, outcome)
+    SELECT n.event_id, order_id, n.kind, n.payload, now(), now(), 'applied'
+    FROM json_to_recordset(%(news)s::json)
+        AS n (order_id text, event_id text, kind text, payload jsonb) JOIN fenced USING (order_id)
+    ON CONFLICT (event_id) DO UPDATE
+    SET processed_at = now(), outcome = 'applied', dead_at = NULL, dead_code = NULL
+    WHERE inbox.processed_at IS NULL
 ), licensed AS (
     INSERT INTO market.licences (licence_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, key_id,
                                  envelope, issued_at)
     SELECT l.licence_id, order_id, l.line_no, buyer_id, l.sku_id, l.release_id, l.quantity, l.key_id,
            l.envelope, l.issued_at
-    FROM fenced, turn, jsonb_to_recordset(t -> 'licences')
-        AS l (licence_id text, line_no int, sku_id text, release_id text, quantity int, key_id text,
-              envelope text, issued_at timestamptz)
+    FROM json_to_recordset(%(licences)s::json)
+        AS l (order_id text, licence_id text, line_no int, sku_id text, release_id text, quantity int,
+              key_id text, envelope text, issued_at timestamptz) JOIN fenced USING (order_id)
 ), delivered AS (
     INSERT INTO market.deliveries (delivery_id, order_id, line_no, buyer_id, release_id, mode, recipient, header,
                                    manifest, wrapped_identity, key_expires_at)
     SELECT d.delivery_id, order_id, d.line_no, buyer_id, d.release_id, d.mode, d.recipient,
            decode(d.header, 'base64'), d.manifest, decode(d.wrapped_identity, 'base64'),
            now() + d.key_ttl_s * interval '1 second'
-    FROM fenced, turn, jsonb_to_recordset(t -> 'deliveries')
-        AS d (delivery_id text, line_no int, release_id text, mode text, recipient text, header text,
-              manifest text, wrapped_identity text, key_ttl_s int)
+    FROM json_to_recordset(%(deliveries)s::json)
+        AS d (order_id text, delivery_id text, line_no int, release_id text, mode text, recipient text,
+              header text, manifest text, wrapped_identity text, key_ttl_s int) JOIN fenced USING (order_id)
+), forgotten AS (
+    UPDATE market.deliveries AS v SET wrapped_identity = NULL
+    FROM json_array_elements_text(%(forgotten)s::json) AS f (order_id) JOIN fenced USING (order_id)
+    WHERE v.order_id = f.order_id
 )
 SELECT order_id FROM fenced
 
--- name: load_history
-SELECT o.payment_handle, e.kind, e.data
-FROM market.orders o JOIN market.order_events e USING (order_id)
-WHERE order_id = %(order_id)s
-ORDER BY e.seq
+-- name: load_histories
+SELECT o.order_id, o.payment_handle, e.kind, e.data
+FROM unnest(%(order_ids)s::text[]) AS w (order_id)
+JOIN market.orders o USING (order_id) JOIN market.order_events e USING (order_id)
+ORDER BY o.order_id, e.seq
 
 -- name: find_command
 SELECT request_digest, subject, response FROM market.commands
@@ -81,7 +114,7 @@ UPDATE market.effects AS x
 SET attempts = attempts + 1, due_at = now() + %(lease_s)s * interval '1 second'
 FROM (
     SELECT order_id, step FROM market.effects
-    WHERE due_at <= now() AND step = ANY(%(steps)s)
+    WHERE due_at <= now() AND dead_at IS NULL AND step = ANY(%(steps)s)
     ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE x.order_id = due.order_id AND x.step = due.step
@@ -90,6 +123,11 @@ RETURNING x.order_id, x.step, x.attempts
 -- name: defer_effect
 UPDATE market.effects
 SET due_at = now() + %(delay_s)s * interval '1 second', last_error = %(error)s
+WHERE order_id = %(order_id)s AND step = %(step)s
+
+-- name: bury_effect
+UPDATE market.effects
+SET dead_at = now(), dead_code = %(code)s, last_error = %(error)s, attempts = attempts + 1
 WHERE order_id = %(order_id)s AND step = %(step)s
 
 -- name: store_webhook
@@ -110,14 +148,24 @@ UPDATE market.inbox AS i
 SET attempts = attempts + 1, due_at = now() + %(lease_s)s * interval '1 second'
 FROM (
     SELECT event_id FROM market.inbox
-    WHERE processed_at IS NULL AND due_at <= now() ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    WHERE processed_at IS NULL AND dead_at IS NULL AND due_at <= now() ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE i.event_id = due.event_id
 RETURNING i.event_id, i.order_id, i.kind, i.payload, i.attempts
 
--- name: close_webhook
-UPDATE market.inbox SET processed_at = now(), outcome = %(outcome)s
-WHERE event_id = %(event_id)s AND processed_at IS NULL
+-- name: settle_webhook
+INSERT INTO market.inbox (event_id, order_id, kind, payload, due_at, processed_at, outcome)
+VALUES (%(event_id)s, %(order_id)s, %(kind)s, %(payload)s::jsonb, now(), now(), %(outcome)s)
+ON CONFLICT (event_id) DO UPDATE
+SET processed_at = now(), outcome = excluded.outcome, dead_at = NULL, dead_code = NULL
+WHERE inbox.processed_at IS NULL
+
+-- name: bury_webhook
+INSERT INTO market.inbox (event_id, order_id, kind, payload, due_at, dead_at, dead_code, outcome)
+VALUES (%(event_id)s, %(order_id)s, %(kind)s, %(payload)s::jsonb, now(), now(), %(code)s, %(error)s)
+ON CONFLICT (event_id) DO UPDATE
+SET dead_at = now(), dead_code = excluded.dead_code, outcome = excluded.outcome
+WHERE inbox.processed_at IS NULL
 
 -- name: defer_webhook
 UPDATE market.inbox SET due_at = now() + %(delay_s)s * interval '1 second', outcome = %(error)s

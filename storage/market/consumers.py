@@ -1,0 +1,151 @@
+"""Consumers' progress in Postgres: adapter of ``domain.events.ports.ConsumerStore``, and their dead letters.
+
+Progress moves by compare-and-set in the transaction in which the projection writes, so two instances of a
+consumer may run the same events at once and one of them wins. Rows of orders that went quiet are settled:
+deleted, with the time up to which that is so on record (see ``settle`` and docs/events.md).
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from domain.events import SHARDS, shard_of
+from domain.events.errors import ProgressMovedError
+from domain.events.ports import Advance, Failure, Progress
+from domain.ids import RANDOM_BYTES, new_id
+from storage.market.pool import Pool, borrow, fetch
+from storage.sql import load_queries
+
+SQL = {name: text.encode() for name, text in load_queries("storage.market", "consumers.sql").items()}
+DEAD_LETTERS_MAX = 200  # of one page
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Work that was given up. ``subject`` names it within its ``kind``; ``since`` is its first failure."""
+
+    kind: str
+    subject: str
+    code: str
+    error: str
+    attempts: int
+    since: datetime
+
+
+class PostgresConsumerStore:
+    """See the port for the contract; raises ``DependencyError('database_unavailable')`` when down."""
+
+    def __init__(self, pool: Pool, clock: Callable[[], datetime]) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def progress(self, consumer: str, order_ids: Sequence[str]) -> Mapping[str, Progress]:
+        """Look up how far the consumer is with these orders."""
+        values = {"consumer": consumer, "order_ids": orjson.dumps(list(order_ids)).decode()}
+        rows = await fetch(self._pool, SQL["progress"], values)
+        return {order_id: Progress(*rest) for order_id, *rest in rows}
+
+    @asynccontextmanager
+    async def advancing(
+        self, consumer: str, advances: Sequence[Advance]
+    ) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """Open a transaction, move progress, hand the connection to the projection, commit."""
+        steps = [
+            {
+                "order_id": advance.order_id,
+                "from_seq": advance.progress.seq,
+                "to_seq": advance.to_seq,
+                "recorded": advance.progress.recorded,
+            }
+            for advance in advances
+        ]
+        values = {"consumer": consumer, "steps": orjson.dumps(steps).decode()}
+        async with borrow(self._pool) as connection, connection.transaction():
+            moved = await (await connection.execute(SQL["advance"], values)).fetchone()
+            if moved is None or moved[0] != len(advances):
+                raise ProgressMovedError(consumer)
+            yield connection
+
+    async def record_failure(self, consumer: str, failure: Failure) -> None:
+        """Count a failure of the event after the consumer's progress, or park it."""
+        values = {
+            "consumer": consumer,
+            "order_id": failure.order_id,
+            "seq": failure.seq,
+            "code": failure.code,
+            "error": failure.error,
+            "parked": failure.parked,
+        }
+        async with borrow(self._pool) as connection, connection.transaction():
+            # Two statements: the second must see, and lock, the row that the first may have made.
+            await connection.execute(SQL["begin_progress"], values)
+            await connection.execute(SQL["record_failure"], values)
+
+    async def settle(self, consumer: str, quiet_s: float, limit: int, after: str) -> str | None:
+        """Delete progress of orders whose events are all taken and older than ``quiet_s``, one page.
+
+        Returns the order id after which the next page begins, None at the end. Registers the consumer at
+        the first call, and begins to settle ``quiet_s`` later.
+        """
+        # Ids carry their time: an order younger than the cut-off cannot have been quiet for so long.
+        cutoff = self._clock() - timedelta(seconds=quiet_s)
+        younger = new_id("ord", int(cutoff.timestamp() * 1_000), bytes(RANDOM_BYTES))
+        values = {
+            "consumer": consumer,
+            "quiet_s": quiet_s,
+            "limit": limit,
+            "after": after,
+            "younger": younger,
+            "shards": list(range(SHARDS)),
+        }
+        if not after:
+            await self._run("register", {"consumer": consumer})
+        rows = await fetch(self._pool, SQL["settle"], values)
+        last, count = rows[0]
+        return last if count == limit else None
+
+    async def parked(self) -> Mapping[str, int]:
+        """Count parked events by consumer; consumers without any are left out."""
+        return dict(await fetch(self._pool, SQL["count_parked"], {}))
+
+    async def list_parked(self, limit: int, after: str = "") -> Sequence[DeadLetter]:
+        """List parked events by subject, from ``after`` (a subject) on; at most ``DEAD_LETTERS_MAX``."""
+        consumer, order_id, _ = _parts(after) if after else ("", "", 0)
+        values = {
+            "limit": min(limit, DEAD_LETTERS_MAX),
+            "after_consumer": consumer,
+            "after_order_id": order_id,
+        }
+        rows = await fetch(self._pool, SQL["list_parked"], values)
+        return [DeadLetter("event", f"{name}/{key}/{seq}", *rest) for name, key, seq, *rest in rows]
+
+    async def retry_parked(self, subject: str) -> bool:
+        """Let the consumer try a parked event again and go on; False when there is none of that name."""
+        return await self._free("retry_parked", subject)
+
+    async def drop_parked(self, subject: str) -> bool:
+        """Skip a parked event for its consumer, and go on behind it; False when there is none."""
+        return await self._free("drop_parked", subject)
+
+    async def _free(self, name: str, subject: str) -> bool:
+        try:
+            consumer, order_id, seq = _parts(subject)
+        except ValueError:
+            return False
+        values = {"consumer": consumer, "order_id": order_id, "seq": seq, "shard": shard_of(order_id)}
+        return bool(await fetch(self._pool, SQL[name], values))
+
+    async def _run(self, name: str, values: Mapping[str, Any]) -> None:
+        async with borrow(self._pool) as connection:
+            await connection.execute(SQL[name], values)
+
+
+def _parts(subject: str) -> tuple[str, str, int]:
+    consumer, order_id, seq = subject.split("/")
+    return consumer, order_id, int(seq)
