@@ -214,10 +214,34 @@ PLATFORM_KEY = {
     "compromised_at": None,
 }
 ISSUED_TOKEN = {"token": "mkt_…", "role": "buyer", "principal_id": "buyer_ada", "replayed": False}
-WEBHOOK_RECEIPT = {"received": True, "outcome": "stored"}
+WEBHOOK_RECEIPT = {"received": True, "outcome": "applied"}
 READINESS: dict[str, Any] = {
     "status": "ready",
     "checks": {"database": True, "order_hosts": True, "signer": True},
+}
+DEAD_LETTER = {
+    "id": f"effect:{_ORDER_ID}:book",
+    "kind": "effect",
+    "subject": _ORDER_ID,
+    "work": "book",
+    "code": "booking_mismatch",
+    "error": "Finance booked other amounts than were asked.",
+    "attempts": 1,
+    "dead_since": _TIME,
+}
+RETRIED_LETTER = {
+    "id": f"effect:{_ORDER_ID}:book",
+    "decision": "retried",
+    "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "reason": "Finance has mended its rounding.",
+    "consequence": "It is due now and has all its tries again. If it dies again it comes back to the list.",
+}
+DROPPED_LETTER = {
+    "id": "webhook:evt_1Pq",
+    "decision": "dropped",
+    "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "reason": "Returned at Stripe by hand, re_3PqR.",
+    "consequence": "The order never learns of it. If money moved, nobody will return it but you, at Stripe.",
 }
 PROBLEM = {
     "type": "urn:illuvrse:problem:sku_not_found",

@@ -82,6 +82,9 @@ TABLE: dict[str, tuple[int, str]] = {
     # Payments and licences
     "webhook_order_unknown": (404, "The webhook names an order that is not here"),
     "licence_not_found": (404, "No such licence"),
+    # Operators
+    "dead_letter_not_found": (404, "No such dead letter"),
+    "dead_letter_gone": (409, "The work is not dead any more"),
     # Ours
     "internal_error": (500, "An unexpected error"),
     "unwrap_refused": (500, "A stored key cannot be opened"),
@@ -93,7 +96,10 @@ TABLE: dict[str, tuple[int, str]] = {
     "order_host_busy": (503, "The order hosts are busy"),
     "signer_unavailable": (503, "The signer is being replaced"),
     "signer_busy": (503, "The signer is busy"),
+    "host_full": (503, "The order hosts are busy"),
+    "queue_full": (503, "A part is busy"),
     "mailbox_full": (503, "The order is busy"),
+    "mailbox_timeout": (503, "The order is busy"),
     "order_contended": (503, "The order is changing"),
     "publisher_busy": (503, "The publisher is busy"),
     "streams_full": (503, "Too many progress streams"),

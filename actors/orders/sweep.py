@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from actors.orders.host import OrderHost
@@ -28,7 +29,8 @@ FAILURE_PAUSE_S = 2.0
 PASSIVATION_INTERVAL_S = 10.0  # a thirtieth of how long an idle order stays
 LANES = ((OPEN_PAYMENT, VOID_PAYMENT), (BOOK, FULFIL, EXPIRE, FORGET_KEYS))
 
-Claim = Callable[[int], Awaitable[list[Coroutine[Any, Any, None]]]]
+Item = Callable[[], Coroutine[Any, Any, None]]  # begun only when its task is, so none is left un-awaited
+Claim = Callable[[int], Awaitable[list[Item]]]
 
 
 class Sweep:
@@ -68,14 +70,14 @@ class Sweep:
         return len(items)
 
     def _effects_of(self, steps: tuple[str, ...]) -> Claim:
-        async def claim(room: int) -> list[Coroutine[Any, Any, None]]:
+        async def claim(room: int) -> list[Item]:
             due = await self._store.claim_due_effects(steps, room, LEASE_S)
-            return [self._host.run_effect(one.order_id, one.step, one.attempts) for one in due]
+            return [partial(self._host.run_effect, one.order_id, one.step, one.attempts) for one in due]
 
         return claim
 
-    async def _webhooks(self, room: int) -> list[Coroutine[Any, Any, None]]:
-        return [self._apply(news) for news in await self._store.claim_due_webhooks(room, LEASE_S)]
+    async def _webhooks(self, room: int) -> list[Item]:
+        return [partial(self._apply, news) for news in await self._store.claim_due_webhooks(room, LEASE_S)]
 
     async def _apply(self, news: PaymentNews) -> None:
         try:
@@ -118,9 +120,9 @@ class Sweep:
             elif len(items) < room:
                 await asyncio.sleep(_jittered(self._interval_s))
 
-    async def _guarded(self, item: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, item: Item) -> None:
         try:
-            await item
+            await item()
         except MarketplaceError as failure:
             log.warning("sweep item waits for its lease: %s", failure)
         except Exception:

@@ -1,18 +1,19 @@
 """The baseline: the same SQL of one order by pgbench, without Python, HTTP or Ray.
 
-The statements are those of ``storage/market/orders.sql`` and Finance's, with the events, licence and
-delivery of a real order of this run as data; only ids are new each time. They run in a scratch database
-on the same server, with the real migrations, as prepared statements, one transaction each, and 16 clients.
-What the marketplace reads besides (tokens, prices, releases) is left out, so the baseline is a ceiling.
+The statements are those of ``storage/market/orders.sql`` and Finance's, one per turn, with the events,
+licence and delivery of a real order of this run as data; only ids are new each time. They run in a scratch
+database on the same server, with the real migrations, as prepared statements, one transaction each, and 16
+clients. What the marketplace reads besides (tokens, prices, releases) is left out. The marketplace commits
+turns of several orders together and the baseline does not, so it is a reference and no strict ceiling.
 """
 
-import base64
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
+from cluster.bench.order_life import turn_of, turns_committed
 from cluster.client import ClientError
 from cluster.local.postgres import wheel_programs
+from domain.ids import derive_id
 from domain.ledger import Entry, Posting
 from domain.orders.booking import capture_entry_key, capture_postings
-from domain.orders.decide import effects_after
-from domain.orders.events import decode_event
-from domain.orders.state import fold
+from domain.orders.events import OrderBooked, OrderDelivered, OrderPaid, PaymentOpened, decode_event
+from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
+from domain.orders.state import Order
 from storage import migrations
+from storage.market.turn_rows import placing_rows, turn_rows
 from storage.sql import load_queries
 
 DATABASE = "bench_baseline"
@@ -38,7 +42,10 @@ THREADS = 1
 SECONDS = 5
 PGBENCH_TIMEOUT_S = 60.0
 PLACEHOLDER = "@N@"
-EFFECT_LEASE_S = 3  # as the order store writes it; only a number in a row
+ID_TIME = "01m86ptp"  # the beginning of every id; the rest counts
+ID_BASE = 1_000_000_000_000_000  # sixteen digits: an id of this script is as long as a real one
+# As the marketplace's own connections have it (storage.market.pool).
+SESSION_OPTIONS = "-c plan_cache_mode=force_generic_plan"
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _TPS = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 _LATENCY = re.compile(r"^latency average = ([0-9.]+) ms", re.MULTILINE)
@@ -95,121 +102,99 @@ def _rows(connection: psycopg.Connection[Any], table: str, order_id: str) -> lis
     return [row[0] for row in connection.execute(query, [order_id]).fetchall()]
 
 
-def script(sample: SampleOrder) -> str:
-    """Write the pgbench script: one order's life, seven statements."""
-    queries = load_queries("storage.market", "orders.sql")
-    lines = ["\\set n random(1, 9000000000000000)"]
-    order_id = _text(PLACEHOLDER)
-    event_id = _text(f"evt_{PLACEHOLDER}")
-    groups = _turns(sample)
-    placed, *later = groups
-    state = {"order_id": order_id, "buyer_id": _text(sample.buyer_id)}
-    order = fold(sample.order_id, [decode_event(one["kind"], one["data"]) for one in sample.events])
-    assert order is not None, "a sample has events"
-    lines.append(
-        _bound(
-            queries["place_order"],
-            {
-                **state,
-                "turn": _json(_turn(sample, placed)),
-                "idempotency_key": order_id,
-                "request_digest": "sha256(" + _text(PLACEHOLDER) + "::bytea)",
-                "status": _text("screened"),
-                "seq": str(placed[-1]["seq"]),
-                "currency": _text(order.currency),
-                "total_minor": str(order.total_minor),
-            },
+def turns(sample: SampleOrder) -> list[Turn]:
+    """Return the turns that committed the sample: the same rows as the order's host writes."""
+    events = [decode_event(one["kind"], one["data"]) for one in sample.events]
+    made, order = [], None
+    for group in turns_committed(events):
+        paid = next((event for event in group if isinstance(event, OrderPaid)), None)
+        fulfilled = any(isinstance(event, OrderDelivered) for event in group)
+        turn = turn_of(
+            sample.order_id,
+            order,
+            group,
+            payment_handle=sample.payment_handle
+            if any(isinstance(event, PaymentOpened) for event in group)
+            else None,
+            news=_news(sample, paid) if paid else None,
+            licences=[_licence(row) for row in sample.licences] if fulfilled else (),
+            deliveries=[_delivery(row) for row in sample.deliveries] if fulfilled else (),
         )
-    )
-    for group in later:
-        kinds = {one["kind"] for one in group}
-        if "order.paid" in kinds:
-            lines.append(_webhook(queries["store_webhook"], order_id, event_id, sample))
-        if "order.booked" in kinds:
-            lines.append(_finance_entry(order.order_id, order))
-        lines.append(_commit(queries["commit_turn"], sample, group, order_id, event_id))
+        made.append(turn)
+        order = turn.order
+    return made
+
+
+def script(sample: SampleOrder) -> str:
+    """Write the pgbench script: one order's life, five statements."""
+    queries = load_queries("storage.market", "orders.sql")
+    placed, *later = turns(sample)
+    unique = _unique_texts(sample)
+    # Ids grow with time, as real ones do: every client counts by itself, close to the others.
+    lines = ["\\set n :n + 1", f"\\set id {ID_BASE} + :n * {CLIENTS} + :client_id"]
+    key = Idempotency(sample.order_id, bytes(32))
+    lines.append(_bound(queries["place_orders"], placing_rows([(placed, key)]), unique))
+    for turn in later:
+        if any(isinstance(event, OrderBooked) for event in turn.events):
+            lines.append(_finance_entry(turn.order))
+        lines.append(_bound(queries["commit_turns"], turn_rows([turn]), unique))
     return "\n".join(lines) + "\n"
 
 
-def _turns(sample: SampleOrder) -> list[list[dict[str, Any]]]:
-    """Group events as they were committed: created with screened, licensed with delivered."""
-    joined = {"order.screened": "order.created", "order.delivered": "order.licensed"}
-    groups: list[list[dict[str, Any]]] = []
+def _news(sample: SampleOrder, paid: OrderPaid) -> PaymentNews:
+    told = sample.inbox_payload
+    return PaymentNews(
+        paid.stripe_event_id,
+        *(sample.order_id, "payment_intent.succeeded", paid.payment_intent_id, paid.amount_minor),
+        *(paid.currency, told.get("code", ""), told.get("message", "")),
+    )
+
+
+def _licence(row: Mapping[str, Any]) -> IssuedLicence:
+    return IssuedLicence(
+        *(row["licence_id"], row["line_no"], row["sku_id"], row["release_id"], row["quantity"]),
+        *(row["key_id"], row["envelope"], datetime.fromisoformat(row["issued_at"])),
+    )
+
+
+def _delivery(row: Mapping[str, Any]) -> SealedDelivery:
+    # to_jsonb shows bytes as hexadecimal.
+    header = bytes.fromhex(row["header"].removeprefix("\\x"))
+    return SealedDelivery(
+        *(row["delivery_id"], row["line_no"], row["release_id"], row["mode"], row["recipient"]),
+        *(header, row["manifest"], None, None),
+    )
+
+
+def _unique_texts(sample: SampleOrder) -> dict[str, str]:
+    """Map each id that must differ between orders to its text with the placeholder, of the same length."""
+    unique = {}
     for event in sample.events:
-        if groups and joined.get(event["kind"]) == groups[-1][-1]["kind"]:
-            groups[-1].append(event)
-        else:
-            groups.append([event])
-    return groups
+        unique[derive_id("evt", sample.order_id, str(event["seq"]))] = (
+            f"evt_{ID_TIME}{event['seq']:02d}{PLACEHOLDER}"
+        )
+        if event["kind"] == "order.paid":
+            unique[event["data"]["stripe_event_id"]] = f"evt_stripe{PLACEHOLDER}"
+    for prefix, rows in (("licence_id", sample.licences), ("delivery_id", sample.deliveries)):
+        for row in rows:
+            kind = row[prefix].partition("_")[0]
+            unique[row[prefix]] = f"{kind}_{ID_TIME}{row['line_no']:02d}{PLACEHOLDER}"
+    unique[sample.order_id] = f"ord_{ID_TIME}00{PLACEHOLDER}"
+    return unique
 
 
-def _turn(sample: SampleOrder, group: list[dict[str, Any]]) -> dict[str, Any]:
-    due: list[dict[str, Any]] = []
-    done: list[str] = []
-    for event in group:
-        effects, steps = effects_after(decode_event(event["kind"], event["data"]))
-        due += [{"step": one.step, "delay_s": one.delay_s or EFFECT_LEASE_S} for one in effects]
-        done += steps
-    fulfilled = any(event["kind"] == "order.delivered" for event in group)
-    return {
-        "events": [{**one, "event_id": f"{one['event_id']}-{PLACEHOLDER}"} for one in group],
-        "due": due,
-        "done": done,
-        "licences": [{**one, "licence_id": f"lic_{PLACEHOLDER}"} for one in sample.licences]
-        if fulfilled
-        else [],
-        "deliveries": [_delivery(one) for one in sample.deliveries] if fulfilled else [],
-    }
-
-
-def _delivery(row: Mapping[str, Any]) -> dict[str, Any]:
-    # to_jsonb shows bytes as hexadecimal; the statement takes base64.
-    header = base64.b64encode(bytes.fromhex(row["header"].removeprefix("\\x"))).decode()
-    return {**row, "delivery_id": f"dlv_{PLACEHOLDER}", "header": header, "wrapped_identity": None}
-
-
-def _commit(
-    query: str, sample: SampleOrder, group: list[dict[str, Any]], order_id: str, event_id: str
-) -> str:
-    kinds = {one["kind"] for one in group}
-    opened = "order.payment_opened" in kinds and sample.payment_handle is not None
-    return _bound(
-        query,
-        {
-            "turn": _json(_turn(sample, group)),
-            "seq": str(group[-1]["seq"]),
-            "fence": str(group[0]["seq"] - 1),
-            "status": _text(group[-1]["kind"].removeprefix("order.")),
-            "payment_handle": _json(sample.payment_handle) if opened else "NULL",
-            "order_id": order_id,
-            "inbox_event_id": event_id if "order.paid" in kinds else "NULL",
-        },
-    )
-
-
-def _webhook(query: str, order_id: str, event_id: str, sample: SampleOrder) -> str:
-    return _bound(
-        query,
-        {
-            "order_id": order_id,
-            "event_id": event_id,
-            "kind": _text("payment_intent.succeeded"),
-            "payload": _json(sample.inbox_payload),
-            "lease_s": str(EFFECT_LEASE_S),
-        },
-    )
-
-
-def _finance_entry(order_id: str, order: Any) -> str:
+def _finance_entry(order: Order) -> str:
+    assert order.paid_at is not None, "a booked order was paid"
+    key = f"ord_{ID_TIME}00{PLACEHOLDER}"
     entry = Entry(
-        entry_key=capture_entry_key(order_id),
+        entry_key=capture_entry_key(order.order_id),
         currency=order.currency,
         occurred_at=order.paid_at,
         description="Sale",
         postings=tuple(Posting(account, amount) for account, amount in capture_postings(order)),
     )
     row = {
-        "k": capture_entry_key(PLACEHOLDER),
+        "k": capture_entry_key(key),
         "c": entry.currency,
         "t": entry.occurred_at.isoformat(),
         "d": entry.description,
@@ -219,11 +204,17 @@ def _finance_entry(order_id: str, order: Any) -> str:
         "m": [posting.amount_minor for posting in entry.postings],
     }
     query = load_queries("storage.finance")["post_entries"]
-    return query.replace("%s::text::json", f"{_json([row])}::json") + ";"
+    return query.replace("%s::text::json", f"{_text(orjson.dumps([row]).decode())}::json") + ";"
 
 
-def _bound(query: str, values: Mapping[str, str]) -> str:
-    return _PARAMETER.sub(lambda found: values[found[1]], query) + ";"
+def _bound(query: str, values: Mapping[str, str], unique: Mapping[str, str]) -> str:
+    def bind(found: re.Match[str]) -> str:
+        text = values[found[1]]
+        for one, with_placeholder in unique.items():
+            text = text.replace(one, with_placeholder)
+        return _text(text)
+
+    return _PARAMETER.sub(bind, query) + ";"
 
 
 def _quoted(text: str) -> str:
@@ -235,11 +226,7 @@ def _quoted(text: str) -> str:
 def _text(text: str) -> str:
     if PLACEHOLDER not in text:
         return f"{_quoted(text)}::text"
-    return f"replace({_quoted(text)}, '{PLACEHOLDER}', (:n)::text)"
-
-
-def _json(document: Any) -> str:
-    return f"({_text(orjson.dumps(document).decode())})"
+    return f"replace({_quoted(text)}, '{PLACEHOLDER}', (:id)::text)"
 
 
 def run(owner_dsn: str, sample: SampleOrder, seconds: int = SECONDS) -> dict[str, Any]:
@@ -302,12 +289,22 @@ def _pgbench(scratch: str, text: str, seconds: int) -> dict[str, Any]:
     where = conninfo_to_dict(scratch)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     environment["PGPASSWORD"] = str(where.get("password", ""))  # never in argv
+    environment["PGOPTIONS"] = SESSION_OPTIONS
     with tempfile.TemporaryDirectory(prefix="ilv-bench-") as folder:
         path = Path(folder) / "order.sql"
         path.write_text(text, encoding="utf-8")
         done = subprocess.run(
             [
-                *(str(wheel_programs() / "bin" / "pgbench"), "-n", "-M", "prepared", "-f", str(path)),
+                *(
+                    str(wheel_programs() / "bin" / "pgbench"),
+                    "-n",
+                    "-M",
+                    "prepared",
+                    "-f",
+                    str(path),
+                    "-D",
+                    "n=0",
+                ),
                 *("-c", str(CLIENTS), "-j", str(THREADS), "-T", str(seconds)),
                 *("-h", str(where["host"]), "-p", str(where["port"]), "-U", str(where["user"])),
                 DATABASE,

@@ -116,12 +116,10 @@ class Bus(Protocol):
 class Progress:
     """How far a consumer is with one order.
 
-    ``seq`` is the last event taken. ``recorded``: a row says so; otherwise nothing was taken yet, or all of a
-    settled order. ``attempts`` counts failures of the next event; ``parked``: it has been given up.
+    ``seq`` is the last event taken. ``attempts`` counts failures of the next one; ``parked``: it is given up.
     """
 
     seq: int
-    recorded: bool
     attempts: int = 0
     parked: bool = False
 

@@ -106,7 +106,8 @@ def decide(state: Order | None, command: c.Command) -> list[Event]:
                 return []
             return [OrderExpired(command.at)]
         case c.RecordPaymentVoided():
-            return [PaymentVoided(command.at)] if state.status is Status.EXPIRED else []
+            voidable = state.status is Status.EXPIRED and not state.voided
+            return [PaymentVoided(command.at)] if voidable else []
         case c.ForgetKeys():
             forgettable = state.status is Status.DELIVERED and not state.keys_forgotten
             return [DeliveryKeysForgotten(command.at)] if forgettable else []
@@ -252,6 +253,8 @@ def _confirm_payment(state: Order, command: c.ConfirmPayment) -> list[Event]:
 def _payment_failure(state: Order, command: c.RecordPaymentFailure) -> list[Event]:
     if state.status is not Status.AWAITING_PAYMENT:
         return []  # late news of an attempt that no longer matters
+    if command.stripe_event_id in state.failure_event_ids:
+        return []
     return [PaymentFailed(command.stripe_event_id, command.code, command.message, command.at)]
 
 

@@ -31,6 +31,7 @@ from domain.orders.state import Order, fold
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
+INBOX_KEPT_DAYS_MIN = 4  # processed webhooks are kept at least while Stripe may repeat them, three days
 # Each happens at most once, and only after the one before it. The invariant is the one that breaks.
 _MILESTONES: tuple[tuple[type[Event], str, str], ...] = (
     (OrderPaid, "I2", "I6"),
@@ -137,7 +138,7 @@ class Charge:
 class OrderFacts:
     """All that is known of one order; ``None`` is "not asked", an empty sequence is "there is none".
 
-    ``as_of`` is when the order's own rows were read, by their database's clock; None means that nothing
+    ``dropped_steps`` are effects that an operator gave up by hand. ``as_of`` is when the order's own rows were read, by their database's clock; None means that nothing
     moved while the facts were gathered. ``charges_as_of`` is the same for the charges.
     """
 
@@ -147,6 +148,7 @@ class OrderFacts:
     licences: Sequence[StoredLicence] | None = None
     deliveries: Sequence[StoredDelivery] | None = None
     effects: Sequence[StoredEffect] | None = None
+    dropped_steps: Sequence[str] = ()
     webhooks: Sequence[StoredWebhook] | None = None
     entries: Sequence[LedgerEntry] | None = None
     charges: Sequence[Charge] | None = None
@@ -270,7 +272,7 @@ class Examination:
             expected.difference_update(done)
             expected.update(effect.step for effect in due)
         stored = {effect.step for effect in self.facts.effects}
-        for step in sorted(expected - stored):
+        for step in sorted(expected - stored - set(self.facts.dropped_steps)):
             yield "I9", f"nothing will ever {step}: the effect has no row, live or dead"
         for step in sorted(stored - expected):
             yield "I9", f"effect {step} has a row, though it is done or was never due"
@@ -293,13 +295,17 @@ class Examination:
                     f"webhook {row.event_id} is due since {row.due_at.isoformat()} and nobody takes it",
                 )
         paid = self.paid
-        if paid and not paid.stripe_event_id.endswith(RETRIEVED_SUFFIX):
+        if paid and not paid.stripe_event_id.endswith(RETRIEVED_SUFFIX) and not self._purged(paid.at):
             processed = {row.event_id for row in rows if row.processed}
             if paid.stripe_event_id not in processed:
                 yield (
                     "I10",
                     f"was paid by webhook {paid.stripe_event_id}, which is not in the inbox as processed",
                 )
+
+    def _purged(self, processed_at: datetime) -> bool:
+        as_of = self.facts.as_of
+        return as_of is not None and processed_at < as_of - timedelta(days=INBOX_KEPT_DAYS_MIN)
 
     def _overdue(self, due_at: datetime) -> bool:
         return self.facts.as_of is not None and due_at < self.facts.as_of - self._grace

@@ -63,6 +63,8 @@ class Order:
     payment_intent_id: str | None = None
     checkout_session_id: str | None = None
     payment_error: tuple[str, str] | None = None
+    failure_event_ids: frozenset[str] = frozenset()  # Stripe tells a decline more than once
+    voided: bool = False
     paid_at: datetime | None = None
     booked_at: datetime | None = None
     entry_key: str | None = None
@@ -118,7 +120,10 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
                 "checkout_session_id": event.checkout_session_id,
             }
         case PaymentFailed():
-            return {"payment_error": (event.code, event.message)}
+            return {
+                "payment_error": (event.code, event.message),
+                "failure_event_ids": state.failure_event_ids | {event.stripe_event_id},
+            }
         case OrderPaid():
             return {
                 "status": Status.PAID,
@@ -143,7 +148,7 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
         case OrderCancelled():
             return {"status": Status.CANCELLED, "end_code": event.code, "end_reason": event.reason}
         case PaymentVoided():
-            return {}
+            return {"voided": True}
         case OrderCreated():
             raise ValueError(f"{state.order_id}: created twice")
 

@@ -29,7 +29,16 @@ class WebhookReceipt(Document):
     """What became of a webhook."""
 
     received: Literal[True]
-    outcome: Literal["stored", "duplicate", "ignored"]
+    outcome: Literal[
+        "applied",
+        "no_change",
+        "stored",
+        "ignored",
+        "amount_mismatch",
+        "payment_intent_mismatch",
+        "second_charge",
+        "order_cancelled",
+    ]
 
 
 class Liveness(Document):

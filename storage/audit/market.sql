@@ -33,6 +33,13 @@ SELECT order_id, step, due_at, dead_at IS NOT NULL
 FROM market.effects
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
+-- name: dropped_of_page
+-- Dead effects that an operator dropped. Actions by hand are few, so no index is needed for this.
+SELECT detail ->> 'order_id', detail ->> 'work'
+FROM market.operator_actions
+WHERE action = 'dead_letter.drop' AND detail ->> 'order_id' > %(after)s
+  AND (%(last)s::text IS NULL OR detail ->> 'order_id' <= %(last)s)
+
 -- name: waiting_webhooks_of_page
 -- Two branches, for each has its partial index; no index holds the order's id.
 SELECT order_id, event_id, false, due_at, false

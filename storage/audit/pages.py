@@ -79,6 +79,7 @@ class _Rows:
     licences: Mapping[str, list[StoredLicence]]
     deliveries: Mapping[str, list[StoredDelivery]]
     effects: Mapping[str, list[StoredEffect]]
+    dropped: Mapping[str, list[str]]
     waiting: Mapping[str, list[StoredWebhook]]
     paying: Mapping[str, list[StoredWebhook]]
 
@@ -208,6 +209,7 @@ class OrderPages:
             licences=_by_order(self._ask("licences_of_page", bounds), StoredLicence),
             deliveries=_by_order(self._ask("deliveries_of_page", bounds), StoredDelivery),
             effects=_by_order(self._ask("effects_of_page", bounds), StoredEffect),
+            dropped=_by_order(self._ask("dropped_of_page", bounds), str),
             waiting=_by_order(self._ask("waiting_webhooks_of_page", bounds), StoredWebhook),
             paying=_by_order(self._ask("processed_webhooks", {"event_ids": paid_by}), StoredWebhook),
         )
@@ -231,6 +233,7 @@ class OrderPages:
                     licences=rows.licences.get(order_id, ()),
                     deliveries=rows.deliveries.get(order_id, ()),
                     effects=rows.effects.get(order_id, ()),
+                    dropped_steps=rows.dropped.get(order_id, ()),
                     webhooks=[*rows.waiting.get(order_id, ()), *rows.paying.get(order_id, ())],
                     entries=None if entries is None else own_entries.pop(order_id, ()),
                     charges=None if charges is None else charges.pop(order_id, ()),

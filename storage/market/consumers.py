@@ -61,7 +61,6 @@ class PostgresConsumerStore:
                 "order_id": advance.order_id,
                 "from_seq": advance.progress.seq,
                 "to_seq": advance.to_seq,
-                "recorded": advance.progress.recorded,
             }
             for advance in advances
         ]

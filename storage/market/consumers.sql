@@ -1,4 +1,5 @@
--- Lists travel as JSON, as in outbox.sql.
+-- Lists travel as JSON, as in outbox.sql. LATERAL with OFFSET 0 pins look-ups by key: joined freely, a plan
+-- made while the tables were nearly empty would scan them for as long as it is kept.
 
 -- name: progress
 -- An order without a row: nothing of it was taken, or, before the settled time, everything.
@@ -8,34 +9,33 @@ SELECT a.order_id,
                   WHERE e.order_id = a.order_id
                     AND e.at < (SELECT settled_before FROM market.consumers WHERE consumer = %(consumer)s))
        END,
-       p.seq IS NOT NULL, coalesce(s.attempts, 0), s.parked_at IS NOT NULL
+       coalesce(s.attempts, 0), s.parked_at IS NOT NULL
 FROM json_array_elements_text(%(order_ids)s::json) AS a (order_id)
-LEFT JOIN market.consumer_progress p ON p.consumer = %(consumer)s AND p.order_id = a.order_id
+LEFT JOIN LATERAL (
+    SELECT seq FROM market.consumer_progress
+    WHERE consumer = %(consumer)s AND order_id = a.order_id OFFSET 0
+) AS p ON true
 LEFT JOIN market.stuck_events s ON s.consumer = %(consumer)s AND s.order_id = a.order_id AND s.seq = p.seq + 1
 
 -- name: advance
 -- Compare-and-set for every order at once; the caller rolls back unless as many rows moved as it asked for.
 WITH asked AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(steps)s::json)
-        AS a (order_id text, from_seq int, to_seq int, recorded bool)
+    SELECT * FROM json_to_recordset(%(steps)s::json) AS a (order_id text, from_seq int, to_seq int)
 ), moved AS (
-    UPDATE market.consumer_progress AS p SET seq = a.to_seq FROM asked AS a
-    WHERE a.recorded AND p.consumer = %(consumer)s AND p.order_id = a.order_id AND p.seq = a.from_seq
-    RETURNING 1
-), begun AS (
-    INSERT INTO market.consumer_progress (consumer, order_id, seq)
-    SELECT %(consumer)s, order_id, to_seq FROM asked WHERE NOT recorded
-    ON CONFLICT DO NOTHING
+    INSERT INTO market.consumer_progress AS p (consumer, order_id, seq, from_seq)
+    SELECT %(consumer)s, order_id, to_seq, from_seq FROM asked ORDER BY order_id
+    ON CONFLICT (consumer, order_id) DO UPDATE SET seq = excluded.seq, from_seq = excluded.from_seq
+    WHERE p.seq = excluded.from_seq
     RETURNING 1
 ), freed AS (
     DELETE FROM market.stuck_events AS s USING asked AS a
     WHERE s.consumer = %(consumer)s AND s.order_id = a.order_id AND s.seq <= a.to_seq
 )
-SELECT (SELECT count(*) FROM moved) + (SELECT count(*) FROM begun)
+SELECT count(*) FROM moved
 
 -- name: begin_progress
-INSERT INTO market.consumer_progress (consumer, order_id, seq)
-VALUES (%(consumer)s, %(order_id)s, %(seq)s - 1)
+INSERT INTO market.consumer_progress (consumer, order_id, seq, from_seq)
+VALUES (%(consumer)s, %(order_id)s, %(seq)s - 1, %(seq)s - 1)
 ON CONFLICT DO NOTHING
 
 -- name: record_failure

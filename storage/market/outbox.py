@@ -28,6 +28,9 @@ LOCK_CLASS = 0x6F757462  # "outb": the first half of the two-part advisory lock 
 MEMBERSHIP = 1_000  # the second half that every relay shares; shards use their own numbers
 STATEMENT_TIMEOUT_MS = 5_000  # every query here touches a bounded number of rows by an index
 IDLE_TIMEOUT_MS = 15_000  # a relay speaks every half second, and while it publishes within 8 s
+# Every query is a look-up by key. A plan that was made, and kept, while the tables were nearly empty must not
+# turn into a scan of them when they no longer are.
+PLANNER = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off"
 COUNTED_MAX = 10_000  # rows per shard that are counted: beyond it the age says all there is to say
 HISTORY_PAGE_MAX = 1_000  # orders queued by one statement, which holds their locks for some milliseconds
 
@@ -56,7 +59,7 @@ class PostgresOutbox:
                     keepalives_count=3,
                     tcp_user_timeout=int(ANSWER_TIMEOUT_S * 1_000),
                     options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
-                    f"-c idle_session_timeout={IDLE_TIMEOUT_MS} "
+                    f"-c idle_session_timeout={IDLE_TIMEOUT_MS} {PLANNER} "
                     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
                 )
         except (psycopg.Error, OSError, TimeoutError) as error:

@@ -1,15 +1,20 @@
 -- name: add_sales
 -- One update per SKU, day and currency for the whole batch. Lines are those of the order's first event. The
--- rows are sorted so that two batches lock them in the same order.
+-- rows are sorted so that two batches lock them in the same order. LATERAL and OFFSET 0: see consumers.sql.
 WITH paid AS (
     SELECT e.order_id, ((e.data ->> 'at')::timestamptz AT TIME ZONE 'UTC')::date AS day
     FROM json_to_recordset(%(paid)s::json) AS a (order_id text, seq int)
-    JOIN market.order_events e ON e.order_id = a.order_id AND e.seq = a.seq
+    CROSS JOIN LATERAL (
+        SELECT order_id, data FROM market.order_events WHERE order_id = a.order_id AND seq = a.seq OFFSET 0
+    ) AS e
 ), sold AS MATERIALIZED (
     SELECT paid.order_id, paid.day, l.sku_id, c.data ->> 'currency' AS currency,
            sum(l.quantity) AS units, sum(l.quantity * l.unit_price_minor) AS gross_minor
     FROM paid
-    JOIN market.order_events c ON c.order_id = paid.order_id AND c.seq = 1 AND c.kind = 'order.created'
+    CROSS JOIN LATERAL (
+        SELECT data FROM market.order_events
+        WHERE order_id = paid.order_id AND seq = 1 AND kind = 'order.created' OFFSET 0
+    ) AS c
     CROSS JOIN LATERAL jsonb_to_recordset(c.data -> 'lines')
         AS l (sku_id text, quantity bigint, unit_price_minor bigint)
     GROUP BY paid.order_id, paid.day, l.sku_id, currency

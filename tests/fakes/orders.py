@@ -1,7 +1,7 @@
 """Fakes of the order's ports: real behaviour in memory, with switches for faults.
 
-``FakeOrderStore`` keeps the store's promises (fence, idempotency keys, inbox, due times) and is held to
-them by the same contract suite as Postgres (tests/contracts/order_store.py).
+``FakeOrderStore`` keeps the store's promises (fence, idempotency keys, inbox, due times, dead letters) and is
+held to them by the same contract suite as Postgres (tests/contracts/order_store.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from domain.errors import DependencyError
-from domain.orders.decide import delivery_id, licence_id
-from domain.orders.events import Event
+from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id
+from domain.orders.events import DeliveryKeysForgotten, Event
 from domain.orders.ports import (
     Acknowledgement,
     CapturedPayment,
@@ -46,6 +46,16 @@ class FakeClock:
 
 
 @dataclass
+class FakeMonotonic:
+    """A process's monotonic clock, in seconds; moves only when told."""
+
+    now_s: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
 class StoredRow:
     buyer_id: str
     seq: int
@@ -59,6 +69,7 @@ class EffectRow:
     due_at: datetime
     attempts: int = 0
     last_error: str | None = None
+    dead_code: str | None = None
 
 
 @dataclass
@@ -68,6 +79,7 @@ class InboxRow:
     attempts: int = 0
     outcome: str | None = None
     processed: bool = False
+    dead_code: str | None = None
 
 
 @dataclass
@@ -102,19 +114,20 @@ class FakeOrderStore:
         row = self.orders.get(turn.order.order_id)
         if row is None or row.seq != turn.fence:
             return False
+        for licence in turn.licences:
+            assert licence.licence_id not in self.licences, "I3: a second licence for a line"
         row.seq, row.status = turn.order.seq, turn.order.status
         row.events += turn.events
         if turn.payment_handle is not None:
             row.payment_handle = dict(turn.payment_handle)
         self._effects_of(turn)
-        if turn.inbox_event_id in self.inbox:
-            self.inbox[turn.inbox_event_id].processed = True
-            self.inbox[turn.inbox_event_id].outcome = "applied"
-        for licence in turn.licences:
-            assert licence.licence_id not in self.licences, "I3: a second licence for a line"
-            self.licences[licence.licence_id] = licence
-        for delivery in turn.deliveries:
-            self.deliveries[delivery.delivery_id] = delivery
+        if turn.news is not None:
+            self._process(turn.news, "applied")
+        self.licences.update({licence.licence_id: licence for licence in turn.licences})
+        self.deliveries.update({delivery.delivery_id: delivery for delivery in turn.deliveries})
+        if any(isinstance(event, DeliveryKeysForgotten) for event in turn.events):
+            for delivery in turn.order.delivery_ids:
+                self.deliveries[delivery] = replace(self.deliveries[delivery], wrapped_identity=None)
         self._maybe_fail("after")
         return True
 
@@ -132,7 +145,7 @@ class FakeOrderStore:
         due = sorted(
             (row.due_at, key)
             for key, row in self.effects.items()
-            if row.due_at <= self.clock() and key[1] in steps
+            if row.due_at <= self.clock() and row.dead_code is None and key[1] in steps
         )
         claimed = []
         for _, key in due[:limit]:
@@ -147,6 +160,12 @@ class FakeOrderStore:
         if row is not None:
             row.due_at, row.last_error = self.clock() + timedelta(seconds=delay_s), error
 
+    async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
+        row = self.effects.get((order_id, step))
+        if row is not None:
+            row.dead_code, row.last_error = code, error
+            row.attempts += 1
+
     async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
         if news.order_id not in self.orders:
             return False, False
@@ -156,20 +175,33 @@ class FakeOrderStore:
         return True, True
 
     async def claim_due_webhooks(self, limit: int, lease_s: float) -> Sequence[PaymentNews]:
-        due = [row for row in self.inbox.values() if not row.processed and row.due_at <= self.clock()]
+        due = [
+            row
+            for row in self.inbox.values()
+            if not row.processed and row.dead_code is None and row.due_at <= self.clock()
+        ]
         for row in due[:limit]:
             row.attempts += 1
             row.due_at = self.clock() + timedelta(seconds=lease_s)
         return [replace(row.news, attempts=row.attempts) for row in due[:limit]]
 
-    async def close_webhook(self, event_id: str, outcome: str) -> None:
-        row = self.inbox[event_id]
-        if not row.processed:
-            row.processed, row.outcome = True, outcome
+    async def settle_webhook(self, news: PaymentNews, outcome: str) -> None:
+        self._process(news, outcome)
 
     async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
-        row = self.inbox[event_id]
-        row.due_at, row.outcome = self.clock() + timedelta(seconds=delay_s), error
+        row = self.inbox.get(event_id)
+        if row is not None and not row.processed:
+            row.due_at, row.outcome = self.clock() + timedelta(seconds=delay_s), error
+
+    async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
+        row = self.inbox.setdefault(news.event_id, InboxRow(news, self.clock()))
+        if not row.processed:
+            row.dead_code, row.outcome = code, error
+
+    def _process(self, news: PaymentNews, outcome: str) -> None:
+        row = self.inbox.setdefault(news.event_id, InboxRow(news, self.clock()))
+        if not row.processed:
+            row.processed, row.outcome, row.dead_code = True, outcome, None
 
     def _effects_of(self, turn: Turn) -> None:
         for step in turn.done:
@@ -239,6 +271,7 @@ class FakeFulfiller:
         if self.failures:
             raise self.failures.pop(0)
         assert order.booked_at is not None, "I4: a licence before Finance acknowledged"
+        sealed = (b"wrapped", RELEASED_KEY_TTL_S) if order.delivery.mode == "released_key" else (None, None)
         licences = [
             IssuedLicence(
                 licence_id(order.order_id, line.line_no),
@@ -261,8 +294,7 @@ class FakeFulfiller:
                 order.delivery.recipient or "age1made",
                 b"header",
                 "manifest",
-                None,
-                None,
+                *sealed,
             )
             for line in order.lines
         ]

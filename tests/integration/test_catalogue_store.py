@@ -23,7 +23,7 @@ from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
 from tests.contracts.order_store import placed
 from tests.fakes.carts import BUYER, order_id
-from tests.fakes.ingress import FakeMonotonic
+from tests.fakes.orders import FakeMonotonic
 
 pytestmark = pytest.mark.integration
 

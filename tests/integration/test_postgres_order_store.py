@@ -3,13 +3,21 @@
 import psycopg
 import pytest
 
-from domain.errors import DependencyError
+from actors.orders.effects import Effects
+from actors.orders.host import OrderHost
+from actors.orders.sweep import Sweep
+from domain.errors import DependencyError, RejectedError
+from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id
+from domain.orders.events import DeliveryChoice
 from domain.orders.ports import Idempotency
 from storage import migrations
+from storage.market.fulfilment import FulfilmentReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
-from tests.contracts.order_store import KEY, OrderStoreContract, placed, turn_of
+from tests.contracts.order_store import EffectSeen, InboxSeen, OrderStoreContract, news, placed, turn_of
 from tests.fakes.carts import BUYER, cart, order_id
+from tests.fakes.order_world import settle
+from tests.fakes.orders import FakeBooks, FakeClock, FakeFulfiller, FakeGateway, FakeMonotonic
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +57,51 @@ def expire(migrated):
     return advance
 
 
+class PostgresSeen:
+    """Looks with the owner's eyes."""
+
+    def __init__(self, dsn):
+        self._dsn = dsn
+
+    async def inbox(self, event_id):
+        row = await self._row(
+            "SELECT processed_at IS NOT NULL, outcome, dead_code, dead_at IS NOT NULL"
+            " FROM market.inbox WHERE event_id = %s",
+            event_id,
+        )
+        return None if row is None else InboxSeen(*self._alive_or_dead(row))
+
+    async def effect(self, order_id, step):
+        row = await self._row(
+            "SELECT attempts, last_error, dead_code, dead_at IS NOT NULL"
+            " FROM market.effects WHERE order_id = %s AND step = %s",
+            order_id,
+            step,
+        )
+        return None if row is None else EffectSeen(*self._alive_or_dead(row))
+
+    async def wrapped_identity(self, delivery_id):
+        (blob,) = await self._row(
+            "SELECT wrapped_identity FROM market.deliveries WHERE delivery_id = %s", delivery_id
+        )
+        return blob
+
+    @staticmethod
+    def _alive_or_dead(row):
+        *values, dead = row
+        assert dead == (values[-1] is not None), "a dead letter has its time and its code, or neither"
+        return values
+
+    async def _row(self, query, *values):
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as owner:
+            return await (await owner.execute(query, values)).fetchone()
+
+
+@pytest.fixture
+def seen(migrated):
+    return PostgresSeen(migrated.dsn)
+
+
 class TestPostgresOrderStore(OrderStoreContract):
     async def test_progress_is_read_for_many_orders_at_once(self, store):
         await placed(store)
@@ -58,7 +111,7 @@ class TestPostgresOrderStore(OrderStoreContract):
 
     async def test_a_buyers_list_is_newest_first_and_pages(self, store):
         for number in range(1, 4):
-            await placed(store, number, Idempotency(f"key-{number}", b"d" * 32))
+            await placed(store, number)
         page = await store.list_of_buyer(BUYER, "ord_~", 2)
         assert [row.order_id for row in page] == [order_id(3), order_id(2)]
         rest = await store.list_of_buyer(BUYER, page[-1].order_id, 2)
@@ -109,4 +162,32 @@ async def test_a_database_that_goes_away_is_reported_and_comes_back(store, postg
     finally:
         postgres_server.start()
     assert (await store.load(order_id())) is not None
-    assert not await store.place(turn_of(None, cart(2), 2), KEY)
+    again = turn_of(None, cart(2), number=2)
+    assert not await store.place(again, Idempotency("key-1", b"d" * 32)), "the key was kept"
+
+
+async def test_a_released_key_lives_its_time_and_is_then_destroyed(store, migrated, expire, seen):
+    """End to end on the real store: the timer is part of the commit that delivers, and a sweep runs it."""
+    clock = FakeClock()
+    effects = Effects(FakeGateway(), FakeBooks(), FakeFulfiller(), clock, FakeMonotonic())
+    host = OrderHost(store, effects, clock, FakeMonotonic())
+    sweep = Sweep(store, host)
+    key, delivery = Idempotency("key-1", b"d" * 32), delivery_id(order_id(), 1)
+    await host.place(cart(delivery=DeliveryChoice("released_key", None)), key)
+    assert await host.receive(news()) == "applied"
+    await settle(host)
+    pool = store._pool
+    assert (await FulfilmentReads(pool).wrapped_identity(order_id(), delivery)).blob == b"wrapped"
+    await expire(RELEASED_KEY_TTL_S - 60)
+    assert await sweep.once() == 0
+    await expire(61)
+    assert await sweep.once() == 1
+    assert await seen.wrapped_identity(delivery) is None
+    assert await seen.effect(order_id(), "forget_keys") is None
+    with pytest.raises(RejectedError, match="delivery_key_expired"):
+        await FulfilmentReads(pool).wrapped_identity(order_id(), delivery)
+    with pytest.raises(RejectedError, match="delivery_key_expired"):
+        await host.release_key(order_id(), delivery)
+    records = await store.events_since({order_id(): 0})
+    assert records[-1].kind == "order.delivery_keys_forgotten"
+    assert [record.seq for record in records] == list(range(1, 9))

@@ -43,7 +43,9 @@ from storage.market.pool import build_pool
 from storage.market.signing_keys import register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
-from tests.fakes.ingress import WEBHOOK_SECRET, Client, FakeDirectory, signed, stripe_event
+from tests.fakes.http_client import Client, signed, stripe_event
+from tests.fakes.ingress import WEBHOOK_SECRET
+from tests.fakes.market_orders import FakeDirectory
 from tests.fakes.orders import FakeBooks, FakeGateway
 from tests.integration.seaweed_server import running
 
@@ -100,7 +102,8 @@ class Market:
         signer, store = InProcessSigner(), PostgresOrderStore(pool)
         self.gateway = FakeGateway()
         fulfiller = SignerFulfiller(FulfilmentReads(pool), signer.issue, signer.unwrap_identity)
-        self.host = OrderHost(store, Effects(self.gateway, FakeBooks(), fulfiller, utc_now), utc_now)
+        effects = Effects(self.gateway, FakeBooks(), fulfiller, utc_now, time.monotonic)
+        self.host = OrderHost(store, effects, utc_now, time.monotonic)
         catalogue = Catalogue(pool)
 
         async def ready():
@@ -196,7 +199,7 @@ async def bought(market, client, sku, delivery):
     hook = await client.as_(None).post(
         "/v1/webhooks/stripe", content=raw, key=None, stripe_signature=signed(raw, int(time.time()))
     )
-    assert hook.json()["outcome"] == "stored"
+    assert hook.json()["outcome"] == "applied"
     async with asyncio.timeout(DEADLINE_S):
         while (await client.get(f"/v1/orders/{order['id']}")).json()["status"] != "delivered":
             await asyncio.sleep(0.02)

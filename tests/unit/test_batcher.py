@@ -9,21 +9,81 @@ from storage.batching import Batcher
 
 
 async def test_a_lone_item_goes_at_once_and_company_shares_the_next_request():
+    sizes, gate = [], asyncio.Event()
+
+    async def send(items):
+        sizes.append(len(items))
+        await gate.wait()
+        return [item * 2 for item in items]
+
+    batcher = Batcher(send, batch_max=10, waiting_max=100)
+    first = asyncio.create_task(batcher.submit(1))
+    while not sizes:
+        await asyncio.sleep(0)
+    rest = [asyncio.create_task(batcher.submit(n)) for n in range(2, 8)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await first == 2
+    assert await asyncio.gather(*rest) == [4, 6, 8, 10, 12, 14]
+    assert sizes == [1, 6]
+
+
+@pytest.mark.parametrize("in_flight_max", [1, 4])
+async def test_what_is_submitted_together_shares_the_first_request_and_none_is_empty(in_flight_max):
     sizes = []
 
     async def send(items):
         sizes.append(len(items))
         await asyncio.sleep(0)
-        return [item * 2 for item in items]
+        return list(items)
 
-    batcher = Batcher(send, batch_max=10, waiting_max=100)
-    first = asyncio.create_task(batcher.submit(1))
-    await asyncio.sleep(0)
-    rest = await asyncio.gather(*(batcher.submit(n) for n in range(2, 8)))
-    assert await first == 2
-    assert rest == [4, 6, 8, 10, 12, 14]
-    assert sizes[0] == 1
-    assert len(sizes) <= 3
+    batcher = Batcher(send, batch_max=10, waiting_max=100, in_flight_max=in_flight_max)
+    assert await asyncio.gather(*(batcher.submit(n) for n in range(7))) == list(range(7))
+    assert sizes == [7]
+    await asyncio.gather(*(batcher.submit(n) for n in range(25)))
+    assert sizes == [7, 10, 10, 5]
+
+
+async def test_an_item_lingers_for_company_and_a_full_request_does_not():
+    sizes = []
+
+    async def send(items):
+        sizes.append(len(items))
+        return list(items)
+
+    batcher = Batcher(send, batch_max=3, waiting_max=100, linger_s=0.05)
+    first = asyncio.create_task(batcher.submit(0))
+    await asyncio.sleep(0.001)
+    assert sizes == []
+    assert await batcher.submit(1) == 1
+    assert (await first, sizes) == (0, [2])
+    patient = Batcher(send, batch_max=3, waiting_max=100, linger_s=60)
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*(patient.submit(n) for n in range(3))) == [0, 1, 2]
+
+
+async def test_requests_in_flight_are_bounded_and_a_slow_one_holds_nobody_up():
+    gates = {n: asyncio.Event() for n in range(5)}
+    opened = []
+
+    async def send(items):
+        opened.append(items[0])
+        await gates[items[0]].wait()
+        return list(items)
+
+    batcher = Batcher(send, batch_max=1, waiting_max=100, in_flight_max=2)
+    tasks = [asyncio.create_task(batcher.submit(n)) for n in range(5)]
+    while len(opened) < 2:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert opened == [0, 1]
+    for n in range(1, 5):
+        gates[n].set()
+    assert await asyncio.gather(*tasks[1:]) == [1, 2, 3, 4]
+    assert not tasks[0].done()
+    gates[0].set()
+    assert await tasks[0] == 0
 
 
 async def test_each_item_gets_its_own_error():

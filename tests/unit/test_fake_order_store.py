@@ -2,8 +2,24 @@
 
 import pytest
 
-from tests.contracts.order_store import OrderStoreContract
+from tests.contracts.order_store import EffectSeen, InboxSeen, OrderStoreContract
 from tests.fakes.orders import FakeOrderStore
+
+
+class FakeSeen:
+    def __init__(self, store):
+        self._store = store
+
+    async def inbox(self, event_id):
+        row = self._store.inbox.get(event_id)
+        return InboxSeen(row.processed, row.outcome, row.dead_code) if row else None
+
+    async def effect(self, order_id, step):
+        row = self._store.effects.get((order_id, step))
+        return EffectSeen(row.attempts, row.last_error, row.dead_code) if row else None
+
+    async def wrapped_identity(self, delivery_id):
+        return self._store.deliveries[delivery_id].wrapped_identity
 
 
 class TestFakeOrderStore(OrderStoreContract):
@@ -17,3 +33,7 @@ class TestFakeOrderStore(OrderStoreContract):
             store.clock.advance(seconds)
 
         return advance
+
+    @pytest.fixture
+    def seen(self, store):
+        return FakeSeen(store)

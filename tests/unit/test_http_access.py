@@ -8,7 +8,9 @@ from domain.errors import DependencyError
 from serve_app.auth import KNOWN_TTL_S, UNKNOWN_TTL_S
 from serve_app.limits import TokenBuckets
 from serve_app.ports import RateLimit
-from tests.fakes.ingress import Client, FakeMarket, FakeMonotonic
+from tests.fakes.http_client import Client
+from tests.fakes.ingress import FakeMarket
+from tests.fakes.orders import FakeMonotonic
 
 ORDER = "ord_" + "0" * 26
 

@@ -16,7 +16,8 @@ from storage.age.recipients import public_half
 from storage.signing import minisig
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import verify
-from tests.fakes.ingress import Client, FakeMarket
+from tests.fakes.http_client import Client
+from tests.fakes.ingress import FakeMarket
 from tests.fakes.sellers import BUNDLE_NAME, NEW_SKU, PUBLIC_KEY, SELLER_KEYS, bundle, drafted, manifest
 
 

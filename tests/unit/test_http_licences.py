@@ -13,7 +13,8 @@ from domain.licences import armour
 from domain.signing import KeyState
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register, verify
-from tests.fakes.ingress import RECIPIENT, Client, FakeMarket, pay
+from tests.fakes.http_client import Client, pay
+from tests.fakes.ingress import RECIPIENT, FakeMarket
 
 
 @pytest.fixture

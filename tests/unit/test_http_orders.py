@@ -7,7 +7,8 @@ import pytest
 
 from domain.errors import BusyError, DependencyError
 from serve_app.limits import ORDER_BODY_BYTES_MAX
-from tests.fakes.ingress import RECIPIENT, Client, FakeMarket, pay
+from tests.fakes.http_client import Client, pay
+from tests.fakes.ingress import RECIPIENT, FakeMarket
 
 RELEASED = {"mode": "released_key"}
 
@@ -75,7 +76,7 @@ async def test_a_purchase_from_cart_to_delivery(market, buyer, sku):
     order_id = (await buyer.post("/v1/orders", cart(sku))).json()["id"]
     early = await buyer.get(f"/v1/orders/{order_id}/deliveries")
     assert (early.status_code, early.json()["code"]) == (409, "order_not_delivered")
-    assert (await pay(market, buyer, order_id)).json() == {"received": True, "outcome": "stored"}
+    assert (await pay(market, buyer, order_id)).json() == {"received": True, "outcome": "applied"}
     order = (await buyer.get(f"/v1/orders/{order_id}")).json()
     assert order["status"] == "delivered"
     assert order["payment"]["client_secret"] is None
@@ -296,6 +297,9 @@ async def test_sixteen_equal_requests_at_once_make_one_order(market, buyer, sku)
     ("failure", "status", "code"),
     [
         (BusyError("mailbox_full", "full", 3), 503, "mailbox_full"),
+        (BusyError("mailbox_timeout", "slow"), 503, "mailbox_timeout"),
+        (BusyError("host_full", "full"), 503, "host_full"),
+        (BusyError("queue_full", "full"), 503, "queue_full"),
         (DependencyError("order_host_unavailable", "replaced", 2), 503, "order_host_unavailable"),
         (DependencyError("database_unavailable", "down", 2), 503, "database_unavailable"),
         (RuntimeError("secret detail"), 500, "internal_error"),

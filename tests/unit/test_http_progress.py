@@ -9,7 +9,9 @@ import pytest
 from domain.errors import DependencyError
 from serve_app import sse
 from serve_app.sse import EventStream, EventWatcher
-from tests.fakes.ingress import RECIPIENT, Client, FakeMarket, FakeReads, pay
+from tests.fakes.http_client import Client, pay
+from tests.fakes.ingress import RECIPIENT, FakeMarket
+from tests.fakes.market_orders import FakeReads
 
 POLL_S = 0.002
 

@@ -1,22 +1,17 @@
-"""Stripe's webhooks over HTTP: only what is signed now is kept, once, for an order that exists."""
+"""Stripe's webhooks over HTTP: only what is signed now is kept, once, for an order that exists.
+
+Keeping and applying are one commit, and the answer comes after it."""
 
 import asyncio
 
 import orjson
 import pytest
 
-from domain.errors import DependencyError
+from actors.orders.sweep import Sweep
+from domain.errors import BusyError, DependencyError
 from serve_app.ports import RateLimit
-from tests.fakes.ingress import (
-    OLD_WEBHOOK_SECRET,
-    RECIPIENT,
-    WEBHOOK_SECRET,
-    Client,
-    FakeMarket,
-    settle,
-    signed,
-    stripe_event,
-)
+from tests.fakes.http_client import Client, settle, signed, stripe_event
+from tests.fakes.ingress import OLD_WEBHOOK_SECRET, RECIPIENT, WEBHOOK_SECRET, FakeMarket
 
 
 @pytest.fixture
@@ -59,48 +54,93 @@ async def refuse(market, client, status, code, *args, **kwargs):
     assert market.writes() == before
 
 
-async def test_a_payment_is_kept_and_applied(market, stripe, order_id):
+async def test_a_payment_is_applied_before_it_is_answered(market, stripe, order_id):
     answer = await send(market, stripe, stripe_event(order_id))
-    assert (answer.status_code, answer.json()) == (200, {"received": True, "outcome": "stored"})
-    await settle(market)
+    assert (answer.status_code, answer.json()) == (200, {"received": True, "outcome": "applied"})
     row = market.store.inbox["evt_1"]
-    assert (row.news.amount_minor, row.news.currency, row.processed) == (1999, "USD", True)
+    assert (row.news.amount_minor, row.news.currency) == (1999, "USD")
+    assert (row.processed, row.outcome) == (True, "applied")
+    await settle(market)
     assert market.store.orders[order_id].status == "delivered"
 
 
-async def test_the_answer_does_not_wait_for_the_order(market, stripe, order_id):
-    async def hang(_):
-        await asyncio.Event().wait()
+async def test_no_answer_is_given_before_the_commit(market, stripe, order_id):
+    gate, commit = asyncio.Event(), market.store.commit
 
-    market.directory.apply_news = hang
-    async with asyncio.timeout(1):
-        answer = await send(market, stripe, stripe_event(order_id))
-    assert answer.json()["outcome"] == "stored"
-    assert not market.store.inbox["evt_1"].processed
+    async def held(turn):
+        await gate.wait()
+        return await commit(turn)
+
+    market.store.commit = held
+    sending = asyncio.create_task(send(market, stripe, stripe_event(order_id)))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not sending.done()
+    gate.set()
+    assert (await sending).json()["outcome"] == "applied"
 
 
-@pytest.mark.parametrize("failure", [DependencyError("order_host_unavailable", "gone"), RuntimeError("bug")])
-async def test_an_order_that_cannot_be_reached_leaves_it_to_the_sweep(market, stripe, order_id, failure):
+@pytest.mark.parametrize(
+    "failure",
+    [
+        DependencyError("order_host_unavailable", "gone"),
+        DependencyError("database_unavailable", "lost", 2),
+        BusyError("host_full", "full"),
+    ],
+)
+async def test_what_no_host_takes_is_stored_for_the_sweep(market, stripe, order_id, failure):
     market.directory.failure = failure
     answer = await send(market, stripe, stripe_event(order_id))
-    await settle(market)
-    assert answer.json()["outcome"] == "stored"
-    assert [news.event_id for news in await due(market)] == ["evt_1"]
-
-
-async def due(market):
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "stored")
+    assert not market.store.inbox["evt_1"].processed
+    again = await send(market, stripe, stripe_event(order_id))
+    assert (again.status_code, again.json()["outcome"]) == (200, "stored")
     market.clock.advance(10)
-    return await market.store.claim_due_webhooks(10, 15)
+    assert await Sweep(market.store, market.directory.host).once() >= 1
+    await settle(market)
+    assert market.store.orders[order_id].status == "delivered"
+    assert market.store.inbox["evt_1"].outcome == "applied"
 
 
-async def test_a_duplicate_is_kept_once(market, stripe, order_id):
+async def test_when_nobody_can_keep_it_stripe_must_send_it_again(market, stripe, order_id):
+    market.directory.failure = DependencyError("order_host_unavailable", "gone")
+    market.reads.failure = DependencyError("database_unavailable", "down", 2)
+    await refuse(market, stripe, 503, "database_unavailable", stripe_event(order_id))
+    market.directory.failure = market.reads.failure = None
+    assert (await send(market, stripe, stripe_event(order_id))).json()["outcome"] == "applied"
+
+
+async def test_a_fault_of_ours_is_no_success(market, stripe, order_id):
+    market.directory.failure = RuntimeError("bug")
+    await refuse(market, stripe, 500, "internal_error", stripe_event(order_id))
+
+
+async def test_a_duplicate_changes_nothing(market, stripe, order_id):
     await send(market, stripe, stripe_event(order_id))
     await settle(market)
     before = market.writes()
     answer = await send(market, stripe, stripe_event(order_id))
     await settle(market)
-    assert answer.json()["outcome"] == "duplicate"
+    assert answer.json()["outcome"] == "no_change"
     assert market.writes() == before
+    assert market.store.inbox["evt_1"].outcome == "applied", "the first one's outcome stays"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"amount_minor": 5}, "amount_mismatch"), ({"intent_id": "pi_9"}, "payment_intent_mismatch")],
+)
+async def test_what_the_order_refuses_is_a_dead_letter_and_answered(market, stripe, order_id, change, code):
+    """Sending it again cannot help, so Stripe is told that we have it; operators see it."""
+    answer = await send(market, stripe, stripe_event(order_id, **change))
+    assert (answer.status_code, answer.json()["outcome"]) == (200, code)
+    row = market.store.inbox["evt_1"]
+    assert (row.processed, row.dead_code) == (False, code)
+    assert market.store.orders[order_id].status == "awaiting_payment"
+    market.clock.advance(100)
+    assert await market.store.claim_due_webhooks(10, 15) == []
+    good = await send(market, stripe, stripe_event(order_id, event_id="evt_2"))
+    assert good.json()["outcome"] == "applied"
 
 
 async def test_a_decline_reaches_the_buyer_and_the_order_stays_payable(market, stripe, order_id):
@@ -123,19 +163,19 @@ async def test_a_decline_reaches_the_buyer_and_the_order_stays_payable(market, s
 
 async def test_a_cancelled_intent_is_kept(market, stripe, order_id):
     event = stripe_event(order_id, kind="payment_intent.canceled", cancellation_reason="abandoned")
-    assert (await send(market, stripe, event)).json()["outcome"] == "stored"
+    assert (await send(market, stripe, event)).json()["outcome"] == "applied"
     assert "abandoned" in market.store.inbox["evt_1"].news.message
 
 
 async def test_a_rotated_secret_still_counts(market, stripe, order_id):
     answer = await send(market, stripe, stripe_event(order_id), secret=OLD_WEBHOOK_SECRET)
-    assert answer.json()["outcome"] == "stored"
+    assert answer.json()["outcome"] == "applied"
 
 
 async def test_one_of_several_signatures_is_enough(market, stripe, order_id):
     body = orjson.dumps(stripe_event(order_id))
     header = signed(body, now_s(market), "whsec_other") + "," + signed(body, now_s(market)).partition(",")[2]
-    assert (await send(market, stripe, body, signature=header)).json()["outcome"] == "stored"
+    assert (await send(market, stripe, body, signature=header)).json()["outcome"] == "applied"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +219,8 @@ async def test_a_signature_within_five_minutes_counts(market, stripe, order_id, 
 
 
 async def test_an_order_that_is_not_here_is_left_with_stripe(market, stripe):
+    await refuse(market, stripe, 404, "webhook_order_unknown", stripe_event("ord_" + "0" * 26))
+    market.directory.failure = DependencyError("order_host_unavailable", "gone")
     await refuse(market, stripe, 404, "webhook_order_unknown", stripe_event("ord_" + "0" * 26))
 
 
@@ -239,11 +281,6 @@ async def test_a_huge_body_is_refused_before_its_signature(market, stripe):
     await refuse(market, stripe, 413, "body_too_large", b" " * (2 * 1024 * 1024))
 
 
-async def test_a_database_that_is_down_is_no_success(market, stripe, order_id):
-    market.reads.failure = DependencyError("database_unavailable", "down", 2)
-    await refuse(market, stripe, 503, "database_unavailable", stripe_event(order_id))
-
-
 async def test_a_burst_of_webhooks_is_not_rate_limited():
     market = FakeMarket(address_rate=RateLimit(1, 1))
     client = Client(market.app())
@@ -256,5 +293,5 @@ async def test_webhooks_are_counted_by_outcome(market, stripe, order_id):
     await send(market, stripe, stripe_event(order_id))
     await send(market, stripe, stripe_event(order_id), signature="")
     text = (await stripe.get("/metrics")).text
-    for outcome in ("stored", "duplicate", "webhook_signature_invalid"):
+    for outcome in ("applied", "no_change", "webhook_signature_invalid"):
         assert f'marketplace_webhooks_total{{outcome="{outcome}"}} 1.0' in text

@@ -7,7 +7,8 @@ import pytest
 from actors.publisher import publication
 from domain.errors import BusyError, ConflictError
 from storage.market.commands import Write
-from tests.fakes.ingress import Client, FakeMarket
+from tests.fakes.http_client import Client
+from tests.fakes.ingress import FakeMarket
 from tests.fakes.sellers import BUNDLE_NAME, bundle, drafted, manifest_text
 
 

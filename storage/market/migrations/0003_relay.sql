@@ -12,11 +12,12 @@ CREATE TABLE consumers (
 );
 
 -- The last event that a consumer took of an order. Every step is a compare-and-set on it, in the transaction
--- that writes what the event means.
+-- that writes what the event means; `from_seq` is where the last step started, and lets an upsert compare.
 CREATE TABLE consumer_progress (
     consumer text             NOT NULL,
     order_id text COLLATE "C" NOT NULL,
     seq      int              NOT NULL CHECK (seq >= 0),
+    from_seq int              NOT NULL,
     PRIMARY KEY (consumer, order_id)
 ) WITH (fillfactor = 80);  -- two or three steps in an order's life: leave room for HOT updates
 
