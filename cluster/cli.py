@@ -41,6 +41,9 @@ VERBS = (
     ("buyer", "cluster.cli_buyer", "app"),
     ("seller", "cluster.cli_seller", "app"),
     ("bench", "cluster.cli_bench", "app"),
+    ("check", "cluster.cli_check", "check"),
+    ("ops", "cluster.cli_ops", "app"),
+    ("simulate", "cluster.cli_simulate", "simulate"),
     ("demo", "cluster.cli_demo", "demo"),
 )
 

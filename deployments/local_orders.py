@@ -6,10 +6,10 @@ The same object stands in an ingress replica, where an order's commands run wher
 
 import time
 
-from actors.grains.runtime import GrainCounts
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
 from actors.orders.host import OrderHost, PlacedOrder, ReleasedKey
+from actors.orders.metrics import BacklogWatch, OrderCollector
 from actors.orders.sweep import Sweep
 from deployments.clock import utc_now
 from deployments.placement import SignerDirectory
@@ -17,6 +17,7 @@ from deployments.settings import Settings
 from domain.orders.commands import PlaceOrder
 from domain.orders.ports import Idempotency, PaymentNews
 from storage.finance_client import FinanceClient
+from storage.market.dead_letters import DeadLetters
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import Pool
@@ -34,22 +35,26 @@ class LocalOrders:
             settings.stripe.secret_key, settings.stripe.api_base, settings.http.base_url
         )
         fulfiller = SignerFulfiller(FulfilmentReads(pool), signer.issue, signer.unwrap_identity)
-        self.effects = Effects(self._gateway, self._finance, fulfiller, utc_now, time.monotonic)
-        self._host = OrderHost(store, self.effects, utc_now, time.monotonic)
+        effects = Effects(self._gateway, self._finance, fulfiller, utc_now, time.monotonic)
+        self._host = OrderHost(store, effects, utc_now, time.monotonic)
         self._sweep = Sweep(store, self._host)
+        self._backlog = BacklogWatch(DeadLetters(pool).backlog, time.monotonic)
+        self.collector = OrderCollector(
+            self._host.counts,
+            effects.breakers,
+            lambda: self._host.running_effects,
+            lambda: self._backlog.latest,
+        )
 
     def start(self) -> None:
         """Begin to finish what dead hosts left."""
         self._sweep.start()
+        self._backlog.start()
 
     @property
     def alive(self) -> bool:
         """Whether recovery runs; a process without it must be replaced."""
         return self._sweep.alive
-
-    def counts(self) -> GrainCounts:
-        """Tell what the grains hold and did."""
-        return self._host.counts()
 
     async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         """See ``OrderHost.place``."""
@@ -69,6 +74,7 @@ class LocalOrders:
 
     async def close(self) -> None:
         """Finish what runs, leave the rest to Postgres."""
+        await self._backlog.stop()
         await self._sweep.stop()
         await self._host.close()
         await self._finance.close()

@@ -2,7 +2,8 @@
 
 Where hosts are apart, an order's calls go to the replica that consistent hashing names, so its grain is
 usually warm; a wrong guess costs one read and never correctness (ADR 0001). Ray's failures become
-``domain.errors`` here: whether a call that failed had run is unknown, and every method behind it is safe to repeat.
+``domain.errors`` here: whether a call that failed had run is unknown, and every method behind it is safe to
+repeat.
 """
 
 import asyncio
@@ -108,6 +109,22 @@ class SignerDirectory:
     async def ready(self) -> bool:
         """Whether a replica answers."""
         return await _answers(self._handle)
+
+
+class RelayDirectory:
+    """Reaches the outbox relay's deployment; only to ask how it is."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = _plain(handle)
+
+    async def ready(self) -> bool:
+        """Whether a replica answers."""
+        return await _answers(self._handle)
+
+    async def exposition(self) -> bytes:
+        """Return the relay's series in Prometheus' text format."""
+        text: bytes = await _call("relay", self._handle.exposition.remote(), PING_DEADLINE_S)
+        return text
 
 
 OrderCall = tuple[Any, ...]

@@ -35,6 +35,8 @@ def build_app(
 ) -> ASGIApp:
     """Build the application; its lifespan ends streams and lets background work finish."""
     metrics = IngressMetrics()
+    for collector in ports.collectors:
+        metrics.registry.register(collector)
     guard = Guard(Authenticator(ports.access, monotonic), ports.settings, monotonic)
     watcher = EventWatcher(ports.reads.events_since, on_count=metrics.streams)
     hooks = webhooks.WebhookRoutes(metrics)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from prometheus_client.registry import Collector
+
 from actors.orders.host import PlacedOrder, ReleasedKey
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
@@ -213,4 +215,6 @@ class IngressPorts:
     clock: Callable[[], datetime]
     new_id: Callable[[str], str]
     settings: IngressSettings
+    collectors: Sequence[Collector] = ()
+    expositions: Sequence[Callable[[], Awaitable[bytes]]] = ()
     dead_letters: DeadLetterStore | None = None

@@ -13,7 +13,7 @@ from actors.publisher.publication import Publisher
 from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
 from deployments.local_orders import LocalOrders
-from deployments.placement import OrderDirectory, SignerDirectory
+from deployments.placement import OrderDirectory, RelayDirectory, SignerDirectory
 from deployments.process import prepare_process
 from deployments.settings import Settings
 from serve_app.app import build_app
@@ -21,6 +21,7 @@ from serve_app.ports import IngressPorts, IngressSettings, RateLimit
 from storage.market.access import AccessTokens
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
+from storage.market.dead_letters import DeadLetters
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
@@ -40,10 +41,11 @@ ANONYMOUS_RATE = RateLimit(
 class IngressDeployment:
     """One replica of the HTTP ingress."""
 
-    async def __init__(self, settings: Settings, orders: Any | None, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(self, settings: Settings, orders: Any | None, signer: Any, relay: Any) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
         self._settings = settings
         self._signer = SignerDirectory(signer)
+        self._relay = RelayDirectory(relay)
         self._pool = build_pool(settings.postgres_dsn, name="ingress", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         self._store = PostgresOrderStore(self._pool)
@@ -81,8 +83,12 @@ class IngressDeployment:
             checks={
                 "database": self._database_answers,
                 "order_hosts": self._orders.ready,
+                "relay": self._relay.ready,
                 "signer": self._signer.ready,
             },
+            dead_letters=DeadLetters(self._pool),
+            collectors=(self._orders.collector,) if isinstance(self._orders, LocalOrders) else (),
+            expositions=(self._relay.exposition,),
             clock=utc_now,
             new_id=draw_id,
             settings=IngressSettings(
@@ -118,7 +124,7 @@ class IngressDeployment:
 
 
 def build_application(settings: Settings) -> Any:
-    """Bind ingress, order hosts and signer into one Serve application."""
+    """Bind ingress, order hosts if apart, signer and relay into one Serve application."""
     backends = bind_backends(settings)
     return serve.deployment(
         serve.ingress()(IngressDeployment),
@@ -131,4 +137,4 @@ def build_application(settings: Settings) -> Any:
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
-    ).bind(settings, backends.orders, backends.signer)
+    ).bind(settings, backends.orders, backends.signer, backends.relay)

@@ -91,6 +91,11 @@ class OrderHost:
         """Tell what the grains hold and did."""
         return self._grains.counts()
 
+    @property
+    def running_effects(self) -> int:
+        """How many effects are at work."""
+        return len(self._running)
+
     def passivate(self) -> int:
         """Drop the states of orders that nobody asked for lately; returns how many."""
         return self._grains.passivate()

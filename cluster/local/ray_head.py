@@ -31,6 +31,7 @@ SERVE_REPLICAS = "serve_replicas"  # the first port of the block that Serve's re
 LOGICAL_CPUS = 16
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # calls carry small values; nothing large lives in the store
 HAPROXY_THREADS = 2
+REPLICA_CONNECTIONS = 1_024  # requests and streams at once; a replica takes twice that before it refuses
 HAPROXY_HARD_STOP_S = 20  # a reloaded HAProxy keeps old connections at most this long
 PORT_NAMES = (
     *("ray_gcs", "ray_dashboard", "ray_agent_http", "ray_agent_grpc", "ray_runtime_env"),
@@ -45,13 +46,15 @@ _HAPROXY_SCRIPT = """#!/bin/sh
 # Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback. And Serve
 # answers with any X-Request-Id that it is sent: drop those that are none, so that it makes one. The last
 # header has Serve leave disconnects to the application, which saves two tasks and a queue per request and
-# does not cancel a purchase whose buyer hangs up.
+# does not cancel a purchase whose buyer hangs up. Nobody listens for its log at the syslog port.
 previous=
 for argument in "$@"; do
   if [ "$previous" = -f ]; then
     sed -i -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\([0-9]\\)/\\1{host}:\\2/' \
       -e '/^frontend http_frontend/a\\    http-request del-header x-request-id unless {{ {request_id} }}' \
       -e '/^frontend http_frontend/a\\    http-request set-header x-request-disconnect-disabled ?1' \
+      -e '/^    log 127.0.0.1:514 /d' \
+      -e 's/^    default-server /    default-server maxconn {replica_connections} /' \
       "$argument"
   fi
   previous=$argument
@@ -118,6 +121,11 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
+        # Otherwise HAProxy writes a line per request for a Python process to count; the ingress counts them anyway.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # On one machine replicas share its cores, and what one of them does alone is cheaper: more commits are
+        # shared and more grains are warm. The next one takes over where the first is full or gone (ADR 0008).
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "first",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),
     }
@@ -130,7 +138,10 @@ def prepare(temporary: Path) -> None:
     script = temporary / "haproxy.sh"
     script.write_text(
         _HAPROXY_SCRIPT.format(
-            host=HOST, haproxy=shlex.quote(str(haproxy_program())), request_id=_REQUEST_ID_IS_SOUND
+            host=HOST,
+            haproxy=shlex.quote(str(haproxy_program())),
+            request_id=_REQUEST_ID_IS_SOUND,
+            replica_connections=REPLICA_CONNECTIONS,
         ),
         encoding="utf-8",
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -57,10 +57,11 @@ class ServiceRoutes:
         document = {"status": "ready" if passed else "not_ready", "checks": checks}
         return reply(200, document) if passed else reply(503, document, {"Retry-After": "2"})
 
-    async def metrics(self, _call: Call) -> Response:
+    async def metrics(self, call: Call) -> Response:
         """GET /metrics."""
         media_type = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(self._metrics.exposition(), 200, media_type=media_type)
+        parts = await asyncio.gather(*(_exposition(read) for read in call.ports.expositions))
+        return Response(b"".join((self._metrics.exposition(), *parts)), 200, media_type=media_type)
 
     async def openapi(self, _call: Call) -> Response:
         """GET /openapi.json."""
@@ -69,6 +70,15 @@ class ServiceRoutes:
     async def landing(self, _call: Call) -> Response:
         """GET /."""
         return Response(self._page, 200, _PAGE_HEADERS, "text/html; charset=utf-8")
+
+
+async def _exposition(read: Callable[[], Awaitable[bytes]]) -> bytes:
+    try:
+        async with asyncio.timeout(CHECK_DEADLINE_S):
+            return await read()
+    except Exception as failure:  # noqa: BLE001 - a part that is down must not hide the others' series
+        log.warning("a part's metrics are missing: %s", failure)
+        return b""
 
 
 async def _passes(name: str, call: Call) -> bool:

@@ -1,13 +1,13 @@
-"""Consumers' progress in Postgres: adapter of ``domain.events.ports.ConsumerStore``, and their dead letters.
+"""Consumers' progress in Postgres: adapter of ``domain.events.ports.ConsumerStore``.
 
 Progress moves by compare-and-set in the transaction in which the projection writes, so two instances of a
 consumer may run the same events at once and one of them wins. Rows of orders that went quiet are settled:
-deleted, with the time up to which that is so on record (see ``settle`` and docs/events.md).
+deleted, with the time up to which that is so on record (see ``settle`` and docs/events.md). What operators do
+about parked events is in ``storage.market.dead_letters``.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from domain.events import SHARDS, shard_of
+from domain.events import SHARDS
 from domain.events.errors import ProgressMovedError
 from domain.events.ports import Advance, Failure, Progress
 from domain.ids import RANDOM_BYTES, new_id
@@ -23,19 +23,6 @@ from storage.market.pool import Pool, borrow, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "consumers.sql").items()}
-DEAD_LETTERS_MAX = 200  # of one page
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Work that was given up. ``subject`` names it within its ``kind``; ``since`` is its first failure."""
-
-    kind: str
-    subject: str
-    code: str
-    error: str
-    attempts: int
-    since: datetime
 
 
 class PostgresConsumerStore:
@@ -113,38 +100,6 @@ class PostgresConsumerStore:
         """Count parked events by consumer; consumers without any are left out."""
         return dict(await fetch(self._pool, SQL["count_parked"], {}))
 
-    async def list_parked(self, limit: int, after: str = "") -> Sequence[DeadLetter]:
-        """List parked events by subject, from ``after`` (a subject) on; at most ``DEAD_LETTERS_MAX``."""
-        consumer, order_id, _ = _parts(after) if after else ("", "", 0)
-        values = {
-            "limit": min(limit, DEAD_LETTERS_MAX),
-            "after_consumer": consumer,
-            "after_order_id": order_id,
-        }
-        rows = await fetch(self._pool, SQL["list_parked"], values)
-        return [DeadLetter("event", f"{name}/{key}/{seq}", *rest) for name, key, seq, *rest in rows]
-
-    async def retry_parked(self, subject: str) -> bool:
-        """Let the consumer try a parked event again and go on; False when there is none of that name."""
-        return await self._free("retry_parked", subject)
-
-    async def drop_parked(self, subject: str) -> bool:
-        """Skip a parked event for its consumer, and go on behind it; False when there is none."""
-        return await self._free("drop_parked", subject)
-
-    async def _free(self, name: str, subject: str) -> bool:
-        try:
-            consumer, order_id, seq = _parts(subject)
-        except ValueError:
-            return False
-        values = {"consumer": consumer, "order_id": order_id, "seq": seq, "shard": shard_of(order_id)}
-        return bool(await fetch(self._pool, SQL[name], values))
-
     async def _run(self, name: str, values: Mapping[str, Any]) -> None:
         async with borrow(self._pool) as connection:
             await connection.execute(SQL[name], values)
-
-
-def _parts(subject: str) -> tuple[str, str, int]:
-    consumer, order_id, seq = subject.split("/")
-    return consumer, order_id, int(seq)

@@ -53,40 +53,6 @@ ON CONFLICT (consumer, order_id) DO UPDATE SET
 -- name: count_parked
 SELECT consumer, count(*) FROM market.stuck_events WHERE parked_at IS NOT NULL GROUP BY consumer
 
--- name: list_parked
-SELECT consumer, order_id, seq, code, error, attempts, since FROM market.stuck_events
-WHERE parked_at IS NOT NULL AND (consumer, order_id) > (%(after_consumer)s, %(after_order_id)s)
-ORDER BY consumer, order_id LIMIT %(limit)s
-
--- name: retry_parked
--- The outbox row makes a relay send the order's events again from there on.
-WITH freed AS (
-    DELETE FROM market.stuck_events
-    WHERE consumer = %(consumer)s AND order_id = %(order_id)s AND seq = %(seq)s AND parked_at IS NOT NULL
-    RETURNING order_id, seq
-)
-INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
-SELECT %(shard)s, order_id, seq,
-       (SELECT max(e.seq) FROM market.order_events e WHERE e.order_id = %(order_id)s::text)
-FROM freed
-RETURNING order_id
-
--- name: drop_parked
--- As a retry, with the event counted as taken.
-WITH freed AS (
-    DELETE FROM market.stuck_events
-    WHERE consumer = %(consumer)s AND order_id = %(order_id)s AND seq = %(seq)s AND parked_at IS NOT NULL
-    RETURNING order_id, seq
-), passed AS (
-    UPDATE market.consumer_progress AS p SET seq = freed.seq FROM freed
-    WHERE p.consumer = %(consumer)s AND p.order_id = freed.order_id AND p.seq = freed.seq - 1
-)
-INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
-SELECT %(shard)s, order_id, seq,
-       (SELECT max(e.seq) FROM market.order_events e WHERE e.order_id = %(order_id)s::text)
-FROM freed
-RETURNING order_id
-
 -- name: register
 INSERT INTO market.consumers (consumer) VALUES (%(consumer)s) ON CONFLICT DO NOTHING
 

@@ -38,7 +38,7 @@ _AFTER_EVERY_ID = "~"
 
 @dataclass(frozen=True, slots=True)
 class LetterName:
-    """A letter's id, taken apart; ``work`` is an effect's step or a consumer's name, '' where there is none."""
+    """A letter's id, taken apart; ``work`` is an effect's step or a consumer's name. May be empty."""
 
     letter_id: str
     kind: Kind

@@ -1,0 +1,84 @@
+"""What consumers need from time to time: old progress settled, parked events counted.
+
+Progress rows of orders that have been quiet for ``QUIET_S`` are deleted; the store remembers up to when, so
+an event of such an order that comes again is still known as a duplicate, and a new one is still in sequence.
+Without it the table would grow by a row per order and consumer for ever.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from domain.errors import MarketplaceError
+
+log = logging.getLogger("marketplace.relay")
+
+INTERVAL_S = 30.0  # bounds how old the count of parked events is; settling costs nothing when nothing is due
+QUIET_S = 8 * 86_400.0  # a day more than Kafka keeps what it may deliver again (default retention: seven)
+PAGE_ROWS = 1_000  # one short transaction
+PAGES_MAX = 100  # of one consumer and round: 3,300 orders a second, more than can be placed
+
+
+class Settles(Protocol):
+    """The part of the consumer store that is not on the way of events."""
+
+    async def settle(self, consumer: str, quiet_s: float, limit: int, after: str) -> str | None:
+        """Delete progress of quiet orders, one page above ``after``; returns where to go on, or None."""
+
+    async def parked(self) -> Mapping[str, int]:
+        """Count parked events by consumer."""
+
+
+class ConsumerUpkeep:
+    """Runs in every process that has a relay; several at once do no harm."""
+
+    def __init__(self, store: Settles, consumers: Sequence[str], *, interval_s: float = INTERVAL_S) -> None:
+        self._store = store
+        self._consumers = consumers
+        self._interval_s = interval_s
+        self._parked: Mapping[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def parked(self) -> Mapping[str, int]:
+        """Parked events by consumer, as of the last round."""
+        return self._parked
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+        self._task = asyncio.create_task(self._forever())
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(self._task, return_exceptions=True)
+
+    async def once(self) -> None:
+        """Count parked events and settle what is due; raises ``DependencyError``."""
+        counted = dict.fromkeys(self._consumers, 0)
+        self._parked = counted | dict(await self._store.parked())
+        for consumer in self._consumers:
+            after: str | None = ""
+            for _ in range(PAGES_MAX):
+                if after is None:
+                    break
+                after = await self._store.settle(consumer, QUIET_S, PAGE_ROWS, after)
+
+    async def _forever(self) -> None:
+        while True:
+            try:
+                await self.once()
+            except MarketplaceError as failure:
+                log.warning("upkeep of consumers waits: %s", failure)
+            except Exception:
+                log.exception("upkeep of consumers failed")
+            await asyncio.sleep(self._interval_s)

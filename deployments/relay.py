@@ -1,0 +1,62 @@
+"""The outbox relay as a Serve deployment: order events leave through it to their consumers.
+
+One replica is enough, and several share the shards. It is apart from the ingress so that a burst of events
+never stands before a buyer's request. What is deleted when its time is over is deleted here too.
+"""
+
+from actors.orders.housekeeping import Housekeeping
+from actors.relay.bus import PostgresBus
+from actors.relay.consumer import Consumer
+from actors.relay.metrics import RelayMetrics
+from actors.relay.relay import Relay
+from actors.relay.upkeep import ConsumerUpkeep
+from deployments.clock import utc_now
+from deployments.process import prepare_process
+from deployments.settings import Settings
+from storage.market.consumers import PostgresConsumerStore
+from storage.market.housekeeping import PostgresHousekeeping
+from storage.market.outbox import PostgresOutbox
+from storage.market.pool import build_pool
+from storage.market.sales import SalesProjection
+
+POOL_MAX = 3  # consumers write one batch at a time; upkeep and housekeeping take the others
+POOL_OPEN_TIMEOUT_S = 20.0
+
+
+class RelayDeployment:
+    """One relay with the consumers that need Postgres alone."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Serve awaits it
+        prepare_process(settings)
+        self._pool = build_pool(settings.postgres_dsn, name="relay", size_max=POOL_MAX)
+        await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
+        store = PostgresConsumerStore(self._pool, utc_now)
+        consumers = [Consumer(store, SalesProjection())]
+        self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus(consumers))
+        self._upkeep = ConsumerUpkeep(store, [consumer.name for consumer in consumers])
+        self._metrics = RelayMetrics()
+        self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
+        self._work = (self._relay, self._upkeep, self._housekeeping)
+        for part in self._work:
+            part.start()
+
+    async def check_health(self) -> None:
+        """Serve's probe: a relay whose loop has ended is replaced."""
+        if not all(part.alive for part in self._work):
+            raise RuntimeError("the relay, its upkeep or housekeeping has ended")
+
+    async def ping(self) -> bool:
+        """Answer a readiness probe."""
+        return True
+
+    async def exposition(self) -> bytes:
+        """Return the relay's series in Prometheus' text format."""
+        self._metrics.record(self._relay.figures(), self._upkeep.parked)
+        return self._metrics.exposition()
+
+    async def __del__(self) -> None:
+        """Serve awaits this at shutdown: shards are free for others at once."""
+        if hasattr(self, "_work"):
+            for part in self._work:
+                await part.stop()
+            await self._pool.close()

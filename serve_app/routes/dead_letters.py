@@ -1,0 +1,208 @@
+"""Dead letters, for operators: list what was given up, try it again, or let it go.
+
+Each decision needs a reason and leaves a record of who decided what (invariant I12). The answer says what
+follows: dropping an effect leaves an order that nobody will finish, and that is the operator's to know.
+Refused: to edit work, or to finish it by hand.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import get_args
+from urllib.parse import parse_qs
+
+from starlette.responses import Response
+
+from domain.errors import RejectedError
+from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
+from serve_app import examples
+from serve_app.auth import OPERATOR
+from serve_app.calls import Call, read_model, reply
+from serve_app.idempotency import answer, write_of
+from serve_app.operations import Answer, Handler, Operation
+from serve_app.paging import LIMIT_DEFAULT, LIMIT_MAX, QUERY
+from serve_app.ports import DeadLetterStore
+from serve_app.problems import FieldsInvalidError
+from serve_app.schemas.dead_letters import (
+    DeadLetterDecision,
+    DeadLetterPage,
+    DeadLetterReason,
+    LetterKind,
+    letter_document,
+)
+from storage.market.dead_letters import (
+    EFFECT,
+    EVENT,
+    KINDS,
+    WEBHOOK,
+    DeadLetter,
+    Decision,
+    Kind,
+    LetterName,
+    Verb,
+)
+
+ACTION_PREFIX = "act"
+CURSOR_CHARS_MAX = 512  # a time and a letter's id, of which a webhook's is the longest
+_QUERY_FIELDS_MAX = 20
+_OPERATORS = frozenset({OPERATOR})
+
+RETRIED = {
+    EFFECT: "It is due now and has all its tries again. If it dies again it comes back to the list.",
+    WEBHOOK: "The order decides on it again within seconds. If it refuses again it comes back to the list.",
+    EVENT: "The consumer gets it again within seconds and goes on with the order's later events. If it fails "
+    "again it comes back to the list.",
+}
+DROPPED = {
+    WEBHOOK: "The order never learns of it. If money moved, nobody will return it but you, at Stripe.",
+    EVENT: "The consumer passes it by and goes on: what it keeps lacks this event for good.",
+}
+# What stays undone when an effect is dropped, by its step.
+UNFINISHED = {
+    OPEN_PAYMENT: "The order stays unfinished: its buyer cannot pay, and it expires.",
+    BOOK: "The order stays paid and unfinished: nobody will book, licence or deliver it. Return the money at "
+    "Stripe, or the buyer has paid for nothing.",
+    FULFIL: "The order stays booked and unfinished: nobody will licence or deliver it. Return the money at "
+    "Stripe, or the buyer has paid for nothing.",
+    EXPIRE: "The order stays unfinished: it waits for its payment for ever.",
+    VOID_PAYMENT: "The payment stays open at Stripe: a buyer may still pay for an order that has ended.",
+    FORGET_KEYS: "The wrapped keys of the order's delivery stay stored.",
+}
+UNFINISHED_OTHERWISE = "The order stays as it is: nobody will finish this step."
+
+
+class DeadLetterRoutes:
+    """The handlers, over the letters' store."""
+
+    def __init__(self, letters: DeadLetterStore) -> None:
+        self._letters = letters
+
+    async def list_all(self, call: Call) -> Response:
+        """GET /v1/ops/dead-letters."""
+        kind, before, limit = _page_of(call)
+        rows = await self._letters.page(kind, before, limit + 1)
+        page = rows[:limit]
+        cursor = _cursor_after(page[-1]) if len(rows) > limit else None
+        body = {"items": [letter_document(row) for row in page], "next_cursor": cursor}
+        return reply(200, body, {"Cache-Control": "no-store"})
+
+    async def retry(self, call: Call) -> Response:
+        """POST /v1/ops/dead-letters/{letter_id}/retry."""
+        return await self._decide(call, "retry", _retried)
+
+    async def drop(self, call: Call) -> Response:
+        """POST /v1/ops/dead-letters/{letter_id}/drop."""
+        return await self._decide(call, "drop", _dropped)
+
+    async def _decide(self, call: Call, verb: Verb, consequence: Callable[[LetterName], str]) -> Response:
+        value = await call.json()
+        reason = read_model(DeadLetterReason, value).reason
+        name = LetterName.parse(call.parameters["letter_id"])
+        decision = Decision(verb, name, call.ports.new_id(ACTION_PREFIX), reason)
+        body = {
+            "id": name.letter_id,
+            "decision": "retried" if verb == "retry" else "dropped",
+            "action_id": decision.action_id,
+            "reason": reason,
+            "consequence": consequence(name),
+        }
+        return answer(200, body, await self._letters.decide(write_of(call, value), decision, body))
+
+
+def _retried(name: LetterName) -> str:
+    return RETRIED[name.kind]
+
+
+def _dropped(name: LetterName) -> str:
+    return DROPPED.get(name.kind) or UNFINISHED.get(name.work, UNFINISHED_OTHERWISE)
+
+
+def _page_of(call: Call) -> tuple[Kind | None, tuple[datetime, str] | None, int]:
+    """Return (kind, letters below this, how many) from the query.
+
+    Raises:
+        FieldsInvalidError: ``query_invalid``.
+        RejectedError: ``cursor_invalid``.
+    """
+    try:
+        query = parse_qs(
+            call.scope["query_string"].decode("ascii"),
+            keep_blank_values=True,
+            max_num_fields=_QUERY_FIELDS_MAX,
+        )
+    except ValueError:
+        raise FieldsInvalidError("query_invalid", "The query is malformed or has too many fields.") from None
+    text = query.get("limit", [str(LIMIT_DEFAULT)])[-1]
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(LIMIT_MAX)) else 0
+    if not 1 <= limit <= LIMIT_MAX:
+        raise _wrong("limit", f"Give an integer from 1 to {LIMIT_MAX}.")
+    kind: Kind | None = None
+    if "kind" in query:
+        kind = next((one for one in KINDS if one == query["kind"][-1]), None)
+        if kind is None:
+            raise _wrong("kind", f"Give one of {', '.join(KINDS)}, or leave it out.")
+    cursor = query.get("cursor", [""])[-1]
+    return kind, (_read_cursor(cursor) if cursor else None), limit
+
+
+def _wrong(name: str, fault: str) -> FieldsInvalidError:
+    return FieldsInvalidError("query_invalid", "A query parameter is wrong.", [(name, fault)])
+
+
+def _cursor_after(letter: DeadLetter) -> str:
+    text = f"{letter.dead_since.astimezone(UTC).isoformat()} {letter.letter_id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    invalid = RejectedError("cursor_invalid", "Use next_cursor of the page before, or none at first.")
+    if len(cursor) > CURSOR_CHARS_MAX:
+        raise invalid
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        at_text, _, letter_id = text.partition(" ")
+        at = datetime.fromisoformat(at_text)
+    except (binascii.Error, ValueError):
+        raise invalid from None
+    if at.tzinfo != UTC or not letter_id.isprintable():
+        raise invalid
+    return at, letter_id
+
+
+def operations(letters: DeadLetterStore) -> Sequence[Operation]:
+    """List the operations on dead letters."""
+    routes = DeadLetterRoutes(letters)
+    kinds = {"type": "string", "enum": list(get_args(LetterKind)), "description": "Only letters of this kind"}
+    return (
+        Operation(
+            "GET",
+            "/v1/ops/dead-letters",
+            "listDeadLetters",
+            "Work that was given up, newest first",
+            routes.list_all,
+            {200: Answer("A page", DeadLetterPage, {"items": [examples.DEAD_LETTER], "next_cursor": None})},
+            roles=_OPERATORS,
+            query={**QUERY, "kind": kinds},
+            problems=("query_invalid", "cursor_invalid"),
+        ),
+        _decision("retry", "retryDeadLetter", "Try it again, now and with all its tries", routes.retry),
+        _decision("drop", "dropDeadLetter", "Let it go; the answer says what stays undone", routes.drop),
+    )
+
+
+def _decision(verb: Verb, operation_id: str, summary: str, handler: Handler) -> Operation:
+    example = examples.RETRIED_LETTER if verb == "retry" else examples.DROPPED_LETTER
+    return Operation(
+        "POST",
+        f"/v1/ops/dead-letters/{{letter_id}}/{verb}",
+        operation_id,
+        summary,
+        handler,
+        {200: Answer("Done, or done before", DeadLetterDecision, example)},
+        roles=_OPERATORS,
+        write=True,
+        request=DeadLetterReason,
+        request_example={"reason": example["reason"]},
+        problems=("dead_letter_not_found", "dead_letter_gone"),
+    )
