@@ -131,7 +131,11 @@ class Consumer(Generic[Tx]):
             return
 
     async def _park(self, record: EventRecord, progress: Progress, failure: Exception) -> bool:
-        """Record a failure of the event after ``progress``; returns whether the event is parked now."""
+        """Record a failure of the event after ``progress``; returns whether the event is parked now.
+
+        Only the store knows: another instance may have parked it already, or have taken it meanwhile, and then
+        the records behind it must come again.
+        """
         parked = is_final(failure, progress.attempts)
         log.warning(
             "%s: event %s of order %s %s: %r",
@@ -143,12 +147,11 @@ class Consumer(Generic[Tx]):
         )
         error = str(failure)[:ERROR_CHARS_MAX] or type(failure).__name__
         try:
-            await self._store.record_failure(
+            return await self._store.record_failure(
                 self.name, Failure(record.order_id, record.seq, code_of(failure), error, parked)
             )
         except (DependencyError, BusyError):
             return False  # it fails again, and is counted then
-        return parked
 
 
 def _refuse(order: _Order, index: int, failure: Exception, outcomes: Outcomes) -> None:

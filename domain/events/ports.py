@@ -160,8 +160,11 @@ class ConsumerStore(Protocol[Tx_co]):
         Raises ``ProgressMovedError`` on entry when progress is not what the steps start from.
         """
 
-    async def record_failure(self, consumer: str, failure: Failure) -> None:
-        """Count a failure of an order's next event; ignored when the consumer has moved on since."""
+    async def record_failure(self, consumer: str, failure: Failure) -> bool:
+        """Count a failure of an order's next event; returns whether that event is parked now.
+
+        A parked event stays parked. Ignored, and False, when the consumer has moved on since.
+        """
 
 
 class Projection(Protocol[Tx_contra]):

@@ -58,8 +58,8 @@ class PostgresConsumerStore:
                 raise ProgressMovedError(consumer)
             yield connection
 
-    async def record_failure(self, consumer: str, failure: Failure) -> None:
-        """Count a failure of the event after the consumer's progress, or park it."""
+    async def record_failure(self, consumer: str, failure: Failure) -> bool:
+        """Count a failure of the event after the consumer's progress, or park it; whether it is parked now."""
         values = {
             "consumer": consumer,
             "order_id": failure.order_id,
@@ -71,7 +71,8 @@ class PostgresConsumerStore:
         async with borrow(self._pool) as connection, connection.transaction():
             # Two statements: the second must see, and lock, the row that the first may have made.
             await connection.execute(SQL["begin_progress"], values)
-            await connection.execute(SQL["record_failure"], values)
+            rows = await (await connection.execute(SQL["record_failure"], values)).fetchall()
+        return bool(rows) and bool(rows[0][0])
 
     async def settle(self, consumer: str, quiet_s: float, limit: int, after: str) -> str | None:
         """Delete progress of orders whose events are all taken and older than ``quiet_s``, one page.

@@ -39,6 +39,8 @@ VALUES (%(consumer)s, %(order_id)s, %(seq)s - 1, %(seq)s - 1)
 ON CONFLICT DO NOTHING
 
 -- name: record_failure
+-- What is parked stays parked, whatever another instance reports late: its event was acknowledged to the bus.
+-- No row comes back when the consumer has moved on.
 INSERT INTO market.stuck_events AS s (consumer, order_id, seq, attempts, code, error, parked_at)
 SELECT %(consumer)s, order_id, %(seq)s, 1, %(code)s, %(error)s, CASE WHEN %(parked)s THEN now() END
 FROM market.consumer_progress
@@ -48,7 +50,9 @@ ON CONFLICT (consumer, order_id) DO UPDATE SET
     attempts = CASE WHEN s.seq = excluded.seq THEN s.attempts + 1 ELSE 1 END,
     since = CASE WHEN s.seq = excluded.seq THEN s.since ELSE excluded.since END,
     seq = excluded.seq, code = excluded.code, error = excluded.error,
-    parked_at = excluded.parked_at
+    parked_at = CASE WHEN s.seq = excluded.seq THEN coalesce(s.parked_at, excluded.parked_at)
+                     ELSE excluded.parked_at END
+RETURNING parked_at IS NOT NULL
 
 -- name: count_parked
 SELECT consumer, count(*) FROM market.stuck_events WHERE parked_at IS NOT NULL GROUP BY consumer

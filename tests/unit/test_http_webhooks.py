@@ -153,7 +153,8 @@ async def test_a_decline_reaches_the_buyer_and_the_order_stays_payable(market, s
             "message": "No funds.",
         },
     )
-    await send(market, stripe, event)
+    outcomes = [(await send(market, stripe, event)).json()["outcome"] for _ in range(2)]
+    assert outcomes == ["applied", "no_change"]
     await settle(market)
     order = (await stripe.as_("buyer").get(f"/v1/orders/{order_id}")).json()
     assert order["status"] == "awaiting_payment"

@@ -15,7 +15,7 @@ from domain.errors import RejectedError
 from domain.fulfilment import ReleaseMaterial, file_key_context
 from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
-from domain.orders.decide import decide
+from domain.orders.decide import RELEASED_KEY_TTL_S, decide
 from domain.orders.events import DeliveryChoice
 from domain.orders.state import evolve
 from storage.age.payload import encrypt_payload
@@ -71,7 +71,7 @@ async def test_a_buyer_opens_the_delivery_with_an_independent_reader(keys, relea
     (fulfilment,) = await Issuer(keys, keys).issue([IssueRequest(order, (material,))])
     (delivery,) = fulfilment.deliveries
     assert pyrage.decrypt(delivery.header + payload, [identity]) == BUNDLE
-    assert delivery.wrapped_identity is None
+    assert (delivery.wrapped_identity, delivery.key_ttl_s) == (None, None)
 
 
 async def test_a_released_key_opens_its_own_delivery_only(keys, release):
@@ -80,6 +80,7 @@ async def test_a_released_key_opens_its_own_delivery_only(keys, release):
     orders = [booked_order(DeliveryChoice("released_key", None), number) for number in (1, 2)]
     first, second = await issuer.issue([IssueRequest(order, (material,)) for order in orders])
     delivery, other = first.deliveries[0], second.deliveries[0]
+    assert delivery.key_ttl_s == RELEASED_KEY_TTL_S
     text = issuer.unwrap_identity(delivery.delivery_id, delivery.wrapped_identity)
     identity = pyrage.x25519.Identity.from_str(text)
     assert pyrage.decrypt(delivery.header + payload, [identity]) == BUNDLE

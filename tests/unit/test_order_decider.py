@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.orders import commands as c
 from domain.orders.booking import CLEARING, FEES, capture_entry_key, capture_postings
-from domain.orders.decide import decide, delivery_id, effects_after, licence_id
+from domain.orders.decide import (
+    FORGET_KEYS,
+    FULFIL,
+    RELEASED_KEY_TTL_S,
+    Effect,
+    decide,
+    delivery_id,
+    effects_after,
+    licence_id,
+)
 from domain.orders.events import KIND_OF, DeliveryChoice, decode_event
 from domain.orders.state import Order, Status, evolve, fold
 from tests.fakes.carts import BUYER, NOW, cart, line, order_id
@@ -132,6 +141,19 @@ def test_a_declined_attempt_keeps_the_order_payable():
     assert run(cart(), opened(), paid()).payment_error is None
 
 
+def test_a_decline_is_recorded_once_however_often_and_in_whatever_order_it_is_told():
+    first = c.RecordPaymentFailure("evt_1", "card_declined", "Declined.", NOW)
+    second = c.RecordPaymentFailure("evt_2", "card_declined", "Declined.", NOW)
+    state = run(cart(), opened(), first, second, first, second)
+    assert state.seq == 5, "two attempts were declined, for the same reason"
+
+
+def test_a_payment_is_voided_once():
+    state = run(cart(), opened(), c.ExpireOrder(NOW), c.RecordPaymentVoided(NOW))
+    assert decide(state, c.RecordPaymentVoided(NOW)) == []
+    assert decide(run(cart(), opened()), c.RecordPaymentVoided(NOW)) == []
+
+
 def test_commands_to_a_missing_order_are_not_found():
     with pytest.raises(NotFoundError):
         decide(None, opened())
@@ -174,6 +196,45 @@ def test_a_released_key_is_recorded_once_and_only_for_that_mode():
         decide(by_key, c.ReleaseDeliveryKey("dlv_other", NOW))
 
 
+RELEASED = cart(delivery=DeliveryChoice("released_key", None))
+
+
+def test_keys_are_forgotten_once_and_then_no_longer_released():
+    state = run(RELEASED, opened(), paid(), booked())
+    assert decide(state, c.ForgetKeys(NOW)) == [], "not before there are any"
+    state = run(RELEASED, opened(), paid(), booked(), fulfilled())
+    (forgotten,) = decide(state, c.ForgetKeys(NOW))
+    assert effects_after(forgotten) == ([], [FORGET_KEYS])
+    state = evolve(ORDER, state, forgotten)
+    assert (state.status, state.keys_forgotten) == (Status.DELIVERED, True)
+    assert decide(state, c.ForgetKeys(NOW)) == []
+    with pytest.raises(RejectedError, match="delivery_key_expired"):
+        decide(state, c.ReleaseDeliveryKey(delivery_id(ORDER, 1), NOW))
+
+
+def test_forgetting_is_a_timer_of_released_key_deliveries_only():
+    for command, due in ((RELEASED, [Effect(FORGET_KEYS, RELEASED_KEY_TTL_S)]), (cart(), [])):
+        (_, delivered) = decide(run(command, opened(), paid(), booked()), fulfilled())
+        assert effects_after(delivered) == (due, [FULFIL])
+
+
+def test_what_moves_nothing_outside_may_join_the_commit_that_makes_it_due():
+    """Money has moved, or may, in every other step: it is never done before what causes it is on record."""
+    joining, steps = set(), set()
+    for commands in (
+        [RELEASED, opened(), paid(), booked(), fulfilled(), c.ForgetKeys(NOW)],
+        [cart(), opened(), c.ExpireOrder(NOW), c.RecordPaymentVoided(NOW)],
+    ):
+        state: Order | None = None
+        for command in commands:
+            for event in decide(state, command):
+                state = evolve(ORDER, state, event)
+                steps |= {effect.step for effect in effects_after(event)[0]}
+                joining |= {effect.step for effect in effects_after(event)[0] if effect.joins}
+    assert joining == {FULFIL}
+    assert len(steps) == 6
+
+
 def test_expiry_voids_the_payment_and_payment_ends_the_voiding():
     state = run(cart(), opened())
     (expired,) = decide(state, c.ExpireOrder(NOW))
@@ -198,11 +259,23 @@ def test_unpaid_orders_always_have_a_timer_or_an_effect():
 
 def test_events_survive_storage_as_json():
     state: Order | None = None
-    for command in [cart(1, line(1), line(2)), opened(), paid(3998), booked(3998), fulfilled(2)]:
+    released = cart(1, line(1), line(2), delivery=DeliveryChoice("released_key", None))
+    release = c.ReleaseDeliveryKey(delivery_id(ORDER, 2), NOW)
+    for command in [
+        released, opened(), paid(3998), booked(3998), fulfilled(2), release, c.ForgetKeys(NOW),
+    ]:  # fmt: skip
         for event in decide(state, command):
             stored = orjson.loads(orjson.dumps(event))
             assert decode_event(KIND_OF[type(event)], stored) == event
             state = evolve(ORDER, state, event)
+    assert state is not None
+    assert (state.seq, state.keys_forgotten) == (9, True)
+
+
+def test_a_delivery_on_record_from_before_timers_can_still_be_read():
+    stored = {"delivery_ids": ["dlv_1"], "at": NOW.isoformat()}
+    event = decode_event("order.delivered", stored)
+    assert effects_after(event) == ([], [FULFIL])
 
 
 @given(
@@ -245,6 +318,7 @@ def test_a_sale_is_booked_to_the_last_unit(prices):
                 c.RecordPaymentFailure("evt_9", "card_declined", "no", NOW),
                 c.RecordPaymentRefused("payment_refused", "no", NOW),
                 c.ReleaseDeliveryKey(delivery_id(ORDER, 1), NOW),
+                c.ForgetKeys(NOW),
             ]
         ),
         max_size=14,
