@@ -138,8 +138,9 @@ class Charge:
 class OrderFacts:
     """All that is known of one order; ``None`` is "not asked", an empty sequence is "there is none".
 
-    ``dropped_steps`` are effects that an operator gave up by hand. ``as_of`` is when the order's own rows were read, by their database's clock; None means that nothing
-    moved while the facts were gathered. ``charges_as_of`` is the same for the charges.
+    ``dropped_steps`` are effects that an operator gave up by hand. ``as_of`` is when the order's rows were
+    read, by their database's clock; None means that nothing moved while the facts were gathered.
+    ``charges_as_of`` is the same for the charges.
     """
 
     order_id: str

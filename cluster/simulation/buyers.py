@@ -1,0 +1,286 @@
+"""Buyers: they click twice, repeat what got no answer, pay late, with a declined card, or not at all.
+
+Each buyer wants one order. What a buyer sees is compared with what it was told before; what it is owed at the
+end is the invariants' matter.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from actors.orders.host import PlacedOrder
+from cluster.simulation.faults import FaultPlan
+from cluster.simulation.hosts import Cluster
+from cluster.simulation.ingress import Acknowledgements, Cart, Ingress, is_worth_repeating
+from cluster.simulation.loop import Process
+from cluster.simulation.network import Network
+from cluster.simulation.postgres import Postgres
+from cluster.simulation.stripe import Stripe
+from cluster.simulation.visits import visit
+from domain.errors import ConflictError, DependencyError, MarketplaceError, RejectedError
+from domain.ids import RANDOM_BYTES, new_id
+from domain.orders import decide
+from domain.orders.commands import PlaceOrder
+from domain.orders.events import DeliveryChoice, Line, PaymentOpened
+from domain.orders.state import TERMINAL
+
+T = TypeVar("T")
+DEADLINE_S = 11.0  # a browser's patience, above the ingress's own 10 s
+TRIES_MAX = 80
+POLL_S = 1.5
+PAYABLE_POLLS_MAX = 120
+EARLY = 5  # buyers who come early enough for their deadlines to pass while things still go wrong
+HABITS = ("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a buyer is going to do."""
+
+    number: int
+    arrives_s: float
+    cart: Cart
+    habit: str
+    clicks_twice: bool
+    reuses_key: bool
+
+
+def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float) -> Wish:
+    """Draw a buyer's intentions; some follow from what the seed aims at."""
+    lines = tuple(
+        _line(
+            line_no,
+            f"seller_{rng.randrange(2)}",
+            price_minor=rng.randrange(1, 5_000),
+            quantity=rng.randrange(1, 4),
+        )
+        for line_no in range(1, rng.randrange(2, 5))
+    )
+    # The first ones cover, in every seed, what is rare otherwise.
+    mode = "released_key" if number == 0 or rng.random() < 0.3 else "recipient"  # noqa: PLR2004 - a share
+    method = ("payment_intent", "checkout")[number % 2]
+    habit = {0: "prompt", 1: "abandons", 2: "abandons"}.get(number) or rng.choice(HABITS)
+    if number == 3 and plan.aims_at("postgres.bury_webhook"):  # noqa: PLR2004 - the first with a free choice
+        habit = "pays wrongly"
+    delivery = DeliveryChoice(mode, "age1recipient" if mode == "recipient" else None)
+    return Wish(
+        number=number,
+        arrives_s=rng.random() * (arrivals_s / 2 if number < EARLY else arrivals_s),
+        cart=Cart(f"buyer_{number}", lines, delivery, method),
+        habit=habit,
+        clicks_twice=rng.random() < 0.4,  # noqa: PLR2004 - a share
+        reuses_key=rng.random() < 0.2,  # noqa: PLR2004 - a share
+    )
+
+
+def canary(number: int, at: datetime) -> PlaceOrder:
+    """Return the plainest of orders, for a look at whether a host works."""
+    return PlaceOrder(
+        order_id=new_id("ord", int(at.timestamp() * 1000), number.to_bytes(RANDOM_BYTES)),
+        buyer_id=f"canary_{number}",
+        currency="USD",
+        lines=(_line(1, "seller_0", price_minor=100, quantity=1),),
+        delivery=DeliveryChoice("recipient", "age1recipient"),
+        payment_method="payment_intent",
+        country=None,
+        at=at,
+    )
+
+
+class Buyer:
+    """One buyer's browser, and a card."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        network: Network,
+        cluster: Cluster,
+        database: Postgres,
+        stripe: Stripe,
+        acknowledged: Acknowledgements,
+    ) -> None:
+        self._wish = wish
+        self._network = network
+        self._cluster = cluster
+        self._database = database
+        self._stripe = stripe
+        self._acknowledged = acknowledged
+        self._process = Process(f"buyer-{wish.number}")
+        self.order_id: str | None = None
+
+    async def shop(self) -> None:
+        """Do what the buyer came for."""
+        wish = self._wish
+        await asyncio.sleep(wish.arrives_s)
+        key = f"key-{wish.number}"
+        clicks = [self._place(key)]
+        if wish.clicks_twice:
+            self._network.plan.situation("buyer clicked twice")
+            clicks.append(self._place(key))
+        placed = [one for one in await asyncio.gather(*clicks) if one is not None]
+        if not placed:
+            return
+        self.order_id = order_id = placed[0].order.order_id
+        if wish.reuses_key:
+            await self._reuse(key)
+        await self._pay(order_id)
+        if wish.cart.delivery.mode == "released_key":
+            await self._fetch_key(order_id)
+
+    async def _place(self, key: str) -> PlacedOrder | None:
+        wish = self._wish
+        for attempt in range(TRIES_MAX):
+            if attempt:
+                self._network.plan.situation("buyer repeated after a lost reply")
+                await asyncio.sleep(0.3 + 3.0 * self._network.rng.random())
+            try:
+                return await self._ask("place", lambda ingress: ingress.place(wish.cart, key))
+            except MarketplaceError as error:
+                if not is_worth_repeating(error) and not isinstance(error, ConflictError):
+                    self._broken(f"an order in good form was refused: {error}")
+                    return None
+        self._broken(f"an order was not taken in {TRIES_MAX} tries")
+        return None
+
+    async def _reuse(self, key: str) -> None:
+        self._network.plan.situation("buyer reused a key with another body")
+        line = self._wish.cart.lines[0]
+        other = replace(self._wish.cart, lines=(replace(line, quantity=line.quantity + 1),))
+        for _ in range(3):
+            try:
+                await self._ask("place", lambda ingress: ingress.place(other, key))
+            except RejectedError:
+                return
+            except MarketplaceError:
+                await asyncio.sleep(2.0)
+            else:
+                self._broken("a used key took another request")
+                return
+
+    async def _pay(self, order_id: str) -> None:
+        handle = await self._handle(order_id)
+        habit, rng = self._wish.habit, self._network.rng
+        if handle is None:
+            return
+        if habit == "abandons":
+            self._network.plan.situation("buyer abandoned")
+            return
+        short_minor = 0
+        if habit == "pays wrongly":
+            short_minor = await self._misfortune(order_id)
+        if habit == "late":
+            self._network.plan.situation("paid about the deadline")
+            await asyncio.sleep(max(0.0, self._until_deadline_s(order_id) - 2.0 + 8.0 * rng.random()))
+        else:
+            await asyncio.sleep(0.5 + 8.0 * rng.random())
+        if habit == "declined first":
+            self._network.plan.situation("card declined first")
+            self._stripe.decline(handle)
+            await asyncio.sleep(1.0 + 3.0 * rng.random())
+        intent = self._stripe.begin(handle)
+        if intent is not None:
+            await asyncio.sleep(3.0 * rng.random() ** 2)
+            self._network.note("stripe", f"captures {intent.intent_id}", order_id)
+            self._stripe.capture(intent, short_minor=min(short_minor, intent.amount_minor - 1))
+
+    async def _misfortune(self, order_id: str) -> int:
+        """Have somebody err in Stripe's dashboard; returns by how much the buyer's own payment falls short.
+
+        The order is charged by hand with a wrong amount, or with the right one besides the buyer's, or the
+        buyer's payment is captured in part only.
+        """
+        order = self._database.orders[order_id]
+        mistake = self._network.rng.randrange(3)
+        self._network.plan.situation(
+            "webhook of a second charge" if mistake == 1 else "webhook with a wrong amount"
+        )
+        if mistake == 2:  # noqa: PLR2004 - the third kind
+            return 1
+        self._network.note("stripe", "is charged by hand", order_id)
+        self._stripe.charge_by_hand(order_id, order.total_minor + 1 - mistake, order.currency)
+        await asyncio.sleep(3.0 * self._network.rng.random())
+        return 0
+
+    async def _handle(self, order_id: str) -> str | None:
+        for _ in range(PAYABLE_POLLS_MAX):
+            row = self._database.orders[order_id]
+            if row.payment_handle is not None:
+                return next(iter(row.payment_handle.values()))
+            if row.status in TERMINAL:
+                return None
+            await asyncio.sleep(POLL_S)
+        return None
+
+    def _until_deadline_s(self, order_id: str) -> float:
+        for commit in self._database.commits:
+            opened = any(isinstance(event, PaymentOpened) for event in commit.turn.events)
+            if commit.order_id == order_id and opened:
+                waited_s = (self._database.clock() - commit.at).total_seconds()
+                return decide.PAYMENT_DEADLINE_S - waited_s
+        return 0.0
+
+    async def _fetch_key(self, order_id: str) -> None:
+        for _ in range(PAYABLE_POLLS_MAX):
+            if self._database.orders[order_id].status in TERMINAL:
+                break
+            await asyncio.sleep(POLL_S)
+        if self._network.rng.random() < 0.3:  # noqa: PLR2004 - a share
+            await asyncio.sleep(decide.RELEASED_KEY_TTL_S - 3.0 + 8.0 * self._network.rng.random())
+        for delivery_id, row in list(self._database.deliveries.items()):
+            if row.order_id == order_id:
+                await asyncio.gather(*(self._ask_key(order_id, delivery_id) for _ in range(2)))
+
+    async def _ask_key(self, order_id: str, delivery_id: str) -> None:
+        for _ in range(12):
+            try:
+                await self._ask("release_key", lambda ingress: ingress.release_key(order_id, delivery_id))
+            except RejectedError:
+                self._network.plan.situation("key asked for too late")
+                return
+            except MarketplaceError:
+                await asyncio.sleep(1.0 + 2.0 * self._network.rng.random())
+            else:
+                self._network.plan.situation("key released")
+                return
+
+    async def _ask(self, what: str, work: Callable[[Ingress], Coroutine[Any, Any, T]]) -> T:
+        ingresses = self._cluster.ingresses()
+        if not ingresses:
+            raise _unanswered("no replica is up")
+        ingress = self._network.rng.choice(ingresses)
+        return await visit(
+            self._network,
+            self._process,
+            ingress.process,
+            f"ingress.{what}",
+            self.order_id or "",
+            lambda: work(ingress),
+            _unanswered,
+            DEADLINE_S,
+        )
+
+    def _broken(self, words: str) -> None:
+        self._network.note(self._process.name, f"I10 BROKEN: {words}", self.order_id or "*")
+        self._acknowledged.broken.append(("I10", self.order_id or "", words))
+
+
+def _line(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> Line:
+    return Line(
+        line_no=line_no,
+        sku_id=f"sku_{line_no}",
+        sku_name="logline",
+        seller_id=seller_id,
+        release_id=f"rel_{line_no}",
+        version="1.0.0",
+        bundle_name="logline-1.0.0.tar.gz",
+        bundle_sha256="ab" * 32,
+        unit_price_minor=price_minor,
+        quantity=quantity,
+    )
+
+
+def _unanswered(why: str) -> DependencyError:
+    return DependencyError("no_answer", why)

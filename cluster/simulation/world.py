@@ -1,0 +1,386 @@
+"""One seed: a world is put together, shaken, healed, watched until it is quiet, and judged.
+
+The same seed gives the same timeline, byte by byte, whatever the interpreter's hash seed. Production's own
+randomness (backoff jitter) is seeded too; its timers of 30 minutes and a day are shortened, so that ten
+virtual minutes hold a whole life of an order.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cluster.simulation.buyers import Buyer, canary, wish_of
+from cluster.simulation.faults import PARTIES, FaultPlan
+from cluster.simulation.finance import Finance
+from cluster.simulation.hosts import EPOCH, Cluster, Outside
+from cluster.simulation.ingress import Acknowledgements
+from cluster.simulation.invariants import SafetyWatch, final_violations, settled
+from cluster.simulation.loop import WORLD, LivelockError, SimulatedLoop
+from cluster.simulation.network import PAUSES_S, Network
+from cluster.simulation.outbox import Relaying
+from cluster.simulation.postgres import Postgres
+from cluster.simulation.relays import RelayWatch
+from cluster.simulation.signer import Signer, UnforeseenError
+from cluster.simulation.stripe import SUCCEEDED, Stripe
+from cluster.simulation.timeline import Timeline
+from cluster.simulation.visits import visit
+from cluster.simulation.webhooks import Deliveries
+from domain.errors import DependencyError, MarketplaceError
+from domain.events import SHARDS
+from domain.ids import new_id
+from domain.orders import decide
+from domain.orders.invariants import Violation
+from domain.orders.ports import Idempotency, PaymentNews
+from domain.orders.state import Status
+
+ARRIVALS_S = 90.0
+BUYERS = (6, 12)
+CHAOS_S = 200.0  # faults end here, after every shortened deadline has had its chance to race
+HEALED_S_MAX = 420.0  # seven times the longest backoff: what is not done by then never will be
+CHECK_S = 5.0
+DUPLICATE_TIMEOUT_S = 12.0  # above a grain's longest wait
+POISONED_SHARDS_MAX = 3
+RELAY_CHECKS_MAX = 24  # two minutes: twice the longest that a relay leaves an order alone
+CANARY_S = 2.0  # before any sweep may help: the committing host has a head start of 3 s
+OUTAGES_S = (3.0, 15.0, 25.0, 90.0)
+OPERATOR_S = 40.0  # how often an operator retries what lies dead, once all has healed
+SHORT_PAYMENT_DEADLINE_S, SHORT_KEY_TTL_S = 60, 45
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one seed gave. ``timeline`` has every line; ``virtual_s`` is how much time passed in it."""
+
+    seed: int
+    violations: list[Violation]
+    timeline: Timeline
+    coverage: Counter[str]
+    aims: list[str]
+    orders: int
+    steps: int
+    virtual_s: float
+
+
+def simulate(seed: int) -> Outcome:
+    """Run one seed."""
+    with (
+        _short_timers(),
+        _seeded_jitter(seed),
+        _logged_failures() as failures,
+        warnings.catch_warnings(),
+    ):
+        # A process may die, or stop, between making a coroutine and running it.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        return _World(seed).run(failures)
+
+
+class _World:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = rng = random.Random(seed)  # noqa: S311 - replayable on purpose
+        self.loop = loop = SimulatedLoop(  # type: ignore[abstract]  # asyncio's base class raises where nothing is implemented
+            random.Random(rng.getrandbits(64))  # noqa: S311 - as above
+        )
+        self.timeline = Timeline()
+        self.plan = FaultPlan(seed, rng)
+        self.network = Network(loop, rng, self.plan, self.timeline)
+        self.acknowledged = Acknowledgements()
+        finance = Finance()
+        self.outside = Outside(Postgres(self._now), Stripe(self._emit), finance, Signer(finance))
+        self.safety = SafetyWatch(self.outside)
+        self.relays = RelayWatch(
+            Relaying(self.outside.database, self.outside.servers["postgres"], loop.time),
+            self._poisoned_shards(),
+        )
+        self.cluster = Cluster(self.network, self.outside, self.acknowledged, self.relays)
+        self.deliveries = Deliveries(self.network, self.cluster.ingresses, self._now)
+
+    def run(self, failures: list[str]) -> Outcome:
+        violations: list[Violation] = []
+        try:
+            violations += self.loop.run(self._main())
+        except LivelockError as error:
+            violations.append(Violation("livelock", "", str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever the code under test raised, it is a finding
+            violations.append(Violation("crash", "", repr(error)))
+        violations = self.safety.violations + violations
+        violations += [Violation("crash", "", words) for words in (*failures, *self.loop.unhandled)]
+        return Outcome(
+            seed=self.seed,
+            violations=violations,
+            timeline=self.timeline,
+            coverage=self.plan.coverage,
+            aims=self.plan.aims,
+            orders=len(self.outside.database.orders),
+            steps=self.loop.steps,
+            virtual_s=self.loop.time(),
+        )
+
+    async def _main(self) -> list[Violation]:
+        self.cluster.boot_all()
+        buyers = [self._buyer(number) for number in range(self.rng.randrange(*BUYERS))]
+        tasks = [asyncio.create_task(buyer.shop()) for buyer in buyers]
+        weather = asyncio.create_task(self._weather())
+        stranger = asyncio.create_task(self._stranger())
+        await asyncio.sleep(CHAOS_S)
+        weather.cancel()
+        self._heal()
+        await self._until_quiet(tasks)
+        await stranger
+        found = await self._late_duplicates() + await self._canaries()
+        found += [
+            Violation("I9", buyer.order_id or "", "the buyer still waits")
+            for buyer, task in zip(buyers, tasks, strict=True)
+            if not task.done()
+        ]
+        if self.deliveries.pending:
+            found.append(Violation("I9", "", f"{self.deliveries.pending} webhooks are still unanswered"))
+        found += [
+            Violation("I10", "", f"{event_id} of an unknown order was answered with 200")
+            for event_id in self.deliveries.taken_strangers
+        ]
+        found += await self._mend_consumers()
+        return found + self.relays.final_violations() + final_violations(self.outside, self.acknowledged)
+
+    async def _mend_consumers(self) -> list[Violation]:
+        """Mend the poisoned consumer and let all be taken; until then nothing else may have waited."""
+        waiting = [row.order_id for row in self.relays.relaying.database.outbox.values()]
+        found = [
+            Violation("E2", order_id, "its events wait, though nothing but another order's is parked")
+            for order_id in waiting
+            if self.loop.time() > CHAOS_S + HEALED_S_MAX
+        ]
+        self.relays.mended = True
+        if self.relays.relaying.lost:
+            self.plan.situation("relay session ended under it")
+        for _ in range(RELAY_CHECKS_MAX):
+            if self.relays.relaying.retry_parked():
+                self.plan.situation("poison event parked")
+            if self.relays.caught_up():
+                break
+            await asyncio.sleep(CHECK_S)
+        return found
+
+    async def _until_quiet(self, buyers: list[asyncio.Task[None]]) -> None:
+        deadline_s = self.loop.time() + HEALED_S_MAX
+        operator_s = self.loop.time()
+        while self.loop.time() < deadline_s:
+            if self.loop.time() >= operator_s:
+                operator_s += OPERATOR_S
+                count = self.outside.database.retry_dead_letters()
+                if count:
+                    self.network.note("operator", f"retries {count} dead letters", "*")
+                    await asyncio.sleep(2 * CHECK_S)
+            await asyncio.sleep(CHECK_S)
+            idle = all(task.done() for task in buyers) and not self.deliveries.pending
+            if idle and settled(self.outside) and self.relays.idle():
+                return
+
+    async def _late_duplicates(self) -> list[Violation]:
+        """Tell every host every webhook once more: it must answer, and nothing may change."""
+        found = []
+        before = {order_id: row.seq for order_id, row in self.outside.database.orders.items()}
+        for process, host in self.cluster.candidates():
+            for row in list(self.outside.database.inbox.values()):
+                news = row.news
+                try:
+                    await visit(
+                        self.network,
+                        WORLD,
+                        process,
+                        "host.receive",
+                        news.order_id,
+                        functools.partial(host.receive, news),
+                        _unanswered,
+                        DUPLICATE_TIMEOUT_S,
+                    )  # fmt: skip - one line more per member would hide what is passed
+                except MarketplaceError as error:
+                    words = f"{process.name} does not take a late duplicate: {error}"
+                    found.append(Violation("I9", news.order_id, words))
+        for order_id, order in self.outside.database.orders.items():
+            if order.seq != before[order_id]:
+                found.append(Violation("I6", order_id, "a late duplicate of a webhook changed the order"))
+        return found
+
+    async def _canaries(self) -> list[Violation]:
+        """Have every host do one whole order by itself: nothing in it may be stuck once all has healed."""
+        found = []
+        for number, (process, host) in enumerate(self.cluster.candidates()):
+            placing = canary(number, self._now())
+            order_id = placing.order_id
+            ask = functools.partial(visit, self.network, WORLD, process)
+            try:
+                placed = await ask(
+                    "host.place",
+                    order_id,
+                    functools.partial(host.place, placing, Idempotency("canary", b"")),
+                    _unanswered,
+                    DUPLICATE_TIMEOUT_S,
+                )  # fmt: skip - one line more per member would hide what is passed
+                news = self._captured(placed.payment_handle)
+                await ask(
+                    "host.receive",
+                    order_id,
+                    functools.partial(host.receive, news),
+                    _unanswered,
+                    DUPLICATE_TIMEOUT_S,
+                )  # fmt: skip - as above
+            except MarketplaceError as error:
+                found.append(Violation("I9", order_id, f"{process.name} does not work by itself: {error}"))
+            await asyncio.sleep(CANARY_S)
+            status = self.outside.database.orders[order_id].status
+            if status != Status.DELIVERED:
+                words = f"{process.name} alone has not delivered within {CANARY_S} s: {status}"
+                found.append(Violation("I9", order_id, words))
+        return found
+
+    def _captured(self, handle: Mapping[str, str] | None) -> PaymentNews:
+        if handle is None:
+            raise DependencyError("payment_not_open", "the order cannot be paid")
+        emitted: list[PaymentNews] = []
+        self.outside.stripe.emit = emitted.append
+        intent = self.outside.stripe.begin(next(iter(handle.values())))
+        assert intent is not None, "it was opened a moment ago"
+        self.outside.stripe.capture(intent)
+        return emitted[0]
+
+    def _heal(self) -> None:
+        self.network.note("world", "everything heals", "*")
+        self.plan.heal()
+        self.network.mend_all()
+        self.cluster.heal()
+        self.outside.stripe.prune_keys()  # by the time that an outage of hours ends, a day has passed
+        for server in self.outside.servers.values():
+            server.up = True
+
+    # Weather: faults of the surroundings, at random times.
+
+    async def _weather(self) -> None:
+        rng, plan = self.rng, self.plan
+        events = [self._partition, self._outage, self._kill, self._pause, self.cluster.roll]
+        for event in rng.choices(events, weights=(3, 2, 3, 3, 1), k=rng.randrange(8)):
+            await asyncio.sleep(rng.random() * CHAOS_S / 6)
+            if plan.active:
+                await event()
+
+    async def _partition(self) -> None:
+        one = self.rng.choice(list(self.cluster.roles))
+        other = self.rng.choice([name for name in (*PARTIES, *self.cluster.roles) if name != one])
+        self.network.note("network", f"cuts {one} from {other}", "*")
+        self.network.cut(one, other)
+        self.loop.call_later(3.0 + 30.0 * self.rng.random(), self.network.mend, one, other)
+
+    async def _outage(self) -> None:
+        name = self.rng.choice(PARTIES)
+        server = self.outside.servers[name]
+        self.plan.situation(f"{name} down")
+        self.network.note(name, "is down", "*")
+        server.up = False
+        server.crash()
+        await asyncio.sleep(self.rng.choice(OUTAGES_S) * (0.5 + self.rng.random() / 2))
+        if self.cluster.circuits_open():
+            self.plan.situation("circuit open at an outage's end")
+        if name == "postgres" and self.rng.random() < 0.5:  # noqa: PLR2004 - a coin
+            await self._kill()
+            self.plan.situation("postgres down while a host recovers")
+            await asyncio.sleep(10.0 * self.rng.random())
+        server.up = True
+        self.network.note(name, "is up again", "*")
+
+    async def _kill(self) -> None:
+        self.cluster.kill(self.rng.choice(self.cluster.processes()))
+
+    async def _pause(self) -> None:
+        self.network.pause(self.rng.choice(self.cluster.processes()), self.rng.choice(PAUSES_S))
+
+    async def _stranger(self) -> None:
+        await asyncio.sleep(ARRIVALS_S * self.rng.random())
+        order_id = new_id("ord", int(EPOCH.timestamp() * 1000), self.rng.randbytes(10))
+        self.deliveries.emit_for_stranger(
+            PaymentNews("evt_stranger", order_id, SUCCEEDED, "pi_stranger", 100, "USD", "", "")
+        )
+
+    def _poisoned_shards(self) -> frozenset[int]:
+        count = self.rng.randrange(POISONED_SHARDS_MAX + 1)
+        if self.plan.aims_at("postgres.record_failure"):
+            count = SHARDS // 2  # otherwise that call may never be made
+        return frozenset(self.rng.sample(range(SHARDS), count))
+
+    def _buyer(self, number: int) -> Buyer:
+        return Buyer(
+            wish_of(number, self.rng, self.plan, ARRIVALS_S),
+            self.network,
+            self.cluster,
+            self.outside.database,
+            self.outside.stripe,
+            self.acknowledged,
+        )
+
+    def _now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.loop.time())
+
+    def _emit(self, news: PaymentNews) -> None:
+        self.network.note("stripe", f"emits {news.event_id} {news.kind}", news.order_id)
+        # What nobody is told cannot be found out yet (reconciliation will), unless the order asks by itself.
+        order = self.outside.database.orders.get(news.order_id)
+        alone = sum(charge.order_id == news.order_id for charge in self.outside.stripe.charges) == 1
+        whole = order is not None and order.total_minor == news.amount_minor
+        own = not self.outside.stripe.intents[news.payment_intent_id].stray
+        self.deliveries.emit(news, may_vanish=news.kind == SUCCEEDED and own and alone and whole)
+
+
+def _unanswered(why: str) -> DependencyError:
+    return DependencyError("no_answer", why)
+
+
+@contextlib.contextmanager
+def _short_timers() -> Iterator[None]:
+    """Shorten the decider's timers; they are read when an event is decided, so this is all it takes."""
+    kept = decide.PAYMENT_DEADLINE_S, decide.RELEASED_KEY_TTL_S
+    decide.PAYMENT_DEADLINE_S, decide.RELEASED_KEY_TTL_S = SHORT_PAYMENT_DEADLINE_S, SHORT_KEY_TTL_S
+    try:
+        yield
+    finally:
+        decide.PAYMENT_DEADLINE_S, decide.RELEASED_KEY_TTL_S = kept
+
+
+@contextlib.contextmanager
+def _seeded_jitter(seed: int) -> Iterator[None]:
+    """Seed the module-level generator that production's jitter draws from."""
+    kept = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept)
+
+
+@contextlib.contextmanager
+def _logged_failures() -> Iterator[list[str]]:
+    """Silence the product's log, and keep what it reports of exceptions that nobody foresaw."""
+    failures: list[str] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            if error is not None and not isinstance(error, MarketplaceError | UnforeseenError):
+                failures.append(f"{record.getMessage()}: {error!r}")
+
+    logger = logging.getLogger("marketplace")
+    kept = logger.level, logger.propagate, logger.disabled
+    keeper = Keeper()
+    logger.addHandler(keeper)
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    try:
+        yield failures
+    finally:
+        logger.removeHandler(keeper)
+        logger.level, logger.propagate, logger.disabled = kept
