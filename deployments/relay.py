@@ -19,7 +19,7 @@ from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
 from storage.market.sales import SalesProjection
 
-POOL_MAX = 3  # consumers write one batch at a time; upkeep and housekeeping take the others
+POOL_MAX = 4  # consumers write one batch at a time; upkeep takes one and housekeeping two
 POOL_OPEN_TIMEOUT_S = 20.0
 
 

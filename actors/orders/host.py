@@ -21,7 +21,14 @@ from typing import Any
 from actors.grains.runtime import GrainCounts, GrainLimits, Grains, StaleStateError
 from actors.orders.effects import EffectResult, Effects
 from actors.orders.retries import backoff_s, code_of, is_final
-from domain.errors import ConflictError, DependencyError, MarketplaceError, NotFoundError, RejectedError
+from domain.errors import (
+    BusyError,
+    ConflictError,
+    DependencyError,
+    MarketplaceError,
+    NotFoundError,
+    RejectedError,
+)
 from domain.orders.commands import (
     Command,
     ConfirmPayment,
@@ -38,6 +45,9 @@ log = logging.getLogger("marketplace.orders")
 
 OPEN_PAYMENT_WAIT_S = 5.0  # a buyer's POST waits this long for Stripe; afterwards the sweep goes on
 REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must not become a query loop
+# Orders being placed at once; above it buyers are told to come back. At 150 orders a second the last of them
+# waits under a second, and what is already paid for is never behind it.
+PLACING_MAX = 128
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
 STATE_BYTES, LINE_BYTES = 1_900, 1_000  # of a grain's state, measured by `marketplace bench grains`
 CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
@@ -86,6 +96,7 @@ class OrderHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[tuple[str, str]] = set()
         self._closing = False
+        self._placing = 0
 
     def counts(self) -> GrainCounts:
         """Tell what the grains hold and did."""
@@ -106,7 +117,17 @@ class OrderHost:
         Raises:
             RejectedError: the cart is wrong, or ``idempotency_key_reused`` with another body.
             ConflictError: ``idempotency_in_progress``; the first request's commit is not visible yet.
+            BusyError: ``host_full``; nothing was written.
         """
+        if self._placing >= PLACING_MAX:
+            raise BusyError("host_full", "More orders come in than can be taken now. Try again shortly.")
+        self._placing += 1
+        try:
+            return await self._place(command, idempotency)
+        finally:
+            self._placing -= 1
+
+    async def _place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         order_id = command.order_id
         events = decide(None, command)
         order = fold(order_id, events)

@@ -296,10 +296,10 @@ async def test_sixteen_equal_requests_at_once_make_one_order(market, buyer, sku)
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
-        (BusyError("mailbox_full", "full", 3), 503, "mailbox_full"),
-        (BusyError("mailbox_timeout", "slow"), 503, "mailbox_timeout"),
-        (BusyError("host_full", "full"), 503, "host_full"),
-        (BusyError("queue_full", "full"), 503, "queue_full"),
+        (BusyError("mailbox_full", "full", 3), 429, "mailbox_full"),
+        (BusyError("mailbox_timeout", "slow"), 429, "mailbox_timeout"),
+        (BusyError("host_full", "full"), 429, "host_full"),
+        (BusyError("queue_full", "full"), 429, "queue_full"),
         (DependencyError("order_host_unavailable", "replaced", 2), 503, "order_host_unavailable"),
         (DependencyError("database_unavailable", "down", 2), 503, "database_unavailable"),
         (RuntimeError("secret detail"), 500, "internal_error"),

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from actors.orders.sweep import Sweep
-from domain.errors import DependencyError, NotFoundError, RejectedError
+from domain.errors import BusyError, DependencyError, NotFoundError, RejectedError
 from domain.orders.commands import RecordPaymentFailure
 from domain.orders.decide import delivery_id
 from domain.orders.events import DeliveryChoice
@@ -430,3 +430,26 @@ async def test_what_lets_a_buyer_pay_is_in_no_repr(world):
     stored = await world.store.load(order_id())
     assert "pi_1_secret" in str(placed.payment_handle)
     assert "pi_1_secret" not in repr([placed, stored, host._grains._grains[order_id()].state])
+
+
+async def test_more_orders_than_can_be_taken_are_shed_before_anything_is_written(world):
+    host = world.host()
+    gate = asyncio.Event()
+    original = world.gateway.open_payment
+
+    async def slow(order):
+        await gate.wait()
+        return await original(order)
+
+    world.gateway.open_payment = slow
+    with patch("actors.orders.host.PLACING_MAX", 3):
+        placing = [
+            asyncio.create_task(host.place(cart(n), Idempotency(f"key-{n}", b"d"))) for n in range(1, 4)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="host_full"):
+            await host.place(cart(4), Idempotency("key-4", b"d"))
+        gate.set()
+        await asyncio.gather(*placing)
+        assert len(world.store.orders) == 3
+        assert (await host.place(cart(4), Idempotency("key-4", b"d"))).order.status is Status.AWAITING_PAYMENT
