@@ -61,7 +61,7 @@ class Snapshot:
 def take(layout: Layout) -> Snapshot:
     """Measure every process of the run in ``layout`` and this one."""
     usage: dict[tuple[int, float], Usage] = {}
-    for process in _processes(layout):
+    for process in members(layout):
         try:
             with process.oneshot():
                 times, command = process.cpu_times(), " ".join(process.cmdline()) or process.name()
@@ -74,7 +74,8 @@ def take(layout: Layout) -> Snapshot:
     return Snapshot(usage)
 
 
-def _processes(layout: Layout) -> Iterable[psutil.Process]:
+def members(layout: Layout) -> Iterable[psutil.Process]:
+    """Yield the processes of the run in ``layout``, and this one."""
     record = state.read_record(layout.state_json)
     pids = {os.getpid()}
     if record:

@@ -62,11 +62,31 @@ def sample():
 def test_the_baseline_runs_the_statements_of_one_order_in_their_order():
     text = baseline.script(sample())
     statements = text.split(";\n")[:-1]
-    assert len(statements) == 7
-    marks = ["market.commands", "payment_opened", "market.inbox", "order.paid", "finance.entries"]
-    marks += ["order.booked", "order.delivered"]
+    assert len(statements) == 5
+    marks = ["market.commands", "payment_opened", "stripe_event_id", "finance.entries", "order.delivered"]
     for mark, statement in zip(marks, statements, strict=True):
-        assert mark.replace(":", "\\x3a") in statement
+        assert mark in statement
+
+
+def test_the_baselines_webhook_is_kept_by_the_commit_of_its_payment():
+    paid = next(turn for turn in baseline.turns(sample()) if turn.news)
+    assert [type(event) for event in paid.events] == [OrderPaid]
+    assert (paid.fence, paid.order.seq) == (3, 4)
+    assert paid.news.event_id == "evt_1"
+
+
+def test_the_baseline_licenses_and_delivers_in_the_turn_of_the_booking():
+    *_, last = baseline.turns(sample())
+    assert [type(event) for event in last.events] == [OrderBooked, OrderLicensed, OrderDelivered]
+    assert last.due == []
+    assert (len(last.licences), len(last.deliveries)) == (1, 1)
+
+
+def test_no_two_orders_of_the_baseline_share_an_id():
+    text = baseline.script(sample())
+    assert order_id() not in text
+    assert '"evt_1"' not in text
+    assert text.count("@N@") > 10
 
 
 def test_the_baseline_has_no_open_parameter_and_no_stray_pgbench_variable():
@@ -74,7 +94,7 @@ def test_the_baseline_has_no_open_parameter_and_no_stray_pgbench_variable():
     assert "%(" not in text
     assert "%s" not in text
     variables = set(re.findall(r"(?<!:):([A-Za-z_]\w*)", text))
-    assert variables == {"n"}
+    assert variables == {"n", "id", "client_id"}
 
 
 @pytest.mark.parametrize(
