@@ -133,7 +133,7 @@ class Consumer(Generic[Tx]):
     async def _park(self, record: EventRecord, progress: Progress, failure: Exception) -> bool:
         """Record a failure of the event after ``progress``; returns whether the event is parked now.
 
-        Only the store knows: another instance may have parked it already, or have taken it meanwhile, and then
+        Only the store knows: another instance may have parked it already, or have taken it meanwhile; then
         the records behind it must come again.
         """
         parked = is_final(failure, progress.attempts)

@@ -157,7 +157,7 @@ def webhook_received(evidence: Evidence, postgres_dsn: str) -> str:
         holds=len(rows) == 1 and rows[0][1] == "applied",
         text=f"The inbox holds {rows}, not one applied payment_intent.succeeded.",
     )
-    return f"{rows[0][0]} stored, then applied"
+    return f"{rows[0][0]} kept and applied"
 
 
 def events_complete(evidence: Evidence, client: MarketplaceClient) -> str:

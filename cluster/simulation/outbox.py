@@ -5,6 +5,7 @@ the connection up, and when the server finds it idle for too long (a relay under
 ended session raises ``SessionLostError`` and executes nothing, late as it may be: its connection is gone.
 """
 
+import functools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -181,11 +182,11 @@ class Relaying:
             if self.progress.get((consumer, step.order_id), 0) != step.progress.seq:
                 raise ProgressMovedError(consumer)
 
-    def record_failure(self, consumer: str, failure: Failure) -> None:
-        """Count a failure of an order's next event."""
+    def record_failure(self, consumer: str, failure: Failure) -> bool:
+        """Count a failure of an order's next event; whether it is parked now."""
         key = (consumer, failure.order_id)
         if self.progress.setdefault(key, failure.seq - 1) != failure.seq - 1:
-            return
+            return False
         before = self.stuck.get(key)
         if before is None or before.seq != failure.seq:
             self.stuck[key] = StuckEvent(failure.seq, 1, failure.code, failure.parked)
@@ -193,6 +194,7 @@ class Relaying:
             # Two instances may fail on the same event; what one has parked the other must not free.
             parked = before.parked or failure.parked
             self.stuck[key] = StuckEvent(failure.seq, before.attempts + 1, failure.code, parked)
+        return self.stuck[key].parked
 
     def retry_parked(self) -> int:
         """Have every parked event tried again, as an operator does; returns how many."""
@@ -257,12 +259,12 @@ class SimulatedOutbox:
 
     def _open(self) -> Session:
         session = self._relaying.join(self._process)
-        end = self._relaying.leave
-        loop, context = self._network.loop, self._network.context
-        self._process.on_death(
-            lambda: loop.call_later(GONE_NOTICED_S, end, session, context=context) and None
-        )
+        self._process.on_death(functools.partial(self._end_soon, session))
         return session
+
+    def _end_soon(self, session: Session) -> None:
+        network = self._network
+        network.loop.call_later(GONE_NOTICED_S, self._relaying.leave, session, context=network.context)
 
     async def _run(self, statement: str, work: Callable[[Session], T]) -> T:
         session = self._session
@@ -311,9 +313,9 @@ class SimulatedConsumerStore:
         yield written
         await self._call("commit_consumer", lambda: self._relaying.advance(consumer, advances, written))
 
-    async def record_failure(self, consumer: str, failure: Failure) -> None:
+    async def record_failure(self, consumer: str, failure: Failure) -> bool:
         """See the port."""
-        await self._call(
+        return await self._call(
             "record_failure", lambda: self._relaying.record_failure(consumer, failure), failure.order_id
         )
 

@@ -59,7 +59,7 @@ class PostgresConsumerStore:
             yield connection
 
     async def record_failure(self, consumer: str, failure: Failure) -> bool:
-        """Count a failure of the event after the consumer's progress, or park it; whether it is parked now."""
+        """Count a failure of the event after the progress, or park it; returns whether it is parked now."""
         values = {
             "consumer": consumer,
             "order_id": failure.order_id,

@@ -1,7 +1,7 @@
 """Planted bugs: each patches production code (or a port's promise) in the way in which people get it wrong.
 
-``PLANTED`` maps a name to the patch and to what it may take to find it: the number of seeds, from seed 0 on.
-The numbers were found by running; docs/simulation.md shows them.
+``PLANTED`` maps a name to the patch and to the first seed in which it is known to show, so that the suite
+looks there first. docs/simulation.md lists them.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Planted:
-    """One bug: how to plant it, and how many seeds may pass before it is found."""
+    """One bug: how to plant it, and the first seed in which it showed when this was written."""
 
     plant: Callable[[Patch], None]
-    seeds: int
+    shows_at: int
 
 
 PLANTED: dict[str, Planted] = {}
 
 
-def planted(seeds: int) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def planted(shows_at: int) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     def register(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        PLANTED[plant.__name__] = Planted(plant, seeds)
+        PLANTED[plant.__name__] = Planted(plant, shows_at)
         return plant
 
     return register
@@ -64,13 +64,13 @@ def planted(seeds: int) -> Callable[[Callable[[Patch], None]], Callable[[Patch],
 # The store's promises.
 
 
-@planted(200)
+@planted(0)
 def no_fencing(patch: Patch) -> None:
     """The commit does not compare the sequence number."""
     patch.setattr(Postgres, "fence_holds", lambda _self, _row, _turn: True)
 
 
-@planted(200)
+@planted(0)
 def stale_decision_written_on_top(patch: Patch) -> None:
     """A host that lost the race numbers its events anew instead of deciding again: "I hold the lease"."""
 
@@ -85,7 +85,7 @@ def stale_decision_written_on_top(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "commit", commit)
 
 
-@planted(200)
+@planted(0)
 def idempotency_key_not_unique(patch: Patch) -> None:
     """A used key does not stop a second order."""
     real = Postgres.place
@@ -97,13 +97,13 @@ def idempotency_key_not_unique(patch: Patch) -> None:
     patch.setattr(Postgres, "place", place)
 
 
-@planted(200)
+@planted(0)
 def claim_moves_no_due_time(patch: Patch) -> None:
     """A sweep takes rows without a lease, and so does every other sweep."""
     patch.setattr(sweep_module, "LEASE_S", 0.0)
 
 
-@planted(200)
+@planted(0)
 def effect_row_deleted_when_claimed(patch: Patch) -> None:
     """The to-do is removed before its result is recorded."""
     real = Postgres.claim_due_effects
@@ -117,7 +117,7 @@ def effect_row_deleted_when_claimed(patch: Patch) -> None:
     patch.setattr(Postgres, "claim_due_effects", claim)
 
 
-@planted(200)
+@planted(0)
 def timers_on_the_hosts_clock(patch: Patch) -> None:
     """What is due is decided by the clock of the host that asks."""
     real = SimulatedOrderStore._claim_effects
@@ -134,7 +134,7 @@ def timers_on_the_hosts_clock(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "_claim_effects", claim)
 
 
-@planted(200)
+@planted(0)
 def event_ids_from_the_wall_clock(patch: Patch) -> None:
     """An event's id is when it was written, not which one it is."""
     patch.setattr(
@@ -144,7 +144,7 @@ def event_ids_from_the_wall_clock(patch: Patch) -> None:
     )
 
 
-@planted(200)
+@planted(0)
 def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
     """No host could be reached; 200 is answered all the same."""
 
@@ -157,7 +157,7 @@ def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
 # The host.
 
 
-@planted(200)
+@planted(0)
 def webhook_marked_before_its_effect(patch: Patch) -> None:
     """The inbox says "done" first; then the order is changed, unless something happens in between."""
 
@@ -179,7 +179,7 @@ def webhook_marked_before_its_effect(patch: Patch) -> None:
     patch.setattr(OrderHost, "receive", receive)
 
 
-@planted(200)
+@planted(0)
 def cached_state_kept_after_a_lost_race(patch: Patch) -> None:
     """A grain whose commit was fenced off decides again on the same old state."""
 
@@ -199,7 +199,7 @@ def cached_state_kept_after_a_lost_race(patch: Patch) -> None:
     patch.setattr(Grains, "_run", run)
 
 
-@planted(200)
+@planted(0)
 def lost_commit_taken_for_done(patch: Patch) -> None:
     """The connection broke inside COMMIT; the host goes on as if it had been committed."""
     real = SimulatedOrderStore.commit
@@ -213,7 +213,7 @@ def lost_commit_taken_for_done(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "commit", commit)
 
 
-@planted(200)
+@planted(0)
 def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     """A caller gives up in the middle of a turn, and the order's mailbox stays shut in this host."""
 
@@ -231,7 +231,7 @@ def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     patch.setattr(Grains, "turn", turn)
 
 
-@planted(200)
+@planted(0)
 def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     """The booking is committed alone, and the fulfilment that should have joined it is forgotten."""
     real = OrderHost._join
@@ -243,7 +243,7 @@ def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     patch.setattr(OrderHost, "_join", join)
 
 
-@planted(200)
+@planted(0)
 def shutdown_parks_what_still_runs(patch: Patch) -> None:
     """A host that stops puts off the work in its hands so far that nobody takes it up."""
     real = OrderHost.close
@@ -256,7 +256,7 @@ def shutdown_parks_what_still_runs(patch: Patch) -> None:
     patch.setattr(OrderHost, "close", close)
 
 
-@planted(200)
+@planted(0)
 def key_handed_out_before_it_is_recorded(patch: Patch) -> None:
     """The buyer gets the key; the event follows in the background."""
 
@@ -269,7 +269,7 @@ def key_handed_out_before_it_is_recorded(patch: Patch) -> None:
     patch.setattr(OrderHost, "release_key", release_key)
 
 
-@planted(200)
+@planted(0)
 def replay_ignores_the_body(patch: Patch) -> None:
     """A used key answers any request with the first one's order."""
     real = OrderHost._replay
@@ -286,13 +286,13 @@ def replay_ignores_the_body(patch: Patch) -> None:
 # Recovery.
 
 
-@planted(200)
+@planted(0)
 def no_recovery_scan(patch: Patch) -> None:
     """Nobody finishes what a dead host left."""
     patch.setattr(Sweep, "start", lambda _self: None)
 
 
-@planted(200)
+@planted(0)
 def recovery_only_at_start(patch: Patch) -> None:
     """Hosts look once, when they start."""
 
@@ -302,14 +302,14 @@ def recovery_only_at_start(patch: Patch) -> None:
     patch.setattr(Sweep, "start", start)
 
 
-@planted(200)
+@planted(0)
 def passing_failure_is_final(patch: Patch) -> None:
     """An effect whose other side is down for a moment becomes a dead letter."""
     for module in (host_module, sweep_module):
         patch.setattr(module, "is_final", lambda _failure, _attempts: True)
 
 
-@planted(200)
+@planted(0)
 def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     """An error that nobody foresaw leaves its row neither due nor dead: it is put off for ever."""
     real = OrderHost._failed
@@ -323,7 +323,7 @@ def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     patch.setattr(OrderHost, "_failed", failed)
 
 
-@planted(200)
+@planted(0)
 def breaker_never_closes(patch: Patch) -> None:
     """A circuit that has opened once stays open."""
     patch.setattr(breakers, "OPEN_S", 1e9)
@@ -332,7 +332,7 @@ def breaker_never_closes(patch: Patch) -> None:
 # The outside.
 
 
-@planted(200)
+@planted(0)
 def fresh_idempotency_key_per_attempt(patch: Patch) -> None:
     """Each attempt at opening a payment names a new one."""
     numbers = itertools.count()
@@ -344,7 +344,7 @@ def fresh_idempotency_key_per_attempt(patch: Patch) -> None:
     patch.setattr(StripeGateway, "_post", post)
 
 
-@planted(200)
+@planted(0)
 def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     """Finance did not answer in time, so it will have booked."""
     real = Effects._book
@@ -358,7 +358,7 @@ def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(200)
+@planted(0)
 def licence_before_finances_acknowledgement(patch: Patch) -> None:
     """The booking is sent off, and the order goes on at once."""
     real = Effects._book
@@ -376,7 +376,7 @@ def licence_before_finances_acknowledgement(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(200)
+@planted(0)
 def acknowledged_amounts_not_compared(patch: Patch) -> None:
     """Any 200 of Finance's is taken for the right entry."""
 
@@ -390,7 +390,7 @@ def acknowledged_amounts_not_compared(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(200)
+@planted(0)
 def void_ignores_that_it_was_paid(patch: Patch) -> None:
     """Stripe says that the expired order was paid after all; nobody listens."""
 
@@ -405,7 +405,7 @@ def void_ignores_that_it_was_paid(patch: Patch) -> None:
 # The relay and its consumers.
 
 
-@planted(200)
+@planted(0)
 def published_marked_early(patch: Patch) -> None:
     """Outbox rows are deleted before their events are acknowledged."""
     real = Relay._publish
@@ -417,7 +417,7 @@ def published_marked_early(patch: Patch) -> None:
     patch.setattr(Relay, "_publish", publish)
 
 
-@planted(200)
+@planted(0)
 def refused_event_passed_by(patch: Patch) -> None:
     """An order whose event the bus refuses goes on with its next one."""
 
@@ -429,7 +429,7 @@ def refused_event_passed_by(patch: Patch) -> None:
     patch.setattr(Relay, "_deliver", deliver)
 
 
-@planted(200)
+@planted(0)
 def consumer_takes_duplicates(patch: Patch) -> None:
     """A consumer takes the first event that it is sent for the next one."""
 
@@ -450,13 +450,13 @@ def consumer_takes_duplicates(patch: Patch) -> None:
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
 
 
-@planted(200)
+@planted(0)
 def progress_not_compared_at_commit(patch: Patch) -> None:
     """Two instances of a consumer both take what both have read as new."""
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
 
 
-@planted(200)
+@planted(0)
 def poison_blocks_everything(patch: Patch) -> None:
     """An event that a consumer cannot stand is tried for ever, and its batch with it."""
 
@@ -472,7 +472,7 @@ def poison_blocks_everything(patch: Patch) -> None:
     patch.setattr(Consumer, "_take", take)
 
 
-@planted(200)
+@planted(0)
 def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     """A parked event is skipped, and its order's later events are taken without it."""
 
@@ -487,22 +487,23 @@ def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     patch.setattr(Consumer, "_park", park)
 
 
-@planted(200)
+@planted(0)
 def late_failure_unparks_an_event(patch: Patch) -> None:
     """The failure of an instance that lagged behind overwrites that the event was parked."""
     real = Relaying.record_failure
 
-    def record(self: Relaying, consumer: str, failure: Any) -> None:
+    def record(self: Relaying, consumer: str, failure: Any) -> Any:
         before = self.stuck.get((consumer, failure.order_id))
-        real(self, consumer, failure)
+        parked = real(self, consumer, failure)
         after = self.stuck.get((consumer, failure.order_id))
         if before is not None and after is not None and after is not before:
-            after.parked = failure.parked
+            after.parked = parked = failure.parked
+        return parked
 
     patch.setattr(Relaying, "record_failure", record)
 
 
-@planted(200)
+@planted(0)
 def outbox_read_from_a_cursor(patch: Patch) -> None:
     """A relay remembers the highest position that it has seen and never looks below it again."""
 
@@ -523,7 +524,7 @@ def _patch_decide(patch: Patch, decider: Callable[[Any, Any], Any]) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(200)
+@planted(0)
 def amount_not_checked(patch: Patch) -> None:
     """Whatever Stripe captured pays the order."""
 
@@ -535,7 +536,7 @@ def amount_not_checked(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(200)
+@planted(0)
 def expiry_beats_a_capture(patch: Patch) -> None:
     """A payment that arrives after the deadline is dropped."""
 
@@ -547,7 +548,7 @@ def expiry_beats_a_capture(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(200)
+@planted(0)
 def second_charge_accepted(patch: Patch) -> None:
     """A paid order is paid again."""
 
@@ -572,7 +573,7 @@ def second_charge_accepted(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(200)
+@planted(0)
 def second_charge_shrugged_off(patch: Patch) -> None:
     """A second charge counts as news that is known: nobody will ever return the money."""
 
@@ -584,7 +585,7 @@ def second_charge_shrugged_off(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(200)
+@planted(0)
 def void_recorded_at_each_repeat(patch: Patch) -> None:
     """The command that records a result is not harmless the second time."""
 
@@ -596,7 +597,7 @@ def void_recorded_at_each_repeat(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(200)
+@planted(0)
 def expiry_forgets_to_void(patch: Patch) -> None:
     """An order expires, and its payment can still be made."""
     real = decide_module.effects_after
