@@ -63,6 +63,14 @@ lint: dev ## Check style, types and layers
 test: dev ## Run all tests: unit, integration, cluster, acceptance
 	@$(BIN)/pytest $(ARGS)
 
+.PHONY: faults
+faults: dev ## Break a running marketplace for half an hour: kills, stops, cuts, deployments under load
+	@$(BIN)/pytest tests/cluster -m faults $(ARGS)
+
+.PHONY: simulate
+simulate: dev ## Simulate the order runtime under faults (ARGS="--seeds 500")
+	@$(BIN)/marketplace simulate $(ARGS)
+
 .PHONY: check
 check: lint test ## What CI runs: lint and test
 
@@ -87,7 +95,7 @@ migrate: dev ## Apply migrations to the running database
 	@$(BIN)/marketplace migrate $(ARGS)
 
 .PHONY: bench
-bench: dev ## Run the benchmarks, for example ARGS=orders
+bench: dev ## Run the benchmarks, for example ARGS="grains --json"
 	@exec $(BIN)/marketplace bench $(ARGS)
 
 .PHONY: lock

@@ -99,6 +99,7 @@ class Claim:
     order_id: str
     step: str
     lease_s: float
+    attempts: int  # counts this claim; 1 again after an operator's retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class Postgres:
             row = self.effects[order_id, step]
             row.attempts += 1
             self._move_due(row, now, lease_s)
-            self.claims.append(Claim(now, order_id, step, lease_s))
+            self.claims.append(Claim(now, order_id, step, lease_s, row.attempts))
             claimed.append(DueEffect(order_id, step, row.attempts))
         return claimed
 
