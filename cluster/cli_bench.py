@@ -156,6 +156,7 @@ def _marketplace(note: Note) -> Iterator[tuple[Layout, dict[str, Any]]]:
     layout = Layout(default_home())
     if RunLock.held(layout.lock):
         note("Using the marketplace that runs here.")
+        _wait_until_complete(layout)
         yield layout, read_json(layout.local_json)
         return
     stack = Stack(layout.home)

@@ -1,9 +1,9 @@
 """The load: purchases, each from the order's placing to the news of its delivery.
 
-Closed loop: each buyer buys one order after another without a pause, so what is measured is the marketplace
-with that many buyers at once; counted are the orders whose delivery is heard of within the window. Open loop:
-purchases begin at fixed times whatever the marketplace does, and are timed from when they were due; counted
-are those due within the window, however late they end, so that slowness is not left out.
+Counted are the orders whose delivery is heard of within the window. Closed loop: each buyer buys one order
+after another without a pause, so what is measured is the marketplace with that many buyers at once. Open
+loop: purchases begin at fixed times whatever the marketplace does, and are timed from when they were due;
+timed are those due within the window, however late they end, so that slowness is not left out.
 
 A 429 or 503 is the marketplace saying "not now" (load shedding) and counts apart from errors. Every
 acknowledged order is remembered for the check at the end (``settling``). Refuses to grow without bound:
@@ -80,6 +80,24 @@ class Tally:
     shed: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is measured: monotonic seconds."""
+
+    begin: float
+    end: float
+
+    def holds(self, at: float) -> bool:
+        """Whether a moment is measured."""
+        return self.begin <= at <= self.end
+
+    @classmethod
+    def after(cls, warm_up_s: float, seconds: float) -> "Window":
+        """Return the window that begins ``warm_up_s`` from now."""
+        begin = time.monotonic() + warm_up_s
+        return cls(begin, begin + seconds)
+
+
 class _Progress:
     """Reads an order's event stream as it comes; looks at the time only where it matters."""
 
@@ -110,7 +128,8 @@ class _Progress:
 class Buyer:
     """Makes purchases, one at a time, over its two connections."""
 
-    def __init__(self, token: str, target: Target, tally: Tally) -> None:
+    def __init__(self, token: str, target: Target, tally: Tally, window: Window) -> None:
+        self._window = window
         self._token = token
         self._target = target
         self._tally = tally
@@ -124,20 +143,20 @@ class Buyer:
         self._api.close()
         self._stripe.close()
 
-    async def purchase(self, key: str, due: float, counts: Callable[[float, float], bool]) -> bool:
+    async def purchase(self, key: str, due: float, times: Callable[[float, float], bool]) -> bool:
         """Buy one order; False when it came to nothing.
 
-        ``due`` is when it should have begun and ``counts(due, delivered_at)`` says whether it is measured
+        ``due`` is when it should have begun and ``times(due, delivered_at)`` says whether its times are kept
         (monotonic seconds).
         """
         self._tally.started += 1
         try:
-            return await self._purchase(key, due, counts)
+            return await self._purchase(key, due, times)
         except TRANSPORT_ERRORS as error:
             self._tally.errors[f"transport_{type(error).__name__}"] += 1
             return False
 
-    async def _purchase(self, key: str, due: float, counts: Callable[[float, float], bool]) -> bool:
+    async def _purchase(self, key: str, due: float, times: Callable[[float, float], bool]) -> bool:
         tally = self._tally
         headers = f"{self._auth}Content-Type: application/json\r\nIdempotency-Key: {key}\r\n"
         answer = await self._api.request("POST", "/v1/orders", headers, self._body)
@@ -168,8 +187,8 @@ class Buyer:
             tally.errors["order_not_delivered"] += 1
             return False
         mine.delivered = True
-        if counts(due, progress.delivered_at):
-            tally.delivered += 1
+        tally.delivered += self._window.holds(progress.delivered_at)
+        if times(due, progress.delivered_at):
             tally.place_ms.append((placed - due) * 1000)
             tally.purchase_ms.append((progress.delivered_at - due) * 1000)
             self._count_progress(progress, confirmed)
@@ -204,34 +223,20 @@ async def pay(stripe: HttpConnection, payment: dict[str, Any] | None, card: str)
     return "" if answer.status == OK else f"stripe_{answer.status}"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What is measured: monotonic seconds."""
-
-    begin: float
-    end: float
-
-    @classmethod
-    def after(cls, warm_up_s: float, seconds: float) -> "Window":
-        """Return the window that begins ``warm_up_s`` from now."""
-        begin = time.monotonic() + warm_up_s
-        return cls(begin, begin + seconds)
-
-
 async def closed_loop(target: Target, tokens: Sequence[str], run: str, window: Window) -> Tally:
     """Run one buyer per token until the window ends."""
     tally = Tally()
 
-    def counts(_due: float, delivered_at: float) -> bool:
-        return window.begin <= delivered_at <= window.end
+    def times(_due: float, delivered_at: float) -> bool:
+        return window.holds(delivered_at)
 
     async def buy(number: int, token: str) -> None:
-        buyer = Buyer(token, target, tally)
+        buyer = Buyer(token, target, tally, window)
         count = 0
         try:
             while (now := time.monotonic()) < window.end:
                 count += 1
-                if not await buyer.purchase(f"bench-{run}-{number}-{count}", now, counts):
+                if not await buyer.purchase(f"bench-{run}-{number}-{count}", now, times):
                     await asyncio.sleep(FAILURE_PAUSE_S)
         finally:
             buyer.close()
@@ -248,11 +253,11 @@ async def open_loop(target: Target, tokens: Sequence[str], run: str, window: Win
     idle: list[Buyer] = []  # the one used last first: as few connections as will do
     made = 0
 
-    def counts(due: float, _delivered_at: float) -> bool:
-        return window.begin <= due <= window.end
+    def times(due: float, _delivered_at: float) -> bool:
+        return window.holds(due)
 
     async def buy(buyer: Buyer, key: str, due: float) -> None:
-        await buyer.purchase(key, due, counts)
+        await buyer.purchase(key, due, times)
         idle.append(buyer)
 
     due, number = time.monotonic(), 0
@@ -264,7 +269,7 @@ async def open_loop(target: Target, tokens: Sequence[str], run: str, window: Win
                 tally.errors["generator_full"] += 1
             else:
                 if not idle:
-                    idle.append(Buyer(tokens[made % len(tokens)], target, tally))
+                    idle.append(Buyer(tokens[made % len(tokens)], target, tally, window))
                     made += 1
                 group.create_task(buy(idle.pop(), f"bench-{run}-{number}", due))
             due += 1.0 / per_s

@@ -196,7 +196,9 @@ def serve_is_whole(document: dict[str, Any], killed_pid: int) -> bool:
         for application in document["applications"].values()
         for deployment in application["deployments"].values()
     ]
-    running = [replica for deployment in deployments for replica in deployment["replicas"] if replica["pid"]]
+    running = [
+        replica for deployment in deployments for replica in deployment["replicas"] if replica.get("pid")
+    ]
     return (
         bool(running)
         and all(deployment["status"] == "HEALTHY" for deployment in deployments)

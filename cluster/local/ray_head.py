@@ -121,7 +121,7 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["haproxy_metrics"]),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
-        # Otherwise HAProxy writes a line per request for a Python process to count; the ingress counts them anyway.
+        # Otherwise HAProxy writes a line per request for a Python process to count; the ingress counts them.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # On one machine replicas share its cores, and what one of them does alone is cheaper: more commits are
         # shared and more grains are warm. The next one takes over where the first is full or gone (ADR 0008).

@@ -72,8 +72,10 @@ class RelayWatch:
     def final_violations(self) -> list[Violation]:
         """Check that each consumer took each order's events once, in order, all of them."""
         found = list(self.violations)
-        for order_id, row in self.relaying.database.outbox.items():
-            found.append(Violation("E2", row.order_id, f"outbox row {order_id} has not left"))
+        found += [
+            Violation("E2", row.order_id, f"outbox row {row.position} has not left")
+            for row in self.relaying.database.outbox.values()
+        ]
         for (consumer, order_id), seqs in self.relaying.taken.items():
             if seqs != sorted(set(seqs)) or seqs != list(range(1, len(seqs) + 1)):
                 found.append(Violation("E3", order_id, f"{consumer} took events {seqs}"))

@@ -5,6 +5,7 @@ seed it fails the same way.
 """
 
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -134,9 +135,13 @@ def coverage_report(coverage: Counter[str]) -> Iterator[str]:
         yield f"  {name:<45} {coverage[name]:>6}"
 
 
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _verdicts(seeds: list[int], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1 or len(seeds) <= 1:
         yield from map(verdict_of, seeds)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with multiprocessing.Pool(jobs, _leave_interrupts_to_the_parent) as pool:
         yield from pool.imap(verdict_of, seeds, CHUNK)

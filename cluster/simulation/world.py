@@ -134,7 +134,11 @@ class _World:
         self._heal()
         await self._until_quiet(tasks)
         await stranger
-        found = await self._late_duplicates() + await self._canaries()
+        found = [
+            Violation("E2", row.order_id, "its events wait, though nothing but another order's is parked")
+            for row in self.relays.relaying.database.outbox.values()
+        ]
+        found += await self._late_duplicates() + await self._canaries()
         found += [
             Violation("I9", buyer.order_id or "", "the buyer still waits")
             for buyer, task in zip(buyers, tasks, strict=True)
@@ -146,17 +150,11 @@ class _World:
             Violation("I10", "", f"{event_id} of an unknown order was answered with 200")
             for event_id in self.deliveries.taken_strangers
         ]
-        found += await self._mend_consumers()
+        await self._mend_consumers()
         return found + self.relays.final_violations() + final_violations(self.outside, self.acknowledged)
 
-    async def _mend_consumers(self) -> list[Violation]:
-        """Mend the poisoned consumer and let all be taken; until then nothing else may have waited."""
-        waiting = [row.order_id for row in self.relays.relaying.database.outbox.values()]
-        found = [
-            Violation("E2", order_id, "its events wait, though nothing but another order's is parked")
-            for order_id in waiting
-            if self.loop.time() > CHAOS_S + HEALED_S_MAX
-        ]
+    async def _mend_consumers(self) -> None:
+        """Mend the poisoned consumer and have everything taken that was parked."""
         self.relays.mended = True
         if self.relays.relaying.lost:
             self.plan.situation("relay session ended under it")
@@ -166,7 +164,6 @@ class _World:
             if self.relays.caught_up():
                 break
             await asyncio.sleep(CHECK_S)
-        return found
 
     async def _until_quiet(self, buyers: list[asyncio.Task[None]]) -> None:
         deadline_s = self.loop.time() + HEALED_S_MAX

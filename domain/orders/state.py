@@ -99,9 +99,7 @@ def evolve(order_id: str, state: Order | None, event: Event) -> Order:
         )
     if state is None:
         raise ValueError(f"{order_id}: {type(event).__name__} before OrderCreated")
-    return Order(
-        **{**_values(state), "seq": state.seq + 1, "updated_at": event.at, **_changes(state, event)}
-    )
+    return Order(**{**_values(state), "seq": state.seq + 1, "updated_at": event.at, **_changes(state, event)})
 
 
 def _values(state: Order) -> dict[str, Any]:

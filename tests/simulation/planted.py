@@ -157,7 +157,7 @@ def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
 # The host.
 
 
-@planted(0)
+@planted(5)
 def webhook_marked_before_its_effect(patch: Patch) -> None:
     """The inbox says "done" first; then the order is changed, unless something happens in between."""
 
@@ -199,7 +199,7 @@ def cached_state_kept_after_a_lost_race(patch: Patch) -> None:
     patch.setattr(Grains, "_run", run)
 
 
-@planted(0)
+@planted(13)
 def lost_commit_taken_for_done(patch: Patch) -> None:
     """The connection broke inside COMMIT; the host goes on as if it had been committed."""
     real = SimulatedOrderStore.commit
@@ -213,7 +213,7 @@ def lost_commit_taken_for_done(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "commit", commit)
 
 
-@planted(0)
+@planted(8)
 def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     """A caller gives up in the middle of a turn, and the order's mailbox stays shut in this host."""
 
@@ -243,7 +243,7 @@ def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     patch.setattr(OrderHost, "_join", join)
 
 
-@planted(0)
+@planted(11)
 def shutdown_parks_what_still_runs(patch: Patch) -> None:
     """A host that stops puts off the work in its hands so far that nobody takes it up."""
     real = OrderHost.close
@@ -256,7 +256,7 @@ def shutdown_parks_what_still_runs(patch: Patch) -> None:
     patch.setattr(OrderHost, "close", close)
 
 
-@planted(0)
+@planted(1)
 def key_handed_out_before_it_is_recorded(patch: Patch) -> None:
     """The buyer gets the key; the event follows in the background."""
 
@@ -309,7 +309,7 @@ def passing_failure_is_final(patch: Patch) -> None:
         patch.setattr(module, "is_final", lambda _failure, _attempts: True)
 
 
-@planted(0)
+@planted(2)
 def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     """An error that nobody foresaw leaves its row neither due nor dead: it is put off for ever."""
     real = OrderHost._failed
@@ -323,7 +323,7 @@ def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     patch.setattr(OrderHost, "_failed", failed)
 
 
-@planted(0)
+@planted(34)
 def breaker_never_closes(patch: Patch) -> None:
     """A circuit that has opened once stays open."""
     patch.setattr(breakers, "OPEN_S", 1e9)
@@ -344,7 +344,7 @@ def fresh_idempotency_key_per_attempt(patch: Patch) -> None:
     patch.setattr(StripeGateway, "_post", post)
 
 
-@planted(0)
+@planted(1)
 def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     """Finance did not answer in time, so it will have booked."""
     real = Effects._book
@@ -450,7 +450,7 @@ def consumer_takes_duplicates(patch: Patch) -> None:
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
 
 
-@planted(0)
+@planted(3)
 def progress_not_compared_at_commit(patch: Patch) -> None:
     """Two instances of a consumer both take what both have read as new."""
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
@@ -487,7 +487,7 @@ def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     patch.setattr(Consumer, "_park", park)
 
 
-@planted(0)
+@planted(29)
 def late_failure_unparks_an_event(patch: Patch) -> None:
     """The failure of an instance that lagged behind overwrites that the event was parked."""
     real = Relaying.record_failure
@@ -524,7 +524,7 @@ def _patch_decide(patch: Patch, decider: Callable[[Any, Any], Any]) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(0)
+@planted(2)
 def amount_not_checked(patch: Patch) -> None:
     """Whatever Stripe captured pays the order."""
 
@@ -585,7 +585,7 @@ def second_charge_shrugged_off(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(0)
+@planted(8)
 def void_recorded_at_each_repeat(patch: Patch) -> None:
     """The command that records a result is not harmless the second time."""
 

@@ -1,7 +1,8 @@
 """Charts are well-formed, bounded SVG that shows every value; results become files."""
 
 import json
-from xml.etree import ElementTree
+from itertools import pairwise
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -12,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def texts(chart):
-    return [one.text for one in ElementTree.fromstring(chart).iter(f"{SVG}text")]
+    return [one.text for one in ET.fromstring(chart).iter(f"{SVG}text")]
 
 
 def test_a_line_chart_names_its_axes_and_labels_its_lines_directly():
@@ -26,16 +27,16 @@ def test_a_line_chart_names_its_axes_and_labels_its_lines_directly():
 def test_points_stay_within_the_frame():
     series = [Series("a", [(10_000, 1.0), (1_000_000, 1.13)]), Series("b", [(10_000, 1.0), (1_000_000, 0.2)])]
     chart = charts.line_chart("t", "x", "y", series, log_x=True)
-    for circle in ElementTree.fromstring(chart).iter(f"{SVG}circle"):
+    for circle in ET.fromstring(chart).iter(f"{SVG}circle"):
         assert charts.LEFT <= float(circle.get("cx")) <= charts.WIDTH - charts.RIGHT
         assert charts.TOP <= float(circle.get("cy")) <= charts.HEIGHT - charts.BOTTOM
 
 
 def test_labels_of_lines_that_end_together_do_not_meet():
     series = [Series(name, [(1, 5.0), (2, 5.0)]) for name in "abcd"]
-    root = ElementTree.fromstring(charts.line_chart("t", "x", "y", series))
+    root = ET.fromstring(charts.line_chart("t", "x", "y", series))
     places = sorted(float(one.get("y")) for one in root.iter(f"{SVG}text") if (one.text or "")[0] in "abcd")
-    assert all(later - earlier >= 14 for earlier, later in zip(places, places[1:], strict=False))
+    assert all(later - earlier >= 14 for earlier, later in pairwise(places))
 
 
 def test_a_single_point_is_drawn():
@@ -45,7 +46,7 @@ def test_a_single_point_is_drawn():
 def test_bars_on_a_logarithmic_scale_differ_by_their_powers():
     bars = [Bar("grains", 400_000.0, "400k"), Bar("actors", 20.0, "20")]
     chart = charts.bar_chart("t", "orders", bars, log=True)
-    widths = [float(one.get("width")) for one in ElementTree.fromstring(chart).iter(f"{SVG}rect")]
+    widths = [float(one.get("width")) for one in ET.fromstring(chart).iter(f"{SVG}rect")]
     assert widths[0] / widths[1] == pytest.approx(5.3, abs=0.1)
     assert "orders (logarithmic scale)" in texts(chart)
 
