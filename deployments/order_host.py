@@ -1,6 +1,7 @@
 """The order host as a Serve deployment of its own, behind the router; an option (ADR 0008)."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from deployments.settings import Settings
 from domain.errors import MarketplaceError
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
+
+log = logging.getLogger("marketplace.deployments")
 
 POOL_MAX = 8  # a commit takes about a millisecond, so eight keep far more than one core busy
 POOL_OPEN_TIMEOUT_S = 20.0
@@ -31,10 +34,7 @@ class OrderHostDeployment:
     async def run(self, calls: Sequence[OrderCall]) -> list[Any]:
         """Run a batch of calls at once; each gets its own answer or its own error, in order."""
         answers = await asyncio.gather(*(self._run_one(call) for call in calls), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, MarketplaceError):
-                raise answer
-        return list(answers)
+        return [_portable(answer) for answer in answers]
 
     async def _run_one(self, call: OrderCall) -> Any:
         method, *arguments = call
@@ -54,3 +54,11 @@ class OrderHostDeployment:
         if hasattr(self, "_orders"):
             await self._orders.close()
             await self._pool.close()
+
+
+def _portable(answer: Any) -> Any:
+    """Errors of our own travel as they are; others may not unpickle, and belong to one call, not to all."""
+    if not isinstance(answer, BaseException) or isinstance(answer, MarketplaceError):
+        return answer
+    log.error("a call failed unexpectedly", exc_info=answer)
+    return MarketplaceError("internal_error", "The order's host failed unexpectedly; see its log.")

@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TypeVar
 
-from domain.errors import DependencyError
+from domain.errors import BusyError, DependencyError
 
 R = TypeVar("R")
 
 FAILURES_MAX = 8  # in a row: single lost calls are the retries' matter
+_NOT_ITS_FAULT = frozenset({"database_unavailable"})  # effects read our own database on their way
 OPEN_S = 2.0  # an outage's end is noticed this much later than its first retry would have
 
 
@@ -59,9 +60,12 @@ class Breaker:
         self._probing = self._probing or probe
         try:
             result = await work()
-        except DependencyError:
-            self._failed()
+        except DependencyError as failure:
+            if failure.code not in _NOT_ITS_FAULT:
+                self._failed()
             raise
+        except BusyError:
+            raise  # our own queue was full: it says nothing of the other side
         except Exception:
             self._succeeded()  # it answered, whatever it said
             raise

@@ -123,8 +123,8 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["haproxy_stats"]),
         # Otherwise HAProxy writes a line per request for a Python process to count; the ingress counts them.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # On one machine replicas share its cores, and what one of them does alone is cheaper: more commits
-        # are shared and more grains are warm. The next one takes over where the first is full or gone (ADR 0008).
+        # On one machine replicas share its cores, and what one of them does alone is cheaper: its commits are
+        # shared by more turns. The next one takes over where the first is full or gone (ADR 0008).
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "first",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),

@@ -28,7 +28,7 @@ from cluster.simulation.signer import Signer, SignerConnection
 from cluster.simulation.stripe import SimulatedGateway, Stripe
 
 EPOCH = datetime.fromisoformat("2026-11-24T12:00:00+00:00")
-SWEEP_INTERVAL_S = 3.0  # production: 1 s; a third of the polls find as much in virtual time
+SWEEP_INTERVAL_S = 4.0  # production: 1 s; a quarter of the polls find as much in virtual time
 RESTART_S_MAX = 12.0
 ROUTE_STALE_S = 1.0  # for how long routing still names a process that died
 ZOMBIE_PAUSE_S = 8.0  # a process that is paused longer may be given up by its supervisor

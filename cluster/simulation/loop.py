@@ -161,8 +161,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)  # noqa: SLF001 - asyncio's documented hook for other event loops
         try:
             task = self.create_task(main, context=WORLD.context.copy())
-            while not task.done():
-                self._step()
+            self._run_until(task)
             return cast("T", task.result())
         finally:
             self._drop_all()
@@ -174,29 +173,31 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         deferred, process.deferred = process.deferred, []
         self._ready += deferred  # type: ignore[arg-type]  # only our own handles are ever deferred
 
-    def _step(self) -> None:
-        ready = self._ready
-        if not ready:
-            self._advance()
-            return
-        self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise LivelockError(f"{STEPS_MAX} steps by {self._now_s:.1f} s")
-        index = int(self._rng.random() * len(ready))
-        handle = ready[index]
-        last = ready.pop()
-        if last is not handle:
-            ready[index] = last
-        process = handle.process
-        if handle._cancelled or not process.alive:  # noqa: SLF001 - our own handle
-            return
-        if process.paused:
-            process.deferred.append(handle)
-            return
-        try:
-            handle._context.run(handle._callback, *handle._args)  # noqa: SLF001 - our own handle
-        except Exception as error:  # noqa: BLE001 - a callback's failure is a finding, not the loop's end
-            self.unhandled.append(f"{process.name}: callback raised {error!r}")
+    def _run_until(self, task: asyncio.Task[Any]) -> None:
+        """Run ready handles, one at a time in an order of the seed's; the hot path of a simulation."""
+        ready, draw = self._ready, self._rng.random
+        while not task.done():
+            if not ready:
+                self._advance()
+                continue
+            self.steps += 1
+            if self.steps > STEPS_MAX:
+                raise LivelockError(f"{STEPS_MAX} steps by {self._now_s:.1f} s")
+            index = int(draw() * len(ready))
+            handle = ready[index]
+            last = ready.pop()
+            if last is not handle:
+                ready[index] = last
+            process = handle.process
+            if handle._cancelled or not process.alive:  # noqa: SLF001 - our own handle
+                continue
+            if process.paused:
+                process.deferred.append(handle)
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)  # noqa: SLF001 - our own handle
+            except Exception as error:  # noqa: BLE001 - a callback's failure is a finding, not the loop's end
+                self.unhandled.append(f"{process.name}: callback raised {error!r}")
 
     def _advance(self) -> None:
         timers = self._timers
@@ -251,7 +252,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Make a call ready after ``delay`` virtual seconds."""
-        return self.call_at(self._now_s + delay, callback, *args, context=context)
+        when = self._now_s + delay
+        handle = _Handle(when, callback, args, self, context or copy_context())
+        self._number += 1
+        heapq.heappush(self._timers, (when, self._number, handle))
+        return handle
 
     def create_future(self) -> asyncio.Future[Any]:
         """Make a future."""

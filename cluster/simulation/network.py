@@ -207,7 +207,8 @@ class Network:
             answer, error = request.execute(), None
         except Exception as raised:  # noqa: BLE001 - the server's own answer, carried to the caller
             answer, error = None, raised
-        self.note(request.caller.name, _words(request, error), request.subject)
+        if request.subject or fault is not None or error is not None:  # polls that go well are left out
+            self.note(request.caller.name, _words(request, error), request.subject)
         self._reply(request, answer, error)
 
     def _reply(self, request: _Request, answer: Any, error: Exception | None) -> None:

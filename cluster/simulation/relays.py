@@ -21,7 +21,7 @@ from cluster.simulation.outbox import (
 from domain.events.ports import EventRecord
 from domain.orders.invariants import Violation
 
-POLL_S = 2.0  # production: half a second; a quarter of the polls find as much in virtual time
+POLL_S = 3.0  # production: half a second; a sixth of the polls find as much in virtual time
 
 
 class RelayWatch:

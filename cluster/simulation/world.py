@@ -42,7 +42,7 @@ from domain.orders.state import Status
 
 ARRIVALS_S = 90.0
 BUYERS = (6, 12)
-CHAOS_S = 200.0  # faults end here, after every shortened deadline has had its chance to race
+CHAOS_S = 170.0  # faults end here, after every shortened deadline has had its chance to race
 HEALED_S_MAX = 420.0  # seven times the longest backoff: what is not done by then never will be
 CHECK_S = 5.0
 DUPLICATE_TIMEOUT_S = 12.0  # above a grain's longest wait

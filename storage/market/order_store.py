@@ -16,7 +16,7 @@ import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
-from domain.errors import MarketplaceError
+from domain.errors import BusyError, MarketplaceError
 from domain.orders.events import decode_event
 from domain.orders.ports import (
     DueEffect,
@@ -106,7 +106,7 @@ class PostgresOrderStore:
     ) -> list[bool | Exception]:
         try:
             written = {row[0] for row in await self._fetch(name, rows_of(group))}
-        except psycopg.Error:
+        except (psycopg.Error, BusyError):
             if len(group) == 1:
                 raise
             return await self._one_by_one(name, rows_of, group)

@@ -17,12 +17,13 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from domain.errors import DependencyError
+from domain.errors import BusyError, DependencyError
 
 CONNECT_TIMEOUT_S = 5  # a database that does not answer by then is down
 WAIT_TIMEOUT_S = 5.0  # queueing longer than this for a connection only moves the failure later
 STATEMENT_TIMEOUT_MS = 5_000  # every query here is an index look-up or one insert
 RECONNECT_TIMEOUT_S = 2.0
+LOCK_TIMEOUT_MS = 1_000  # commits hold rows for milliseconds; whoever holds one longer must not stop the rest
 IDLE_TRANSACTION_TIMEOUT_MS = 10_000  # a host stopped inside a transaction must not hold its locks
 # Above the server's own statement timeout: it is for a server that is stopped or cut off and says nothing.
 ANSWER_TIMEOUT_S = WAIT_TIMEOUT_S + 3.0
@@ -87,6 +88,7 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
             "tcp_user_timeout": int(ANSWER_TIMEOUT_S * 1_000),
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
             f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_TIMEOUT_MS} "
+            f"-c lock_timeout={LOCK_TIMEOUT_MS} "
             # Planning the order statements costs three times their execution, and their plans never differ.
             "-c plan_cache_mode=force_generic_plan",
         },
@@ -108,7 +110,12 @@ async def borrow(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
 
 
 async def fetch(pool: Pool, query: bytes, values: Mapping[str, Any]) -> list[TupleRow]:
-    """Run one statement and return its rows; raises ``DependencyError('database_unavailable')``."""
+    """Run one statement and return its rows.
+
+    Raises:
+        DependencyError: ``database_unavailable``.
+        BusyError: ``order_contended``; somebody holds a row of it for too long, nothing was written.
+    """
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             # Without the pool's context manager: in autocommit mode there is nothing to commit or roll back.
@@ -117,6 +124,10 @@ async def fetch(pool: Pool, query: bytes, values: Mapping[str, Any]) -> list[Tup
                 return await (await connection.execute(query, values)).fetchall()
             finally:
                 await pool.putconn(connection)
+    except psycopg.errors.LockNotAvailable as error:
+        raise BusyError(
+            "order_contended", "Somebody else holds this at the moment. Try again shortly."
+        ) from error
     except (*_UNAVAILABLE, TimeoutError) as error:
         raise _unavailable() from error
 

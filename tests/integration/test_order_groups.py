@@ -9,6 +9,7 @@ import random
 import psycopg
 import pytest
 
+from domain.errors import BusyError
 from domain.events import shard_of
 from domain.orders import commands as c
 from domain.orders.ports import Idempotency
@@ -304,3 +305,17 @@ SELECT count(*) FROM (
     FROM market.outbox) AS gaps
 WHERE first_seq <> expected
 """
+
+
+async def test_a_row_that_somebody_holds_delays_its_own_turn_and_no_other(store, owner, migrated):
+    orders = await many_placed(store, 3)
+    turns = [turn_of(order, c.RecordPaymentOpened(f"pi_{n}", None, NOW)) for n, order in enumerate(orders)]
+    async with await psycopg.AsyncConnection.connect(migrated.dsn) as holder:
+        await holder.execute(
+            "SELECT 1 FROM market.orders WHERE order_id = %s FOR UPDATE", [orders[1].order_id]
+        )
+        answers = await asyncio.gather(*(store.commit(turn) for turn in turns), return_exceptions=True)
+    assert (answers[0], answers[2]) == (True, True)
+    assert isinstance(answers[1], BusyError)
+    assert answers[1].code == "order_contended"
+    assert await store.commit(turns[1])
