@@ -147,6 +147,10 @@ def _costs(
         "cpu_ms_per_op": cpu_ms,
         "cpu_ms_per_op_total": round(sum(value for value in cpu_ms.values() if value), 3),
         "cores_used": round(sum(spent.values()) / elapsed_s, 3),
+        # What other programs took meanwhile: above some hundredths the figures are not of a quiet machine.
+        "cores_used_by_others": round(
+            max(0.0, after.machine_cpu_s - before.machine_cpu_s - sum(spent.values())) / elapsed_s, 3
+        ),
         "processes_ended": gone,
         "rss_mb": process_groups.rss_mb(after),
         "machine": report.machine(),

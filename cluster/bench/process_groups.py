@@ -53,9 +53,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All processes of the run by (pid, start time)."""
+    """All processes of the run by (pid, start time), and the whole machine's CPU seconds so far."""
 
     usage: dict[tuple[int, float], Usage] = field(default_factory=dict)
+    machine_cpu_s: float = 0.0
 
 
 def take(layout: Layout) -> Snapshot:
@@ -71,7 +72,8 @@ def take(layout: Layout) -> Snapshot:
                 )
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return Snapshot(usage)
+    whole = psutil.cpu_times()
+    return Snapshot(usage, sum(whole) - whole.idle - getattr(whole, "iowait", 0.0) - whole.guest)
 
 
 def members(layout: Layout) -> Iterable[psutil.Process]:

@@ -32,6 +32,7 @@ DEADLINE_S = 11.0  # a browser's patience, above the ingress's own 10 s
 TRIES_MAX = 80
 POLL_S = 1.5
 PAYABLE_POLLS_MAX = 120
+LAST_ABANDONS = 2  # the first buyer pays, these two never do, one by each way to pay
 EARLY = 5  # buyers who come early enough for their deadlines to pass while things still go wrong
 HABITS = ("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly")
 
@@ -62,8 +63,10 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
     # The first ones cover, in every seed, what is rare otherwise.
     mode = "released_key" if number == 0 or rng.random() < 0.3 else "recipient"  # noqa: PLR2004 - a share
     method = ("payment_intent", "checkout")[number % 2]
-    habit = {0: "prompt", 1: "abandons", 2: "abandons"}.get(number) or rng.choice(HABITS)
-    if number == 3 and plan.aims_at("postgres.bury_webhook"):  # noqa: PLR2004 - the first with a free choice
+    habit = rng.choice(HABITS)
+    if number <= LAST_ABANDONS:
+        habit = "prompt" if number == 0 else "abandons"
+    if number > LAST_ABANDONS and plan.aims_at("postgres.bury_webhook") and rng.random() < 0.7:  # noqa: PLR2004 - a share
         habit = "pays wrongly"
     delivery = DeliveryChoice(mode, "age1recipient" if mode == "recipient" else None)
     return Wish(

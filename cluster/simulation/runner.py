@@ -4,6 +4,7 @@ A failing seed is run once more to write its timeline out, cut to the order that
 seed it fails the same way.
 """
 
+import gc
 import multiprocessing
 import signal
 import time
@@ -135,13 +136,14 @@ def coverage_report(coverage: Counter[str]) -> Iterator[str]:
         yield f"  {name:<45} {coverage[name]:>6}"
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's matter
+    gc.freeze()  # what is imported stays: the collector need not look at it once per seed
 
 
 def _verdicts(seeds: list[int], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1 or len(seeds) <= 1:
         yield from map(verdict_of, seeds)
         return
-    with multiprocessing.Pool(jobs, _leave_interrupts_to_the_parent) as pool:
+    with multiprocessing.Pool(jobs, _begin_worker) as pool:
         yield from pool.imap(verdict_of, seeds, CHUNK)

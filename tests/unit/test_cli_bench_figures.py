@@ -3,7 +3,9 @@ import re
 
 import orjson
 import pytest
+import typer
 
+from cluster import cli_bench
 from cluster.bench import baseline, process_groups, report
 from cluster.bench.process_groups import Snapshot, Usage
 from domain.orders.decide import decide
@@ -136,3 +138,14 @@ def test_percentiles_are_nearest_rank():
 
 def test_the_machine_is_named():
     assert report.machine()["cores"] >= 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "1,,2", "1,300"])
+def test_numbers_out_of_bounds_are_wrong_usage(text):
+    with pytest.raises(typer.BadParameter, match="1 to 256"):
+        cli_bench._numbers(text, "--buyers", 256)
+
+
+def test_several_numbers_are_taken_in_their_order():
+    assert cli_bench._numbers("16", "--buyers", 256) == (16,)
+    assert cli_bench._numbers("64,1,4", "--buyers", 256) == (64, 1, 4)

@@ -30,8 +30,11 @@ from cluster.local.stripe.rows import (
 from cluster.local.stripe.schema import connect, open_database
 from cluster.local.stripe.turn import PageQuery, Turn
 
+# What somebody waits for is committed together with what comes in this time: a commit costs as much as all
+# other work of a request, and Stripe itself takes a hundred times longer to answer.
+URGENT_COMMIT_DELAY_S = 0.002
 LAZY_COMMIT_DELAY_S = 0.05  # for what nobody waits for: a webhook's success, at worst sent twice
-WAL_BYTES_BEFORE_CHECKPOINT = 16_777_216  # keeps restarts and disk use small, fsyncs rare
+WAL_BYTES_BEFORE_CHECKPOINT = 67_108_864  # keeps restarts and disk use small, and writes hot pages rarely
 IDEMPOTENCY_KEPT_S = 24 * 3_600  # Stripe prunes keys after 24 hours
 DELIVERY_KEPT_S = 3 * 24 * 3_600  # finished deliveries, for people who look into what happened
 PRUNE_BATCH = 1_000  # rows per visit: a few milliseconds
@@ -264,9 +267,7 @@ class Store:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
         self._urgent = urgent
-        self._timer = (
-            loop.call_soon(self._commit) if urgent else loop.call_later(LAZY_COMMIT_DELAY_S, self._commit)
-        )
+        self._timer = loop.call_later(URGENT_COMMIT_DELAY_S if urgent else LAZY_COMMIT_DELAY_S, self._commit)
 
     def _commit(self) -> None:
         if self._timer is not None:
