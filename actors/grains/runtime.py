@@ -25,7 +25,7 @@ Act = Callable[[S | None, bool], Awaitable[tuple[S | None, R]]]
 """``act(state, fresh) -> (new state, reply)``; ``fresh`` when the state was read for this very turn."""
 
 STALE_RETRIES = 3  # each one lost the race to a different commit; more means a livelock worth an error
-GRAIN_BYTES = 800  # mailbox, lock and dictionary entry of a grain, measured; its state is weighed on top
+GRAIN_BYTES = 400  # mailbox, lock and dictionary entry of a grain, measured; its state is weighed on top
 BUSY_SKIPPED_MAX = 64  # busy grains passed over in one eviction: look at a few more than must go, never all
 
 

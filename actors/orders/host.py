@@ -49,7 +49,7 @@ REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must no
 # waits under a second, and what is already paid for is never behind it.
 PLACING_MAX = 128
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
-STATE_BYTES, LINE_BYTES = 1_900, 1_000  # of a grain's state, measured by `marketplace bench grains`
+STATE_BYTES, LINE_BYTES = 1_600, 950  # of a grain's state, measured by `marketplace bench grains`
 CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
 
 

@@ -141,9 +141,8 @@ class Cluster:
     async def _roll(self, name: str) -> None:
         old = self._current[name]
         self._boot(name)
-        await asyncio.sleep(
-            self._network.rng.random() ** 4
-        )  # at once, mostly: what runs must be caught running
+        # At once, mostly: what runs must be caught running.
+        await asyncio.sleep(self._network.rng.random() ** 4)
         self._unroute(old)
         self._network.note(old.process.name, "is told to stop", "*")
         done: asyncio.Future[None] = self._network.loop.create_future()

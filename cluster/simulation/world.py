@@ -7,49 +7,45 @@ virtual minutes hold a whole life of an order.
 
 import asyncio
 import contextlib
-import functools
 import logging
 import random
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cluster.simulation.buyers import Buyer, canary, wish_of
-from cluster.simulation.faults import PARTIES, FaultPlan
+from cluster.simulation.aftermath import canaries, late_duplicates
+from cluster.simulation.buyers import Buyer, wish_of
+from cluster.simulation.faults import FaultPlan
 from cluster.simulation.finance import Finance
 from cluster.simulation.hosts import EPOCH, Cluster, Outside
 from cluster.simulation.ingress import Acknowledgements
 from cluster.simulation.invariants import SafetyWatch, final_violations, settled
-from cluster.simulation.loop import WORLD, LivelockError, SimulatedLoop
-from cluster.simulation.network import PAUSES_S, Network
+from cluster.simulation.loop import LivelockError, SimulatedLoop
+from cluster.simulation.network import Network
 from cluster.simulation.outbox import Relaying
 from cluster.simulation.postgres import Postgres
 from cluster.simulation.relays import RelayWatch
 from cluster.simulation.signer import Signer, UnforeseenError
 from cluster.simulation.stripe import SUCCEEDED, Stripe
 from cluster.simulation.timeline import Timeline
-from cluster.simulation.visits import visit
+from cluster.simulation.weather import Weather
 from cluster.simulation.webhooks import Deliveries
-from domain.errors import DependencyError, MarketplaceError
+from domain.errors import MarketplaceError
 from domain.events import SHARDS
 from domain.ids import new_id
 from domain.orders import decide
 from domain.orders.invariants import Violation
-from domain.orders.ports import Idempotency, PaymentNews
-from domain.orders.state import Status
+from domain.orders.ports import PaymentNews
 
 ARRIVALS_S = 90.0
 BUYERS = (6, 12)
 CHAOS_S = 170.0  # faults end here, after every shortened deadline has had its chance to race
 HEALED_S_MAX = 420.0  # seven times the longest backoff: what is not done by then never will be
 CHECK_S = 5.0
-DUPLICATE_TIMEOUT_S = 12.0  # above a grain's longest wait
 POISONED_SHARDS_MAX = 3
 RELAY_CHECKS_MAX = 24  # two minutes: twice the longest that a relay leaves an order alone
-CANARY_S = 2.0  # before any sweep may help: the committing host has a head start of 3 s
-OUTAGES_S = (3.0, 15.0, 25.0, 90.0)
 OPERATOR_S = 40.0  # how often an operator retries what lies dead, once all has healed
 SHORT_PAYMENT_DEADLINE_S, SHORT_KEY_TTL_S = 60, 45
 
@@ -127,10 +123,11 @@ class _World:
         self.cluster.boot_all()
         buyers = [self._buyer(number) for number in range(self.rng.randrange(*BUYERS))]
         tasks = [asyncio.create_task(buyer.shop()) for buyer in buyers]
-        weather = asyncio.create_task(self._weather())
+        weather = asyncio.create_task(Weather(self.network, self.cluster, self.outside, CHAOS_S).blow())
         stranger = asyncio.create_task(self._stranger())
         await asyncio.sleep(CHAOS_S)
-        weather.cancel()
+        if not weather.cancel():
+            weather.result()  # raises what the weather itself did wrong
         self._heal()
         await self._until_quiet(tasks)
         await stranger
@@ -138,7 +135,8 @@ class _World:
             Violation("E2", row.order_id, "its events wait, though nothing but another order's is parked")
             for row in self.relays.relaying.database.outbox.values()
         ]
-        found += await self._late_duplicates() + await self._canaries()
+        found += await late_duplicates(self.network, self.cluster, self.outside)
+        found += await canaries(self.network, self.cluster, self.outside)
         found += [
             Violation("I9", buyer.order_id or "", "the buyer still waits")
             for buyer, task in zip(buyers, tasks, strict=True)
@@ -180,74 +178,6 @@ class _World:
             if idle and settled(self.outside) and self.relays.idle():
                 return
 
-    async def _late_duplicates(self) -> list[Violation]:
-        """Tell every host every webhook once more: it must answer, and nothing may change."""
-        found = []
-        before = {order_id: row.seq for order_id, row in self.outside.database.orders.items()}
-        for process, host in self.cluster.candidates():
-            for row in list(self.outside.database.inbox.values()):
-                news = row.news
-                try:
-                    await visit(
-                        self.network,
-                        WORLD,
-                        process,
-                        "host.receive",
-                        news.order_id,
-                        functools.partial(host.receive, news),
-                        _unanswered,
-                        DUPLICATE_TIMEOUT_S,
-                    )  # fmt: skip - one line more per member would hide what is passed
-                except MarketplaceError as error:
-                    words = f"{process.name} does not take a late duplicate: {error}"
-                    found.append(Violation("I9", news.order_id, words))
-        for order_id, order in self.outside.database.orders.items():
-            if order.seq != before[order_id]:
-                found.append(Violation("I6", order_id, "a late duplicate of a webhook changed the order"))
-        return found
-
-    async def _canaries(self) -> list[Violation]:
-        """Have every host do one whole order by itself: nothing in it may be stuck once all has healed."""
-        found = []
-        for number, (process, host) in enumerate(self.cluster.candidates()):
-            placing = canary(number, self._now())
-            order_id = placing.order_id
-            ask = functools.partial(visit, self.network, WORLD, process)
-            try:
-                placed = await ask(
-                    "host.place",
-                    order_id,
-                    functools.partial(host.place, placing, Idempotency("canary", b"")),
-                    _unanswered,
-                    DUPLICATE_TIMEOUT_S,
-                )  # fmt: skip - one line more per member would hide what is passed
-                news = self._captured(placed.payment_handle)
-                await ask(
-                    "host.receive",
-                    order_id,
-                    functools.partial(host.receive, news),
-                    _unanswered,
-                    DUPLICATE_TIMEOUT_S,
-                )  # fmt: skip - as above
-            except MarketplaceError as error:
-                found.append(Violation("I9", order_id, f"{process.name} does not work by itself: {error}"))
-            await asyncio.sleep(CANARY_S)
-            status = self.outside.database.orders[order_id].status
-            if status != Status.DELIVERED:
-                words = f"{process.name} alone has not delivered within {CANARY_S} s: {status}"
-                found.append(Violation("I9", order_id, words))
-        return found
-
-    def _captured(self, handle: Mapping[str, str] | None) -> PaymentNews:
-        if handle is None:
-            raise DependencyError("payment_not_open", "the order cannot be paid")
-        emitted: list[PaymentNews] = []
-        self.outside.stripe.emit = emitted.append
-        intent = self.outside.stripe.begin(next(iter(handle.values())))
-        assert intent is not None, "it was opened a moment ago"
-        self.outside.stripe.capture(intent)
-        return emitted[0]
-
     def _heal(self) -> None:
         self.network.note("world", "everything heals", "*")
         self.plan.heal()
@@ -256,46 +186,6 @@ class _World:
         self.outside.stripe.prune_keys()  # by the time that an outage of hours ends, a day has passed
         for server in self.outside.servers.values():
             server.up = True
-
-    # Weather: faults of the surroundings, at random times.
-
-    async def _weather(self) -> None:
-        rng, plan = self.rng, self.plan
-        events = [self._partition, self._outage, self._kill, self._pause, self.cluster.roll]
-        for event in rng.choices(events, weights=(3, 2, 3, 3, 1), k=rng.randrange(8)):
-            await asyncio.sleep(rng.random() * CHAOS_S / 6)
-            if plan.active:
-                await event()
-
-    async def _partition(self) -> None:
-        one = self.rng.choice(list(self.cluster.roles))
-        other = self.rng.choice([name for name in (*PARTIES, *self.cluster.roles) if name != one])
-        self.network.note("network", f"cuts {one} from {other}", "*")
-        self.network.cut(one, other)
-        self.loop.call_later(3.0 + 30.0 * self.rng.random(), self.network.mend, one, other)
-
-    async def _outage(self) -> None:
-        name = self.rng.choice(PARTIES)
-        server = self.outside.servers[name]
-        self.plan.situation(f"{name} down")
-        self.network.note(name, "is down", "*")
-        server.up = False
-        server.crash()
-        await asyncio.sleep(self.rng.choice(OUTAGES_S) * (0.5 + self.rng.random() / 2))
-        if self.cluster.circuits_open():
-            self.plan.situation("circuit open at an outage's end")
-        if name == "postgres" and self.rng.random() < 0.5:  # noqa: PLR2004 - a coin
-            await self._kill()
-            self.plan.situation("postgres down while a host recovers")
-            await asyncio.sleep(10.0 * self.rng.random())
-        server.up = True
-        self.network.note(name, "is up again", "*")
-
-    async def _kill(self) -> None:
-        self.cluster.kill(self.rng.choice(self.cluster.processes()))
-
-    async def _pause(self) -> None:
-        self.network.pause(self.rng.choice(self.cluster.processes()), self.rng.choice(PAUSES_S))
 
     async def _stranger(self) -> None:
         await asyncio.sleep(ARRIVALS_S * self.rng.random())
@@ -331,10 +221,6 @@ class _World:
         whole = order is not None and order.total_minor == news.amount_minor
         own = not self.outside.stripe.intents[news.payment_intent_id].stray
         self.deliveries.emit(news, may_vanish=news.kind == SUCCEEDED and own and alone and whole)
-
-
-def _unanswered(why: str) -> DependencyError:
-    return DependencyError("no_answer", why)
 
 
 @contextlib.contextmanager

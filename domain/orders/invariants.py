@@ -27,7 +27,7 @@ from domain.orders.events import (
     OrderLicensed,
     OrderPaid,
 )
-from domain.orders.state import Order, fold
+from domain.orders.state import TERMINAL, Order, fold
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
@@ -205,7 +205,7 @@ class Examination:
         yield from _row(facts.row, order)
         yield from self._licences(order)
         yield from self._deliveries(order)
-        yield from self._effects(events)
+        yield from self._effects(order, events)
         yield from self._webhooks()
         yield from self._entries(order)
         yield from self._charges(order)
@@ -264,7 +264,7 @@ class Examination:
                 if row.holds_key:
                     yield "I6", f"delivery {row.delivery_id} still holds the key that was forgotten"
 
-    def _effects(self, events: Sequence[Event]) -> Iterator[tuple[str, str]]:
+    def _effects(self, order: Order, events: Sequence[Event]) -> Iterator[tuple[str, str]]:
         if self.facts.effects is None:
             return
         expected: set[str] = set()
@@ -273,8 +273,12 @@ class Examination:
             expected.difference_update(done)
             expected.update(effect.step for effect in due)
         stored = {effect.step for effect in self.facts.effects}
-        for step in sorted(expected - stored - set(self.facts.dropped_steps)):
-            yield "I9", f"nothing will ever {step}: the effect has no row, live or dead"
+        dropped = set(self.facts.dropped_steps)
+        for step in sorted(expected - stored):
+            if step not in dropped:
+                yield "I9", f"nothing will ever {step}: the effect has no row, live or dead"
+            elif order.status not in TERMINAL:
+                yield "I9", f"nothing will ever {step}: an operator dropped it, and the order has not ended"
         for step in sorted(stored - expected):
             yield "I9", f"effect {step} has a row, though it is done or was never due"
         for effect in self.facts.effects:

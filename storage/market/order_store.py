@@ -73,7 +73,9 @@ class PostgresOrderStore:
         self._pool = pool
         self._placing = _grouped(self._place_group)
         self._committing = _grouped(self._commit_group)
-        self._loading = _grouped(self._load_group)
+        self._loading = _grouped(
+            self._load_group, linger_s=0.0
+        )  # a read costs too little to wait for company
 
     async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
         """Insert the order with its key; False when the key was used before."""
@@ -207,8 +209,10 @@ class PostgresOrderStore:
             await connection.execute(SQL[name], values)
 
 
-def _grouped(send: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]) -> Batcher[T, R]:
-    return Batcher(send, batch_max=GROUP_MAX, waiting_max=WAITING_MAX, linger_s=LINGER_S)
+def _grouped(
+    send: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], linger_s: float = LINGER_S
+) -> Batcher[T, R]:
+    return Batcher(send, batch_max=GROUP_MAX, waiting_max=WAITING_MAX, linger_s=linger_s)
 
 
 def _webhook_row(news: PaymentNews) -> dict[str, Any]:

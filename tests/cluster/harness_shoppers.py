@@ -183,10 +183,11 @@ class Buyer:
             if answer.status not in RETRIED:
                 self._seen.wrong.append(f"placing was answered {answer.status}: {answer.body[:300]!r}")
                 return None
-            ours = "problem+json" in answer.headers.get("content-type", "")  # and not HAProxy's own
-            if answer.status == 503 and ours and "retry-after" not in answer.headers:
+            ours = "problem+json" in answer.header(b"content-type")  # and not HAProxy's own
+            retry_after = answer.header(b"retry-after")
+            if answer.status == 503 and ours and not retry_after:
                 self._seen.wrong.append(f"503 without Retry-After: {answer.body[:300]!r}")
-            await asyncio.sleep(min(2.0, float(answer.headers.get("retry-after", RETRY_S))))
+            await asyncio.sleep(min(2.0, float(retry_after or RETRY_S)))
         return None
 
     async def pay(self, purchase: Purchase, order: dict[str, Any]) -> bool:

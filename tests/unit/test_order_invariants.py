@@ -250,9 +250,16 @@ def test_a_dead_letter_is_an_open_case_and_not_overdue():
     assert check_order(facts(*WAY[:3], effects=dead)) == []
 
 
-def test_what_an_operator_dropped_is_his_decision():
-    assert check_order(facts(*WAY[:3], effects=[], dropped_steps=["book"])) == []
-    assert found(facts(*WAY[:3], effects=[], dropped_steps=["fulfil"])) == {"I9"}
+def test_what_an_operator_dropped_still_leaves_an_order_that_nobody_finishes():
+    (violation,) = check_order(facts(*WAY[:3], effects=[], dropped_steps=["book"]))
+    assert violation.invariant == "I9"
+    assert "an operator dropped it" in violation.detail
+
+
+def test_an_order_that_has_ended_needs_nothing_that_was_dropped():
+    delivered = facts(KEYS_PLACE, *WAY[1:], effects=[], dropped_steps=["forget_keys"])
+    assert check_order(delivered) == []
+    assert found(replace(delivered, dropped_steps=[])) == {"I9"}
 
 
 def test_an_old_webhook_may_have_been_purged():
