@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -50,8 +49,8 @@ def deploy(settings: Settings) -> None:
     serve.start(http_options={"host": settings.http.host, "port": settings.http.port})
     # One replica of each serves first; the others join while requests are already answered. Starting
     # all at once would keep everybody waiting for the last of them.
-    for stage in (replace(settings, order_hosts=min(1, settings.order_hosts), ingress_replicas=1), settings):
-        serve.run(build_application(stage), name=APPLICATION, route_prefix="/")
+    for single in (True, False):
+        serve.run(build_application(settings, single=single), name=APPLICATION, route_prefix="/")
 
 
 def _connect(settings: Settings) -> None:

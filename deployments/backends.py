@@ -39,8 +39,8 @@ class Backends:
     signer: Any
 
 
-def bind_backends(settings: Settings) -> Backends:
-    """Return the bound deployments behind the ingress."""
+def bind_backends(settings: Settings, *, single: bool = False) -> Backends:
+    """Return the bound deployments behind the ingress; ``single`` asks for one replica of each."""
     signer = serve.deployment(
         SignerDeployment,
         name="Signer",
@@ -64,11 +64,11 @@ def bind_backends(settings: Settings) -> Backends:
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
     ).bind(settings)
-    orders = _order_hosts(settings, signer) if settings.order_hosts else None
+    orders = _order_hosts(settings, signer, single=single) if settings.order_hosts else None
     return Backends(orders=orders, relay=relay, signer=signer)
 
 
-def _order_hosts(settings: Settings, signer: Any) -> Any:
+def _order_hosts(settings: Settings, signer: Any, *, single: bool) -> Any:
     options: dict[str, Any] = {}
     if find_spec(_ROUTER.rpartition(".")[0]) is not None:
         # Zero fallbacks would stall a dead replica's keys; one takes them at once.
@@ -80,7 +80,7 @@ def _order_hosts(settings: Settings, signer: Any) -> Any:
     return serve.deployment(
         OrderHostDeployment,
         name="OrderHost",
-        num_replicas=settings.order_hosts,
+        num_replicas=1 if single else settings.order_hosts,
         max_ongoing_requests=ORDER_HOST_ONGOING_MAX,
         max_queued_requests=QUEUED_MAX,
         health_check_period_s=HEALTH_PERIOD_S,

@@ -123,13 +123,17 @@ class IngressDeployment:
             self._payloads.close()
 
 
-def build_application(settings: Settings) -> Any:
-    """Bind ingress, order hosts if apart, signer and relay into one Serve application."""
-    backends = bind_backends(settings)
+def build_application(settings: Settings, *, single: bool = False) -> Any:
+    """Bind ingress, order hosts if apart, signer and relay into one Serve application.
+
+    ``single`` asks for one replica of each. Nothing else differs, so that going from one to more starts
+    replicas and restarts none.
+    """
+    backends = bind_backends(settings, single=single)
     return serve.deployment(
         serve.ingress()(IngressDeployment),
         name="Ingress",
-        num_replicas=settings.ingress_replicas,
+        num_replicas=1 if single else settings.ingress_replicas,
         max_ongoing_requests=ONGOING_MAX,
         max_queued_requests=QUEUED_MAX,
         health_check_period_s=HEALTH_PERIOD_S,
