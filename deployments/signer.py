@@ -5,7 +5,7 @@ from pathlib import Path
 
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
-from deployments.process import prepare_process
+from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
 from domain.errors import MarketplaceError
 from domain.orders.ports import Fulfilment
@@ -20,6 +20,7 @@ class SignerDeployment:
         keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
         self._issuer = Issuer(keys, keys)
         self._sealer = ReleaseSealer(keys, keys)
+        settle_process()
 
     async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """See ``Issuer.issue``."""

@@ -39,6 +39,7 @@ def build_app(
         metrics.registry.register(collector)
     guard = Guard(Authenticator(ports.access, monotonic), ports.settings, monotonic)
     watcher = EventWatcher(ports.reads.events_since, on_count=metrics.streams)
+    ports.reads.follow(watcher.push)
     hooks = webhooks.WebhookRoutes(metrics)
     described: list[bytes] = []
 

@@ -15,14 +15,14 @@ from actors.orders.host import PlacedOrder, ReleasedKey
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder
-from domain.orders.ports import Idempotency, PaymentNews, StoredOrder
+from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.signing import KeyRecord
 from storage.market.access import Principal
 from storage.market.catalogue import Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
-from storage.market.order_store import EventRecord, OrderSummary
+from storage.market.order_store import OrderSummary
 from storage.s3 import Link
 
 
@@ -48,8 +48,11 @@ class OrderReads(Protocol):
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         """List a buyer's orders, newest first."""
 
-    async def events_since(self, watched: Mapping[str, int]) -> list[EventRecord]:
-        """Read what happened to each order after the sequence number given for it."""
+    async def events_since(self, watched: Mapping[str, int]) -> list[NumberedEvent]:
+        """Read what happened to each order after the sequence number given for it, in order."""
+
+    def follow(self, follower: Callable[[Turn], None]) -> None:
+        """Have ``follower`` called with each turn that this process commits."""
 
     async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
         """Keep a verified webhook; (order is known, stored now and not a duplicate)."""

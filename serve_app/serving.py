@@ -14,7 +14,7 @@ from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bin
 from deployments.clock import draw_id, utc_now
 from deployments.local_orders import LocalOrders
 from deployments.placement import OrderDirectory, RelayDirectory, SignerDirectory
-from deployments.process import prepare_process
+from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
@@ -62,6 +62,7 @@ class IngressDeployment:
         self._payloads = Bucket(access, settings.s3.bucket_payloads, utc_now)
         self._catalogue = Catalogue(self._pool)
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+        settle_process()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve's hook: the ASGI application of this replica."""

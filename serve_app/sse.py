@@ -1,9 +1,11 @@
-"""Progress streams: server-sent events of orders, all fed by one reader of Postgres per process.
+"""Progress streams: server-sent events of orders, pushed by this process's own commits or read from Postgres.
 
-The reader asks one question for all watched orders every ``POLL_S`` while there is a watcher, so a
-thousand streams cost what one does. Bounded: streams per process, events waiting for a slow reader (who
-is cut off and resumes after ``Last-Event-ID``), and a stream's life. A database that is down is waited for.
-Format: WHATWG HTML, 9.2 "Server-sent events".
+Most orders are run by the replica that streams them, and what it commits it passes on at once. What other
+replicas commit is found by one reader, which asks one question for all watched orders every ``POLL_S``
+while there is a watcher, so a thousand streams cost what one does. Both ways are numbered, so an event that
+comes by both is sent once, and one that comes too early waits for the reader. Bounded: streams per process,
+events waiting for a slow reader (who is cut off and resumes after ``Last-Event-ID``), and a stream's life.
+A database that is down is waited for. Format: WHATWG HTML, 9.2 "Server-sent events".
 """
 
 import asyncio
@@ -11,15 +13,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 from starlette.types import Receive, Scope, Send
 
 from domain.errors import BusyError, MarketplaceError
-from storage.market.order_store import EventRecord
+from domain.orders.ports import NumberedEvent, Turn
 
 log = logging.getLogger("marketplace.streams")
 
-POLL_S = 0.05  # what an event waits at most before it is seen; one query for all streams
+POLL_S = 0.1  # what an event of another replica waits at most; one query for all streams
 POLL_AFTER_FAILURE_S = 1.0
 HEARTBEAT_S = 15.0  # keeps proxies from cutting a silent stream
 LIFE_S = 300.0  # then the client reconnects, perhaps to another replica
@@ -27,7 +31,7 @@ STREAMS_MAX = 1_000  # per process; about 10 KiB each
 WAITING_MAX = 64  # events; an order has some ten in its life, so only a dead reader reaches this
 RETRY_MS = 1_000  # what clients are told to wait before they reconnect
 
-Read = Callable[[Mapping[str, int]], Awaitable[Sequence[EventRecord]]]
+Read = Callable[[Mapping[str, int]], Awaitable[Sequence[NumberedEvent]]]
 
 
 @dataclass(eq=False, slots=True)
@@ -35,8 +39,8 @@ class Subscription:
     """One stream's place at the reader. None in the queue means that it was cut off."""
 
     order_id: str
-    seq: int
-    queue: asyncio.Queue[EventRecord | None] = field(default_factory=lambda: asyncio.Queue(WAITING_MAX + 1))
+    seq: int  # of the last event that is in the queue or was sent
+    queue: asyncio.Queue[NumberedEvent | None] = field(default_factory=lambda: asyncio.Queue(WAITING_MAX + 1))
 
 
 class EventWatcher:
@@ -48,11 +52,26 @@ class EventWatcher:
         self._read = read
         self._poll_s = poll_s
         self._on_count = on_count
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._count = 0
+        self._behind = asyncio.Event()  # a push came too early: the reader must fetch what is before it
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._subscriptions)
+        return self._count
+
+    def push(self, turn: Turn) -> None:
+        """Pass on what this process has just committed."""
+        subscriptions = self._subscriptions.get(turn.order.order_id)
+        if subscriptions:
+            first_seq = turn.order.seq - len(turn.events) + 1
+            self._deliver(
+                subscriptions,
+                [
+                    NumberedEvent(turn.order.order_id, seq, event)
+                    for seq, event in enumerate(turn.events, first_seq)
+                ],
+            )
 
     @contextlib.contextmanager
     def subscribed(self, order_id: str, seq: int) -> Iterator[Subscription]:
@@ -61,24 +80,23 @@ class EventWatcher:
         Raises:
             BusyError: ``streams_full``.
         """
-        if len(self._subscriptions) >= STREAMS_MAX:
+        if self._count >= STREAMS_MAX:
             raise BusyError(
                 "streams_full", "Too many progress streams are open. Ask for the order itself instead.", 5
             )
         subscription = Subscription(order_id, seq)
-        self._subscriptions.add(subscription)
-        self._on_count(len(self._subscriptions))
+        self._subscriptions.setdefault(order_id, []).append(subscription)
+        self._changed(1)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
         try:
             yield subscription
         finally:
-            self._subscriptions.discard(subscription)
-            self._on_count(len(self._subscriptions))
+            self._remove(subscription)
 
     async def close(self) -> None:
         """End every stream; clients reconnect elsewhere."""
-        for subscription in list(self._subscriptions):
+        for subscription in [one for listed in self._subscriptions.values() for one in listed]:
             self._cut(subscription)
         if self._task is not None:
             self._task.cancel()
@@ -88,6 +106,7 @@ class EventWatcher:
     async def _watch(self) -> None:
         while self._subscriptions:
             pause_s = self._poll_s
+            self._behind.clear()
             try:
                 self._dispatch(await self._read(self._watched()))
             except MarketplaceError as failure:
@@ -97,37 +116,52 @@ class EventWatcher:
                 # Streams must not fall silent for ever because one read went wrong.
                 log.exception("progress streams could not be read")
                 pause_s = POLL_AFTER_FAILURE_S
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._behind.wait()
 
     def _watched(self) -> dict[str, int]:
-        lowest: dict[str, int] = {}
-        for subscription in self._subscriptions:
-            known = lowest.get(subscription.order_id)
-            lowest[subscription.order_id] = (
-                subscription.seq if known is None else min(known, subscription.seq)
-            )
-        return lowest
+        return {
+            order_id: min(subscription.seq for subscription in listed)
+            for order_id, listed in self._subscriptions.items()
+        }
 
-    def _dispatch(self, records: Sequence[EventRecord]) -> None:
-        if not records:
-            return
-        by_order: dict[str, list[EventRecord]] = {}
-        for record in records:
-            by_order.setdefault(record.order_id, []).append(record)
-        for subscription in list(self._subscriptions):
-            for record in by_order.get(subscription.order_id, ()):
-                if record.seq <= subscription.seq:
+    def _dispatch(self, events: Sequence[NumberedEvent]) -> None:
+        for order_id, of_order in groupby(events, key=attrgetter("order_id")):
+            subscriptions = self._subscriptions.get(order_id)
+            if subscriptions:
+                self._deliver(subscriptions, list(of_order))
+
+    def _deliver(self, subscriptions: Sequence[Subscription], events: Sequence[NumberedEvent]) -> None:
+        for subscription in tuple(subscriptions):
+            for event in events:
+                if event.seq <= subscription.seq:
                     continue
+                if event.seq > subscription.seq + 1:
+                    self._behind.set()
+                    break
                 if subscription.queue.qsize() >= WAITING_MAX:
                     self._cut(subscription)
                     break
-                subscription.seq = record.seq
-                subscription.queue.put_nowait(record)
+                subscription.seq = event.seq
+                subscription.queue.put_nowait(event)
 
     def _cut(self, subscription: Subscription) -> None:
-        self._subscriptions.discard(subscription)
+        self._remove(subscription)
         with contextlib.suppress(asyncio.QueueFull):  # then it has been told already
             subscription.queue.put_nowait(None)
+
+    def _remove(self, subscription: Subscription) -> None:
+        listed = self._subscriptions.get(subscription.order_id, [])
+        if subscription in listed:
+            listed.remove(subscription)
+            self._changed(-1)
+        if not listed:
+            self._subscriptions.pop(subscription.order_id, None)
+
+    def _changed(self, by: int) -> None:
+        self._count += by
+        self._on_count(self._count)
 
 
 class EventStream:
@@ -140,9 +174,9 @@ class EventStream:
         self,
         watcher: EventWatcher,
         order_id: str,
-        first: Sequence[EventRecord],
+        first: Sequence[NumberedEvent],
         after_seq: int,
-        render: Callable[[EventRecord], tuple[bytes, bool]],
+        render: Callable[[NumberedEvent], tuple[bytes, bool]],
         *,
         heartbeat_s: float = HEARTBEAT_S,
         life_s: float = LIFE_S,

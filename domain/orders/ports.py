@@ -48,6 +48,15 @@ class SealedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberedEvent:
+    """An event of an order with its number: 1..n without a gap (invariant I6)."""
+
+    order_id: str
+    seq: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One command's whole outcome: committed together, or not at all.
 

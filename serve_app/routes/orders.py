@@ -19,15 +19,15 @@ from domain.money import is_currency
 from domain.orders.commands import PlaceOrder
 from domain.orders.decide import LINES_MAX, QUANTITY_MAX, decide
 from domain.orders.events import (
+    KIND_OF,
     DeliveryChoice,
     Event,
     Line,
     OrderCancelled,
     OrderPaid,
     PaymentOpened,
-    decode_event,
 )
-from domain.orders.ports import Idempotency, StoredOrder
+from domain.orders.ports import Idempotency, NumberedEvent, StoredOrder
 from domain.orders.state import TERMINAL, Order, Status, evolve, fold
 from serve_app import examples
 from serve_app.auth import BUYER, OPERATOR
@@ -41,7 +41,6 @@ from serve_app.schemas.base import rfc3339
 from serve_app.sse import EventStream, EventWatcher
 from storage.age.errors import RecipientError
 from storage.age.recipients import parse_recipient
-from storage.market.order_store import EventRecord
 
 PAYLOAD_LINK_LIFETIME_S = 900  # a download that takes longer has begun by then; links are made on demand
 RECIPIENTS_REMEMBERED = 4_096  # checking one costs a key agreement, and buyers come back
@@ -124,14 +123,13 @@ class OrderRoutes:
     async def events(self, call: Call) -> ASGIApp:
         """GET /v1/orders/{order_id}/events."""
         order_id = call.parameters["order_id"]
-        records = await call.ports.reads.events_since({order_id: 0}) if is_id("ord", order_id) else []
-        if not records or not _may_read(call, records[0].data.get("buyer_id", "")):
-            raise NotFoundError("order_not_found", "You have no such order.")
+        _, stored = await _visible_order(call)
+        events = [NumberedEvent(order_id, seq, event) for seq, event in enumerate(stored.events, 1)]
         progress = _Progress(order_id)
         if JSON.encode() in call.headers.get(b"accept", b""):
-            return reply(200, {"items": [progress.document(record) for record in records]})
+            return reply(200, {"items": [progress.document(event) for event in events]})
         call.stream()
-        return EventStream(self._watcher, order_id, records, _last_event_id(call), progress.render)
+        return EventStream(self._watcher, order_id, events, _last_event_id(call), progress.render)
 
     async def deliveries(self, call: Call) -> Response:
         """GET /v1/orders/{order_id}/deliveries."""
@@ -174,21 +172,23 @@ class OrderRoutes:
 
 
 class _Progress:
-    """Turns records into documents; the status after each event is built up from the first one on."""
+    """Turns events into documents; the status after each one is built up from the first one on."""
 
     def __init__(self, order_id: str) -> None:
         self._order_id = order_id
         self._order: Order | None = None
 
-    def document(self, record: EventRecord) -> dict[str, object]:
-        event = decode_event(record.kind, record.data)
-        self._order = evolve(self._order_id, self._order, event)
-        return schemas.event_document(self._order, record.kind, event)
+    def document(self, numbered: NumberedEvent) -> dict[str, object]:
+        self._order = evolve(self._order_id, self._order, numbered.event)
+        return schemas.event_document(self._order, KIND_OF[type(numbered.event)], numbered.event)
 
-    def render(self, record: EventRecord) -> tuple[bytes, bool]:
-        data = self.document(record)
-        text = b"id: %d\nevent: %b\ndata: %b\n\n" % (record.seq, record.kind.encode(), orjson.dumps(data))
-        return text, data["status"] in TERMINAL
+    def render(self, numbered: NumberedEvent) -> tuple[bytes, bool]:
+        data = self.document(numbered)
+        kind = KIND_OF[type(numbered.event)].encode()
+        return (
+            b"id: %d\nevent: %b\ndata: %b\n\n" % (numbered.seq, kind, orjson.dumps(data)),
+            data["status"] in TERMINAL,
+        )
 
 
 async def _quote(call: Call, cart: schemas.NewOrder) -> PlaceOrder:

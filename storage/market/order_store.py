@@ -5,6 +5,7 @@ way share the next one (group commit): half of a commit's cost does not depend o
 shared commit fails for a reason that one turn may have caused, each turn is committed by itself.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from domain.orders.events import decode_event
 from domain.orders.ports import (
     DueEffect,
     Idempotency,
+    NumberedEvent,
     PaymentNews,
     RecordedCommand,
     StoredOrder,
@@ -31,6 +33,8 @@ from storage.market.pool import Pool, borrow, fetch
 from storage.market.turn_rows import EFFECT_LEASE_S, placing_rows, turn_rows, webhook_payload
 from storage.sql import load_queries
 
+log = logging.getLogger("marketplace.storage")
+
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "orders.sql").items()}
 GROUP_MAX = 64  # turns per commit: a hundred rows or two, well under a millisecond of locks
 WAITING_MAX = 2_048  # turns waiting for a commit; beyond it callers are told to come back
@@ -38,6 +42,7 @@ LINGER_S = (
     0.002  # a turn waits this long for company; a commit's fixed cost is 0.3 ms here and 0.3 in Postgres
 )
 ERROR_CHARS_MAX = 500
+Follower = Callable[[Turn], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -54,23 +59,12 @@ class OrderSummary:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
-    """One stored event with its number; ``data`` is the event's JSON object."""
-
-    order_id: str
-    seq: int
-    event_id: str
-    kind: str
-    data: Mapping[str, Any]
-    at: datetime
-
-
 class PostgresOrderStore:
     """See the port for the contract; raises ``DependencyError('database_unavailable')`` when down."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._followers: list[Follower] = []
         self._placing = _grouped(self._place_group)
         self._committing = _grouped(self._commit_group)
         self._loading = _grouped(
@@ -89,6 +83,10 @@ class PostgresOrderStore:
         """Read the order's events, oldest first."""
         return await self._loading.submit(order_id)
 
+    def follow(self, follower: Follower) -> None:
+        """Have ``follower`` called with each turn that this process commits, right after its commit."""
+        self._followers.append(follower)
+
     async def _place_group(self, group: Sequence[tuple[Turn, Idempotency]]) -> list[bool | Exception]:
         return await self._group("place_orders", placing_rows, group, lambda one: one[0].order.order_id)
 
@@ -96,8 +94,14 @@ class PostgresOrderStore:
         # Two turns of one order cannot share a statement: both would see the same fence.
         order_ids = {turn.order.order_id for turn in turns}
         if len(order_ids) < len(turns):
-            return await self._one_by_one("commit_turns", turn_rows, turns)
-        return await self._group("commit_turns", turn_rows, turns, lambda turn: turn.order.order_id)
+            answers = await self._one_by_one("commit_turns", turn_rows, turns)
+        else:
+            answers = await self._group("commit_turns", turn_rows, turns, lambda turn: turn.order.order_id)
+        for follower in self._followers:
+            for turn, answer in zip(turns, answers, strict=True):
+                if answer is True:
+                    follower(turn)
+        return answers
 
     async def _group(
         self,
@@ -196,10 +200,19 @@ class PostgresOrderStore:
         )
         return [OrderSummary(*row) for row in rows]
 
-    async def events_since(self, watched: Mapping[str, int]) -> list[EventRecord]:
-        """Read what happened to each watched order after the sequence number given for it."""
+    async def events_since(self, watched: Mapping[str, int]) -> list[NumberedEvent]:
+        """Read what happened to each watched order after the sequence number given for it, in order."""
         rows = await self._fetch("events_since", {"order_ids": list(watched), "seqs": list(watched.values())})
-        return [EventRecord(*row) for row in rows]
+        events = []
+        for order_id, of_order in groupby(rows, key=itemgetter(0)):
+            try:
+                events += [
+                    NumberedEvent(order_id, seq, decode_event(kind, data)) for _, seq, kind, data in of_order
+                ]
+            except (KeyError, TypeError):
+                # A newer build's event during a rolling update: the others' streams must not stand still.
+                log.warning("an event of %s is not known to this build", order_id)
+        return events
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
         return await fetch(self._pool, SQL[name], values)

@@ -179,7 +179,7 @@ ORDER BY order_id DESC LIMIT %(limit)s
 
 -- name: events_since
 -- One query serves every progress stream of a replica: pairs of (order, last sequence number seen).
-SELECT e.order_id, e.seq, e.event_id, e.kind, e.data, e.at
+SELECT e.order_id, e.seq, e.kind, e.data
 FROM unnest(%(order_ids)s::text[], %(seqs)s::int[]) AS w (order_id, seq)
 JOIN market.order_events e ON e.order_id = w.order_id AND e.seq > w.seq
 ORDER BY e.order_id, e.seq

@@ -5,26 +5,22 @@ The host, the issuer and the sealer are the real ones; only what they stand on i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from actors.orders.host import OrderHost, PlacedOrder, ReleasedKey
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
-from domain.ids import derive_id
 from domain.orders.commands import PlaceOrder
 from domain.orders.decide import RELEASED_KEY_TTL_S
-from domain.orders.events import KIND_OF
-from domain.orders.ports import Fulfilment, Idempotency, PaymentNews, StoredOrder
+from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.orders.state import Order, fold
 from domain.signing import KeyRecord
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
-from storage.market.order_store import EventRecord, OrderSummary
+from storage.market.order_store import OrderSummary
 from tests.fakes.orders import FakeOrderStore
 
 if TYPE_CHECKING:
@@ -61,22 +57,19 @@ class FakeReads:
                 )
         return summaries[:limit]
 
-    async def events_since(self, watched: Mapping[str, int]) -> list[EventRecord]:
+    async def events_since(self, watched: Mapping[str, int]) -> list[NumberedEvent]:
         if self.failure is not None:
             raise self.failure
-        records = []
-        for order_id, seq in watched.items():
-            row = self.store.orders.get(order_id)
-            for number, event in enumerate(row.events if row else [], 1):
-                if number > seq:
-                    data = orjson.loads(orjson.dumps(event))
-                    kind = KIND_OF[type(event)]
-                    records.append(
-                        EventRecord(
-                            order_id, number, derive_id("evt", order_id, str(number)), kind, data, event.at
-                        )
-                    )
-        return records
+        return [
+            NumberedEvent(order_id, number, event)
+            for order_id, seq in watched.items()
+            if (row := self.store.orders.get(order_id)) is not None
+            for number, event in enumerate(row.events, 1)
+            if number > seq
+        ]
+
+    def follow(self, follower: Callable[[Turn], None]) -> None:
+        self.store.followers.append(follower)
 
     async def store_webhook(self, news: PaymentNews) -> tuple[bool, bool]:
         if self.failure is not None:

@@ -95,6 +95,7 @@ class FakeOrderStore:
     deliveries: dict[str, SealedDelivery] = field(default_factory=dict)
     fail_before: int = 0
     fail_after: int = 0
+    followers: list[Callable[[Turn], None]] = field(default_factory=list)
 
     async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
         self._maybe_fail("before")
@@ -129,6 +130,8 @@ class FakeOrderStore:
             for delivery in turn.order.delivery_ids:
                 self.deliveries[delivery] = replace(self.deliveries[delivery], wrapped_identity=None)
         self._maybe_fail("after")
+        for follower in self.followers:
+            follower(turn)
         return True
 
     async def load(self, order_id: str) -> StoredOrder | None:

@@ -8,7 +8,7 @@ from actors.orders.host import OrderHost
 from actors.orders.sweep import Sweep
 from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id
-from domain.orders.events import DeliveryChoice
+from domain.orders.events import DeliveryChoice, DeliveryKeysForgotten, OrderScreened
 from domain.orders.ports import Idempotency
 from storage import migrations
 from storage.market.fulfilment import FulfilmentReads
@@ -106,7 +106,7 @@ class TestPostgresOrderStore(OrderStoreContract):
     async def test_progress_is_read_for_many_orders_at_once(self, store):
         await placed(store)
         records = await store.events_since({order_id(): 1, order_id(2): 0})
-        assert [(record.seq, record.kind) for record in records] == [(2, "order.screened")]
+        assert [(record.seq, type(record.event)) for record in records] == [(2, OrderScreened)]
         assert (await store.events_since({order_id(): 2})) == []
 
     async def test_a_buyers_list_is_newest_first_and_pages(self, store):
@@ -189,5 +189,5 @@ async def test_a_released_key_lives_its_time_and_is_then_destroyed(store, migrat
     with pytest.raises(RejectedError, match="delivery_key_expired"):
         await host.release_key(order_id(), delivery)
     records = await store.events_since({order_id(): 0})
-    assert records[-1].kind == "order.delivery_keys_forgotten"
+    assert isinstance(records[-1].event, DeliveryKeysForgotten)
     assert [record.seq for record in records] == list(range(1, 9))

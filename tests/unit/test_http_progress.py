@@ -7,6 +7,8 @@ import orjson
 import pytest
 
 from domain.errors import DependencyError
+from domain.orders.commands import RecordPaymentFailure
+from domain.orders.events import PaymentFailed
 from serve_app import sse
 from serve_app.sse import EventStream, EventWatcher
 from tests.fakes.http_client import Client, pay
@@ -183,6 +185,44 @@ async def test_all_streams_share_one_reader_that_rests_without_them(market, app,
     count = len(asked)
     await asyncio.sleep(5 * POLL_S)
     assert len(asked) == count
+
+
+async def test_what_this_process_commits_is_passed_on_without_a_read(market, order_id):
+    asked = []
+
+    async def counted(watched):
+        asked.append(watched)
+        return await FakeReads(market.store).events_since(watched)
+
+    watcher = EventWatcher(counted, poll_s=60)
+    market.store.followers.append(watcher.push)
+    with watcher.subscribed(order_id, 3) as subscription:
+        await asyncio.sleep(0)  # the reader's first look
+        await market.directory.host.execute(
+            order_id, RecordPaymentFailure("evt_no", "card_declined", "No.", market.clock())
+        )
+        async with asyncio.timeout(5):
+            event = await subscription.queue.get()
+        assert (event.seq, type(event.event)) == (4, PaymentFailed)
+        assert len(asked) == 1
+    await watcher.close()
+
+
+async def test_a_push_that_comes_too_early_waits_for_the_reader_and_nothing_comes_twice(market, order_id):
+    watcher = EventWatcher(FakeReads(market.store).events_since, poll_s=60)
+    with watcher.subscribed(order_id, 3) as late:
+        await asyncio.sleep(0)
+        with watcher.subscribed(order_id, 1) as early:  # after the reader's look: it has missed 2 and 3
+            market.store.followers.append(watcher.push)
+            await market.directory.host.execute(
+                order_id, RecordPaymentFailure("evt_no", "card_declined", "No.", market.clock())
+            )
+            async with asyncio.timeout(5):
+                assert [(await early.queue.get()).seq for _ in range(3)] == [2, 3, 4]
+            assert (await late.queue.get()).seq == 4
+            assert late.queue.empty()
+            assert early.queue.empty()
+    await watcher.close()
 
 
 async def test_a_read_that_fails_is_repeated(market, order_id, monkeypatch):
