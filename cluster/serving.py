@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus
 
 from cluster.local.services import SERVING_WORDS
@@ -33,6 +34,7 @@ log = logging.getLogger("marketplace.serving")
 
 APPLICATION = "marketplace"
 CONNECT_DEADLINE_S = 90.0  # ray.init itself waits some 30 s each time
+CONNECT_PAUSE_S = 1.0
 WATCH_INTERVAL_S = 5.0  # how often a failed deployment is looked for
 STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY})
 
@@ -64,10 +66,13 @@ def _connect(settings: Settings) -> None:
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except ConnectionError:
+        except (OSError, RuntimeError, RayError) as error:
+            # No node yet, or the cluster was replaced while we joined it: its id is then another one.
             if time.monotonic() > deadline:
                 raise
-            log.warning("Ray at %s has no node yet", settings.ray_address)
+            log.warning("Ray at %s cannot be joined yet: %s", settings.ray_address, error)
+            ray.shutdown()
+            time.sleep(CONNECT_PAUSE_S)
         else:
             return
 
