@@ -23,7 +23,7 @@ from serve_app.observability import IngressMetrics
 from serve_app.openapi import openapi_document
 from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
-from serve_app.routes import catalogue, dead_letters, licences, ops, orders, service, webhooks
+from serve_app.routes import catalogue, dead_letters, licences, ops, orders, sales, service, webhooks
 from serve_app.sse import EventWatcher
 
 
@@ -55,7 +55,8 @@ def build_app(
         *catalogue.operations(guard),
         *licences.operations(monotonic),
         *ops.operations(),
-        *(dead_letters.operations(ports.dead_letters) if ports.dead_letters else ()),
+        *dead_letters.operations(),
+        *sales.operations(),
         *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )
 

@@ -243,6 +243,14 @@ DROPPED_LETTER = {
     "reason": "Returned at Stripe by hand, re_3PqR.",
     "consequence": "The order never learns of it. If money moved, nobody will return it but you, at Stripe.",
 }
+SALES_DAY = {
+    "day": "2026-11-24",
+    "sku_id": "sku_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "currency": "USD",
+    "orders": 3,
+    "units": 4,
+    "gross_minor": 19_600,
+}
 PROBLEM = {
     "type": "urn:illuvrse:problem:sku_not_found",
     "title": "No such SKU",

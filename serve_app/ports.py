@@ -6,7 +6,7 @@ runs in a test without sockets, Ray or Postgres.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from prometheus_client.registry import Collector
@@ -23,6 +23,7 @@ from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
+from storage.market.sales import SalesCursor, SalesDay
 from storage.s3 import Link
 
 
@@ -150,6 +151,21 @@ class DeadLetterStore(Protocol):
         """Retry or drop one, once per idempotency key."""
 
 
+class SalesReads(Protocol):
+    """``storage.market.sales``."""
+
+    async def by_day(
+        self,
+        first_day: date,
+        last_day: date,
+        limit: int,
+        *,
+        seller_id: str | None = None,
+        after: SalesCursor | None = None,
+    ) -> Sequence[SalesDay]:
+        """List sales by day, SKU and currency, of one seller or of all."""
+
+
 class Signing(Protocol):
     """The signer's actor, as far as HTTP needs it."""
 
@@ -199,10 +215,7 @@ class IngressSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngressPorts:
-    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline.
-
-    Without ``dead_letters`` the operations on them are not offered.
-    """
+    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline."""
 
     orders: Orders
     reads: OrderReads
@@ -211,6 +224,8 @@ class IngressPorts:
     licences: LicenceStore
     access: AccessStore
     commands: CommandStore
+    dead_letters: DeadLetterStore
+    sales: SalesReads
     signing: Signing
     payloads: PayloadLinks
     uploads: UploadLinks
@@ -220,4 +235,3 @@ class IngressPorts:
     settings: IngressSettings
     collectors: Sequence[Collector] = ()
     expositions: Sequence[Callable[[], Awaitable[bytes]]] = ()
-    dead_letters: DeadLetterStore | None = None

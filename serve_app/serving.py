@@ -25,6 +25,7 @@ from storage.market.dead_letters import DeadLetters
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
+from storage.market.sales import Sales
 from storage.s3 import Bucket, S3Access
 
 POOL_MAX = 8  # statements of a millisecond each; more would only queue in Postgres instead of here
@@ -78,6 +79,8 @@ class IngressDeployment:
             licences=LicenceReads(self._pool),
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
+            dead_letters=DeadLetters(self._pool),
+            sales=Sales(self._pool),
             signing=self._signer,
             payloads=self._payloads,
             uploads=self._uploads,
@@ -87,7 +90,6 @@ class IngressDeployment:
                 "relay": self._relay.ready,
                 "signer": self._signer.ready,
             },
-            dead_letters=DeadLetters(self._pool),
             collectors=(self._orders.collector,) if isinstance(self._orders, LocalOrders) else (),
             expositions=(self._relay.exposition,),
             clock=utc_now,

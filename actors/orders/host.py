@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.grains.runtime import GrainCounts, GrainLimits, Grains, StaleStateError
 from actors.orders.effects import EffectResult, Effects
-from actors.orders.retries import backoff_s, code_of, is_final
+from actors.orders.retries import UNFORESEEN_TRIES_MAX, backoff_s, code_of, is_final
 from domain.errors import (
     BusyError,
     ConflictError,
@@ -50,6 +50,7 @@ REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must no
 PLACING_MAX = 128
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
 STATE_BYTES, LINE_BYTES = 1_600, 950  # of a grain's state, measured by `marketplace bench grains`
+RESULT_WITHOUT_CHANGE = "its result changed nothing"
 CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
 
 
@@ -234,7 +235,7 @@ class OrderHost:
             cached = await self._grains.turn(order_id, _peek)
             command, result = await self._effects.run(step, cached.order)
             if not await self.execute(order_id, command, result):
-                await self._settle(order_id, step)
+                await self._settle(order_id, step, attempts)
         except Exception as failure:  # noqa: BLE001 - whatever it was, its row must be deferred or buried
             await self._failed(order_id, step, attempts, failure)
 
@@ -272,12 +273,18 @@ class OrderHost:
                 raise
             raise StaleStateError(order_id) from None
 
-    async def _settle(self, order_id: str, step: str) -> None:
+    async def _settle(self, order_id: str, step: str, attempts: int) -> None:
         """A result changed nothing: another host recorded it first, or the step became pointless.
 
-        The commit that did so has deleted the row; if it is still there it is deferred, and reported.
+        The commit that did so has deleted the row, and both of these then touch nothing. A row that is still
+        there after several tries is nobody's: it becomes a dead letter instead of running for ever.
         """
-        await self._store.defer_effect(order_id, step, delay_s=60.0, error="result changed nothing")
+        if attempts + 1 >= UNFORESEEN_TRIES_MAX:
+            await self._store.bury_effect(
+                order_id, step, "effect_without_result", "Its result changes nothing."
+            )
+        else:
+            await self._store.defer_effect(order_id, step, 60.0, RESULT_WITHOUT_CHANGE)
 
     async def _replay(self, buyer_id: str, idempotency: Idempotency) -> PlacedOrder:
         """Answer a repeated request with the order as the first one saw it become payable.

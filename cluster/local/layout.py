@@ -108,7 +108,7 @@ class Layout:
                 (self.run, PRIVATE_DIR),
                 (self.keys, PRIVATE_DIR),
             ):
-                folder.mkdir(mode=mode, exist_ok=True)
+                folder.mkdir(mode=mode, parents=True, exist_ok=True)
                 folder.chmod(mode)
             write_private(self.run / "write-test", "")
             (self.run / "write-test").unlink()

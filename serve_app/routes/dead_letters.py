@@ -5,25 +5,27 @@ follows: dropping an effect leaves an order that nobody will finish, and that is
 Refused: to edit work, or to finish it by hand.
 """
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import get_args
-from urllib.parse import parse_qs
 
 from starlette.responses import Response
 
-from domain.errors import RejectedError
 from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
 from serve_app import examples
 from serve_app.auth import OPERATOR
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import answer, write_of
 from serve_app.operations import Answer, Handler, Operation
-from serve_app.paging import LIMIT_DEFAULT, LIMIT_MAX, QUERY
-from serve_app.ports import DeadLetterStore
-from serve_app.problems import FieldsInvalidError
+from serve_app.paging import (
+    QUERY,
+    cursor_after,
+    cursor_invalid,
+    field_invalid,
+    limit_of,
+    query_of,
+    read_cursor,
+)
 from serve_app.schemas.dead_letters import (
     DeadLetterDecision,
     DeadLetterPage,
@@ -44,8 +46,6 @@ from storage.market.dead_letters import (
 )
 
 ACTION_PREFIX = "act"
-CURSOR_CHARS_MAX = 512  # a time and a letter's id, of which a webhook's is the longest
-_QUERY_FIELDS_MAX = 20
 _OPERATORS = frozenset({OPERATOR})
 
 RETRIED = {
@@ -72,42 +72,39 @@ UNFINISHED = {
 UNFINISHED_OTHERWISE = "The order stays as it is: nobody will finish this step."
 
 
-class DeadLetterRoutes:
-    """The handlers, over the letters' store."""
+async def list_all(call: Call) -> Response:
+    """GET /v1/ops/dead-letters."""
+    kind, before, limit = _page_of(call)
+    rows = await call.ports.dead_letters.page(kind, before, limit + 1)
+    page = rows[:limit]
+    cursor = cursor_after(_place(page[-1])) if len(rows) > limit else None
+    body = {"items": [letter_document(row) for row in page], "next_cursor": cursor}
+    return reply(200, body, {"Cache-Control": "no-store"})
 
-    def __init__(self, letters: DeadLetterStore) -> None:
-        self._letters = letters
 
-    async def list_all(self, call: Call) -> Response:
-        """GET /v1/ops/dead-letters."""
-        kind, before, limit = _page_of(call)
-        rows = await self._letters.page(kind, before, limit + 1)
-        page = rows[:limit]
-        cursor = _cursor_after(page[-1]) if len(rows) > limit else None
-        body = {"items": [letter_document(row) for row in page], "next_cursor": cursor}
-        return reply(200, body, {"Cache-Control": "no-store"})
+async def retry(call: Call) -> Response:
+    """POST /v1/ops/dead-letters/{letter_id}/retry."""
+    return await _decide(call, "retry", _retried)
 
-    async def retry(self, call: Call) -> Response:
-        """POST /v1/ops/dead-letters/{letter_id}/retry."""
-        return await self._decide(call, "retry", _retried)
 
-    async def drop(self, call: Call) -> Response:
-        """POST /v1/ops/dead-letters/{letter_id}/drop."""
-        return await self._decide(call, "drop", _dropped)
+async def drop(call: Call) -> Response:
+    """POST /v1/ops/dead-letters/{letter_id}/drop."""
+    return await _decide(call, "drop", _dropped)
 
-    async def _decide(self, call: Call, verb: Verb, consequence: Callable[[LetterName], str]) -> Response:
-        value = await call.json()
-        reason = read_model(DeadLetterReason, value).reason
-        name = LetterName.parse(call.parameters["letter_id"])
-        decision = Decision(verb, name, call.ports.new_id(ACTION_PREFIX), reason)
-        body = {
-            "id": name.letter_id,
-            "decision": "retried" if verb == "retry" else "dropped",
-            "action_id": decision.action_id,
-            "reason": reason,
-            "consequence": consequence(name),
-        }
-        return answer(200, body, await self._letters.decide(write_of(call, value), decision, body))
+
+async def _decide(call: Call, verb: Verb, consequence: Callable[[LetterName], str]) -> Response:
+    value = await call.json()
+    reason = read_model(DeadLetterReason, value).reason
+    name = LetterName.parse(call.parameters["letter_id"])
+    decision = Decision(verb, name, call.ports.new_id(ACTION_PREFIX), reason)
+    body = {
+        "id": name.letter_id,
+        "decision": "retried" if verb == "retry" else "dropped",
+        "action_id": decision.action_id,
+        "reason": reason,
+        "consequence": consequence(name),
+    }
+    return answer(200, body, await call.ports.dead_letters.decide(write_of(call, value), decision, body))
 
 
 def _retried(name: LetterName) -> str:
@@ -125,54 +122,34 @@ def _page_of(call: Call) -> tuple[Kind | None, tuple[datetime, str] | None, int]
         FieldsInvalidError: ``query_invalid``.
         RejectedError: ``cursor_invalid``.
     """
-    try:
-        query = parse_qs(
-            call.scope["query_string"].decode("ascii"),
-            keep_blank_values=True,
-            max_num_fields=_QUERY_FIELDS_MAX,
-        )
-    except ValueError:
-        raise FieldsInvalidError("query_invalid", "The query is malformed or has too many fields.") from None
-    text = query.get("limit", [str(LIMIT_DEFAULT)])[-1]
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(LIMIT_MAX)) else 0
-    if not 1 <= limit <= LIMIT_MAX:
-        raise _wrong("limit", f"Give an integer from 1 to {LIMIT_MAX}.")
+    query = query_of(call)
+    limit = limit_of(query)
     kind: Kind | None = None
     if "kind" in query:
-        kind = next((one for one in KINDS if one == query["kind"][-1]), None)
+        kind = next((one for one in KINDS if one == query["kind"]), None)
         if kind is None:
-            raise _wrong("kind", f"Give one of {', '.join(KINDS)}, or leave it out.")
-    cursor = query.get("cursor", [""])[-1]
-    return kind, (_read_cursor(cursor) if cursor else None), limit
+            raise field_invalid("kind", f"Give one of {', '.join(KINDS)}, or leave it out.")
+    cursor = query.get("cursor")
+    return kind, (_read_place(cursor) if cursor else None), limit
 
 
-def _wrong(name: str, fault: str) -> FieldsInvalidError:
-    return FieldsInvalidError("query_invalid", "A query parameter is wrong.", [(name, fault)])
+def _place(letter: DeadLetter) -> str:
+    return f"{letter.dead_since.astimezone(UTC).isoformat()} {letter.letter_id}"
 
 
-def _cursor_after(letter: DeadLetter) -> str:
-    text = f"{letter.dead_since.astimezone(UTC).isoformat()} {letter.letter_id}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    invalid = RejectedError("cursor_invalid", "Use next_cursor of the page before, or none at first.")
-    if len(cursor) > CURSOR_CHARS_MAX:
-        raise invalid
+def _read_place(cursor: str) -> tuple[datetime, str]:
+    at_text, _, letter_id = read_cursor(cursor).partition(" ")
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        at_text, _, letter_id = text.partition(" ")
         at = datetime.fromisoformat(at_text)
-    except (binascii.Error, ValueError):
-        raise invalid from None
+    except ValueError:
+        raise cursor_invalid() from None
     if at.tzinfo != UTC or not letter_id.isprintable():
-        raise invalid
+        raise cursor_invalid()
     return at, letter_id
 
 
-def operations(letters: DeadLetterStore) -> Sequence[Operation]:
+def operations() -> Sequence[Operation]:
     """List the operations on dead letters."""
-    routes = DeadLetterRoutes(letters)
     kinds = {"type": "string", "enum": list(get_args(LetterKind)), "description": "Only letters of this kind"}
     return (
         Operation(
@@ -180,14 +157,14 @@ def operations(letters: DeadLetterStore) -> Sequence[Operation]:
             "/v1/ops/dead-letters",
             "listDeadLetters",
             "Work that was given up, newest first",
-            routes.list_all,
+            list_all,
             {200: Answer("A page", DeadLetterPage, {"items": [examples.DEAD_LETTER], "next_cursor": None})},
             roles=_OPERATORS,
             query={**QUERY, "kind": kinds},
             problems=("query_invalid", "cursor_invalid"),
         ),
-        _decision("retry", "retryDeadLetter", "Try it again, now and with all its tries", routes.retry),
-        _decision("drop", "dropDeadLetter", "Let it go; the answer says what stays undone", routes.drop),
+        _decision("retry", "retryDeadLetter", "Try it again, now and with all its tries", retry),
+        _decision("drop", "dropDeadLetter", "Let it go; the answer says what stays undone", drop),
     )
 
 

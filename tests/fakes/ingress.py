@@ -26,9 +26,11 @@ from storage.market.access import Principal
 from storage.market.catalogue import Publication, Release, ReleaseSummary, Sku
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
+from tests.fakes.dead_letters import FakeDeadLetters
 from tests.fakes.market_orders import FakeDirectory, FakeLicences, FakeReads, FakeSigner
 from tests.fakes.market_stores import FakeAccess, FakeBucket, FakeCatalogue, FakeCommands
 from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic, FakeOrderStore
+from tests.fakes.sales import FakeSales
 
 WEBHOOK_SECRET = "whsec_test"
 OLD_WEBHOOK_SECRET = "whsec_rotated_out"
@@ -64,6 +66,8 @@ class FakeMarket:
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
         self.access = FakeAccess(self.commands)
+        self.dead_letters = FakeDeadLetters(self.store, self.commands)
+        self.sales = FakeSales(self)
         self.publisher = Publisher(self.catalogue, self.uploads, self.payloads, self.signer, self.clock)  # type: ignore[arg-type]
         self.checks: dict[str, bool] = {"database": True, "order_hosts": True, "signer": True}
         self._numbers = itertools.count(1)
@@ -116,6 +120,8 @@ class FakeMarket:
             licences=self.licences,
             access=self.access,
             commands=self.commands,
+            dead_letters=self.dead_letters,
+            sales=self.sales,
             signing=self.signer,
             payloads=self.payloads,
             uploads=self.uploads,

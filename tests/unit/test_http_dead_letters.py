@@ -1,7 +1,6 @@
 """Operators' dead letters over HTTP: who may, what is listed, what a decision does, once."""
 
 import base64
-from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -12,10 +11,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
 from domain.orders.state import Status
-from serve_app.app import build_app
 from serve_app.routes.dead_letters import UNFINISHED
 from storage.market.dead_letters import DeadLetter
-from tests.fakes.dead_letters import FakeDeadLetters
 from tests.fakes.http_client import Client, pay, settle
 from tests.fakes.ingress import FakeMarket
 from tests.fakes.orders import EffectRow
@@ -29,14 +26,8 @@ def order_id(number):
 
 
 @pytest.fixture
-def market(monkeypatch):
-    market = FakeMarket()
-    market.letters = FakeDeadLetters(market.store, market.commands)
-    monkeypatch.setattr(
-        "tests.fakes.ingress.build_app",
-        lambda ports, **options: build_app(replace(ports, dead_letters=market.letters), **options),
-    )
-    return market
+def market():
+    return FakeMarket()
 
 
 @pytest.fixture
@@ -80,7 +71,7 @@ async def test_only_operators_may(market, client, bury):
         ]
         assert [one.status_code for one in answers] == [403, 403, 403]
     assert market.writes() == before
-    assert market.letters.actions == []
+    assert market.dead_letters.actions == []
 
 
 async def test_a_letter_says_what_died_why_and_since_when(market, client):
@@ -105,7 +96,7 @@ async def test_pages_are_newest_first_and_can_be_of_one_kind(market, client, bur
     event = DeadLetter(
         "event:sales:" + order_id(9), "event", order_id(9), "sales", "x", "", 5, market.clock()
     )
-    market.letters.events[event.letter_id] = event
+    market.dead_letters.events[event.letter_id] = event
     seen, cursor = [], ""
     while cursor is not None:
         page = (await client.get(f"{LIST}?limit=2" + (f"&cursor={cursor}" if cursor else ""))).json()
@@ -165,7 +156,7 @@ async def test_a_retried_effect_finishes_the_order(market, client):
         "action_id": action_id,
         "consequence": answer.json()["consequence"],
     }
-    ((operator, decision),) = market.letters.actions
+    ((operator, decision),) = market.dead_letters.actions
     assert (operator, decision.action_id, decision.reason) == ("operator_1", action_id, WHY["reason"])
     assert (await client.get(LIST)).json()["items"] == []
     (due,) = await market.store.claim_due_effects([BOOK], 10, 9.0)
@@ -183,7 +174,7 @@ async def test_a_repeated_decision_is_answered_as_the_first_was(market, client, 
     assert first.json() == again.json()
     assert again.headers["idempotent-replayed"] == "true"
     assert "idempotent-replayed" not in first.headers
-    assert len(market.letters.actions) == 1
+    assert len(market.dead_letters.actions) == 1
     reused = await client.post(path, {"reason": "Another reason."}, key="k")
     assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
 
@@ -239,7 +230,7 @@ async def test_what_is_not_dead_any_more_is_gone(market, client, bury):
     market.store.effects[order_id(2), BOOK] = EffectRow(market.clock())
     answer = await client.post(f"{LIST}/effect:{order_id(2)}:book/drop", WHY)
     assert (answer.status_code, answer.json()["code"]) == (409, "dead_letter_gone")
-    assert len(market.letters.actions) == 1
+    assert len(market.dead_letters.actions) == 1
 
 
 @pytest.mark.parametrize(
@@ -250,7 +241,7 @@ async def test_a_decision_needs_a_reason(market, client, bury, reason):
     answer = await client.post(f"{LIST}/{letter}/drop", {} if reason is None else {"reason": reason})
     assert (answer.status_code, answer.json()["code"]) == (422, "body_invalid")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/reason"]
-    assert market.letters.actions == []
+    assert market.dead_letters.actions == []
 
 
 async def test_a_decision_needs_an_idempotency_key(client, bury):
@@ -262,7 +253,7 @@ async def test_a_missing_database_is_said(market, client):
     async def page(*_):
         raise DependencyError("database_unavailable", "down", 2)
 
-    market.letters.page = page
+    market.dead_letters.page = page
     answer = await client.get(LIST)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
@@ -286,8 +277,3 @@ async def test_the_description_tells_of_them_and_answers_fit_it(market, client, 
             body = operation["requestBody"]["content"]["application/json"]
             validate(body["example"], body["schema"])
             assert {"404", "409"} <= set(operation["responses"])
-
-
-async def test_without_the_port_there_are_no_such_operations():
-    answer = await Client(FakeMarket().app(), "operator").get(LIST)
-    assert (answer.status_code, answer.json()["code"]) == (404, "route_not_found")

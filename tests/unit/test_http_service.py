@@ -289,6 +289,10 @@ async def test_every_operation_documents_its_problems_and_its_access(description
 
 async def test_the_contracts_paths_are_all_there(description):
     assert {(method, path) for path, method, _ in operations_of(description)} == {
+        ("get", "/v1/ops/dead-letters"),
+        ("post", "/v1/ops/dead-letters/{letter_id}/retry"),
+        ("post", "/v1/ops/dead-letters/{letter_id}/drop"),
+        ("get", "/v1/sales"),
         ("get", "/v1/skus"),
         ("post", "/v1/skus"),
         ("get", "/v1/skus/{sku_id}"),
