@@ -92,6 +92,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "storage_unavailable": (503, "Object storage is unavailable"),
     "storage_unversioned": (503, "Object storage keeps no versions"),
     "storage_busy": (503, "Object storage is busy"),
+    "ingress_unavailable": (503, "No replica answers"),
     "order_host_unavailable": (503, "The order's host is being replaced"),
     "order_host_busy": (429, "The order hosts are busy"),
     "signer_unavailable": (503, "The signer is being replaced"),

@@ -21,10 +21,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import orjson
+
 from cluster.local.failures import PreflightError
 from cluster.local.layout import PRIVATE_DIR
 from cluster.local.ports import BLOCK_PORTS, HOST, accepts
 from cluster.local.supervisor import ChildSpec
+from domain.errors import DependencyError
+from serve_app.problems import PROBLEM_JSON, document
 
 NAME = "ray"
 SERVE_REPLICAS = "serve_replicas"  # the first port of the block that Serve's replicas listen on
@@ -32,6 +36,7 @@ LOGICAL_CPUS = 16
 OBJECT_STORE_BYTES = 100 * 1024 * 1024  # calls carry small values; nothing large lives in the store
 HAPROXY_THREADS = 2
 REPLICA_CONNECTIONS = 1_024  # requests and streams at once; a replica takes twice that before it refuses
+UNAVAILABLE_RETRY_S = 2  # a replica that died is replaced within seconds
 HAPROXY_HARD_STOP_S = 20  # a reloaded HAProxy keeps old connections at most this long
 PORT_NAMES = (
     *("ray_gcs", "ray_dashboard", "ray_agent_http", "ray_agent_grpc", "ray_runtime_env"),
@@ -46,7 +51,8 @@ _HAPROXY_SCRIPT = """#!/bin/sh
 # Serve renders `bind :PORT` and `bind *:PORT` for HAProxy's own pages: keep them on loopback. And Serve
 # answers with any X-Request-Id that it is sent: drop those that are none, so that it makes one. The last
 # header has Serve leave disconnects to the application, which saves two tasks and a queue per request and
-# does not cancel a purchase whose buyer hangs up. Nobody listens for its log at the syslog port.
+# does not cancel a purchase whose buyer hangs up. Nobody listens for its log at the syslog port. Where no
+# replica answers, it answers itself: with our problem and a Retry-After, not "Internal Server Error".
 previous=
 for argument in "$@"; do
   if [ "$previous" = -f ]; then
@@ -54,6 +60,7 @@ for argument in "$@"; do
       -e '/^frontend http_frontend/a\\    http-request del-header x-request-id unless {{ {request_id} }}' \
       -e '/^frontend http_frontend/a\\    http-request set-header x-request-disconnect-disabled ?1' \
       -e '/^    log 127.0.0.1:514 /d' \
+      -e 's,^\\( *errorfile 50[234] \\).*,\\1{unavailable},' \
       -e 's/^    default-server /    default-server maxconn {replica_connections} /' \
       "$argument"
   fi
@@ -126,6 +133,8 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         # On one machine replicas share its cores, and what one of them does alone is cheaper: its commits are
         # shared by more turns. The next one takes over where the first is full or gone (ADR 0008).
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "first",
+        # A replica that stands still takes every new request until two checks in a row have failed.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),
     }
@@ -135,6 +144,8 @@ def prepare(temporary: Path) -> None:
     """Write the HAProxy starter, make its directory, and link to this Python by a path without spaces."""
     (temporary / _PYTHON_HOME).symlink_to(sys.prefix, target_is_directory=True)
     (temporary / "haproxy").mkdir(mode=PRIVATE_DIR, exist_ok=True)
+    unavailable = temporary / "unavailable.http"
+    unavailable.write_bytes(_unavailable())
     script = temporary / "haproxy.sh"
     script.write_text(
         _HAPROXY_SCRIPT.format(
@@ -142,10 +153,30 @@ def prepare(temporary: Path) -> None:
             haproxy=shlex.quote(str(haproxy_program())),
             request_id=_REQUEST_ID_IS_SOUND,
             replica_connections=REPLICA_CONNECTIONS,
+            unavailable=unavailable,
         ),
         encoding="utf-8",
     )
     script.chmod(0o700)
+
+
+def _unavailable() -> bytes:
+    """Return the whole answer of an ingress that has no replica."""
+    error = DependencyError(
+        "ingress_unavailable",
+        "No part of the marketplace can take the request now; nothing is lost. Try again shortly, with the "
+        "same Idempotency-Key.",
+        UNAVAILABLE_RETRY_S,
+    )
+    body = orjson.dumps(document(error, "-"))
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        f"Content-Type: {PROBLEM_JSON}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        f"Retry-After: {UNAVAILABLE_RETRY_S}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
 
 
 def address(ports: Mapping[str, int]) -> str:

@@ -168,7 +168,7 @@ class Buyer:
             if answer is None:
                 await asyncio.sleep(RETRY_S)
                 continue
-            document = orjson.loads(answer.body) if answer.body else {}
+            document = orjson.loads(answer.body)  # whatever is answered, also by the proxy, is JSON
             if answer.status in (200, 201):
                 if purchase.order_id not in ("", document["id"]):
                     self._seen.wrong.append(f"{purchase.key} named {purchase.order_id} and {document['id']}")
@@ -183,9 +183,8 @@ class Buyer:
             if answer.status not in RETRIED:
                 self._seen.wrong.append(f"placing was answered {answer.status}: {answer.body[:300]!r}")
                 return None
-            ours = "problem+json" in answer.header(b"content-type")  # and not HAProxy's own
             retry_after = answer.header(b"retry-after")
-            if answer.status == 503 and ours and not retry_after:
+            if answer.status == 503 and not retry_after:
                 self._seen.wrong.append(f"503 without Retry-After: {answer.body[:300]!r}")
             await asyncio.sleep(min(2.0, float(retry_after or RETRY_S)))
         return None

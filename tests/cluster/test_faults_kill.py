@@ -1,10 +1,12 @@
 """kill -9 of each part under load, and aimed at each step of an order."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 
+import httpx
 import pytest
 from harness_proxy import Mode
 from harness_shoppers import Buyer, Purchase, Seen, Shoppers
@@ -71,7 +73,12 @@ def test_selling_does_not_need_s3_and_files_are_there_when_it_is_back(stand):
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.5)
         (delivery,) = answer.json()["items"]
-        assert client.get(delivery["payload"]["url"], headers={"Authorization": ""}).status_code == 200
+        url, status = delivery["payload"]["url"], 0
+        while status != 200:
+            assert time.monotonic() < deadline, "the payload cannot be fetched"
+            with contextlib.suppress(httpx.ConnectError):  # S3 is being started again
+                status = client.get(url, headers={"Authorization": ""}).status_code
+            time.sleep(0.2)
 
 
 # -- aimed: all orders stand at one step when their host dies -------------------------------------------

@@ -1,5 +1,6 @@
 """The supervisor with small real programs: restarts, giving up, dependants, clean ends. No sockets."""
 
+import json
 import os
 import subprocess
 import sys
@@ -143,9 +144,18 @@ def test_haproxys_own_pages_are_kept_on_loopback(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ray_head, "haproxy_program", lambda: Path("/bin/cat"))
     ray_head.prepare(tmp_path)
     config = tmp_path / "haproxy" / "a.cfg"
-    config.write_text("    bind :9101\n    bind 127.0.0.1:80\n  bind *:8404\n", encoding="utf-8")
+    config.write_text(
+        "    bind :9101\n    bind 127.0.0.1:80\n  bind *:8404\n    errorfile 503 /x/500.http\n",
+        encoding="utf-8",
+    )
     # `cat -- -f` would fail: only the rewriting is looked at, not what the stand-in does afterwards.
     subprocess.run([tmp_path / "haproxy.sh", "-f", config], check=False, capture_output=True)
     assert config.read_text(encoding="utf-8") == (
         "    bind 127.0.0.1:9101\n    bind 127.0.0.1:80\n  bind 127.0.0.1:8404\n"
+        f"    errorfile 503 {tmp_path}/unavailable.http\n"
     )
+    head, _, body = (tmp_path / "unavailable.http").read_bytes().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 2" in head
+    assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
+    assert json.loads(body)["code"] == "ingress_unavailable"
