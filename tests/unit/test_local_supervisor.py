@@ -153,6 +153,7 @@ def test_haproxys_own_pages_are_kept_on_loopback(tmp_path: Path, monkeypatch: py
     assert config.read_text(encoding="utf-8") == (
         "    bind 127.0.0.1:9101\n    bind 127.0.0.1:80\n  bind 127.0.0.1:8404\n"
         f"    errorfile 503 {tmp_path}/unavailable.http\n"
+        "    http-request deny deny_status 503\n"
     )
     head, _, body = (tmp_path / "unavailable.http").read_bytes().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
