@@ -52,8 +52,8 @@ _HAPROXY_SCRIPT = """#!/bin/sh
 # answers with any X-Request-Id that it is sent: drop those that are none, so that it makes one. The last
 # header has Serve leave disconnects to the application, which saves two tasks and a queue per request and
 # does not cancel a purchase whose buyer hangs up. Nobody listens for its log at the syslog port. Where no
-# replica answers, it answers itself: with our problem and a Retry-After, not "Internal Server Error"; and while
-# Serve starts and knows no application yet, not 404: a buyer's order would seem to be gone.
+# replica answers, it answers itself: with our problem and a Retry-After, not "Internal Server Error", nor 404
+# while Serve starts and knows no application yet: a buyer's order would seem to be gone.
 previous=
 for argument in "$@"; do
   if [ "$previous" = -f ]; then

@@ -216,7 +216,7 @@ class Buyer:
         if answer is None:
             return False
         if answer.status == 404:
-            self._seen.wrong.append(f"acknowledged order {purchase.order_id} is not found: {answer.body[:200]!r}")
+            self._seen.wrong.append(f"{purchase.order_id} is acknowledged, not found: {answer.body[:200]!r}")
         if answer.status != 200 or orjson.loads(answer.body)["status"] != "delivered":
             return False
         purchase.delivered_at = time.monotonic()

@@ -144,10 +144,11 @@ def test_haproxys_own_pages_are_kept_on_loopback(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ray_head, "haproxy_program", lambda: Path("/bin/cat"))
     ray_head.prepare(tmp_path)
     config = tmp_path / "haproxy" / "a.cfg"
-    config.write_text(
-        "    bind :9101\n    bind 127.0.0.1:80\n  bind *:8404\n    errorfile 503 /x/500.http\n",
-        encoding="utf-8",
+    served = (
+        "    bind :9101\n    bind 127.0.0.1:80\n  bind *:8404\n    errorfile 503 /x/500.http\n"
+        '    http-request return status 404 content-type text/plain lf-string "none"\n'
     )
+    config.write_text(served, encoding="utf-8")
     # `cat -- -f` would fail: only the rewriting is looked at, not what the stand-in does afterwards.
     subprocess.run([tmp_path / "haproxy.sh", "-f", config], check=False, capture_output=True)
     assert config.read_text(encoding="utf-8") == (
