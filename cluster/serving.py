@@ -66,13 +66,16 @@ def _connect(settings: Settings) -> None:
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (OSError, RuntimeError, RayError) as error:
-            # No node yet, or the cluster was replaced while we joined it: its id is then another one.
+        except ConnectionError:
             if time.monotonic() > deadline:
                 raise
-            log.warning("Ray at %s cannot be joined yet: %s", settings.ray_address, error)
-            ray.shutdown()
+            log.warning("Ray at %s has no node yet", settings.ray_address)
+        except (RuntimeError, RayError) as error:
+            # The cluster was replaced while we joined it, and a process that has seen the old one does not
+            # join the new one: begin anew, as the same process. Whoever started us bounds how long.
+            log.warning("Ray at %s was replaced while it was joined: %s", settings.ray_address, error)
             time.sleep(CONNECT_PAUSE_S)
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
         else:
             return
 

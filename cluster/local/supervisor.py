@@ -295,7 +295,8 @@ class Supervisor:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(1.0)
         processes.end_all(lambda: processes.of_session(child.process.pid), grace_s=1.0)
-        child.process.poll()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(processes.END_GRACE_S)
         child.identity = None
 
     def _signal(self, child: _Child) -> None:

@@ -91,7 +91,7 @@ def build_pool(dsn: str, *, name: str, size_max: int) -> Pool:
             f"-c lock_timeout={LOCK_TIMEOUT_MS} "
             # Planning the order statements costs three times their execution, and their plans never differ.
             "-c plan_cache_mode=force_generic_plan "
-            # They are planned while the tables may still be empty and kept: a scan chosen then grows with them.
+            # They are planned while tables may be empty, and kept: a scan chosen then grows with them.
             "-c enable_seqscan=off",
         },
     )
