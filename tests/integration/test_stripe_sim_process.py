@@ -295,7 +295,7 @@ def test_errors_are_stripes(client, http):
     with pytest.raises(stripe.InvalidRequestError) as refused:
         client.v1.payment_intents.create({**INTENT, "customer": "cus_1"})
     assert (refused.value.code, refused.value.param) == ("parameter_unknown", "customer")
-    assert http.get("/v1/balance").status_code == 404
+    assert http.get("/v1/customers").status_code == 404
     assert http.post("/v1/payment_intents", content=b"a" * 300_000).status_code == 413
 
 

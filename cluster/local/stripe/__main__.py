@@ -12,8 +12,10 @@ import signal
 import sys
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cluster.local.stripe.app import StripeApp
+from cluster.local.stripe.exchange import ABORT
 from cluster.local.stripe.schema import UnusableDataError
 from cluster.local.stripe.settings import Settings, read_settings
 
@@ -22,6 +24,15 @@ KEEP_ALIVE_TIMEOUT_S = 75  # longer than clients keep idle connections, so that 
 CONNECTIONS_MAX = 2_048
 BACKLOG = 512
 GC_THRESHOLDS = (50_000, 20, 50)  # requests die by reference count; the default walks them hundreds of times
+
+
+class AbortableProtocol(HttpToolsProtocol):
+    """HTTP/1.1 whose requests can be left without an answer, which ASGI alone cannot say."""
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self.scope["state"][ABORT] = self.transport.abort
 
 
 def serve(settings: Settings) -> None:
@@ -41,7 +52,7 @@ def serve(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
+            http=AbortableProtocol,
             ws="none",
             lifespan="on",
             interface="asgi3",

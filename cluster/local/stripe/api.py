@@ -17,10 +17,11 @@ import orjson
 from cluster.local.stripe import charging
 from cluster.local.stripe.exchange import JSON_TYPE, Reply, Request
 from cluster.local.stripe.expansion import expand
+from cluster.local.stripe.faults import Fault, LostReplyError
 from cluster.local.stripe.forms import Pairs, parse_pairs, to_tree
-from cluster.local.stripe.operations import Operation
 from cluster.local.stripe.parameters import Values, read
 from cluster.local.stripe.refusals import Document, RefusedError, not_found, unauthorised
+from cluster.local.stripe.routing import Operation
 from cluster.local.stripe.rows import IdempotencyRecord
 from cluster.local.stripe.simulator import Simulator
 from cluster.local.stripe.store import StoreFailedError
@@ -94,6 +95,8 @@ class Api:
             status, body, original = await self._authenticated(request, now_ms, request_id)
         except RefusedError as refused:
             status, body, original = refused.status, refused.body(), None
+        except LostReplyError:
+            return Reply(0, b"", lost=True)
         except StoreFailedError:
             status, body, original = 500, _server_error("could not store this request").body(), None
         except Exception:
@@ -164,16 +167,23 @@ class Api:
     async def _execute(
         self, request: Request, call: Call, turn: Turn, fingerprint: bytes | None
     ) -> tuple[int, bytes]:
-        """Execute and commit, with the fault that is due for this request, if any."""
+        """Execute and commit, with the fault that is due for this request, if any.
+
+        Raises:
+            LostReplyError: the fault was to lose the answer.
+        """
         fault = self._simulator.faults.strike(request.method, request.path)
         if fault is not None and fault.when == "before":
-            await asyncio.sleep(fault.delay_ms / MILLISECONDS)
+            await _suffer(fault)
             if fault.status is not None:
                 raise fault.refusal()
             fault = None
-        status, body = _decided(call, turn)
-        if fault is not None and fault.status is not None:
-            status, body = fault.status, fault.refusal().body()
+        if fault is not None and fault.when == "instead":
+            status, body = fault.status or 500, fault.refusal().body()
+        else:
+            status, body = _decided(call, turn)
+            if fault is not None and fault.status is not None:
+                status, body = fault.status, fault.refusal().body()
         record = None
         if fingerprint is not None:
             assert turn.idempotency_key is not None
@@ -182,8 +192,19 @@ class Api:
             )
         await self._simulator.commit(turn, record)
         if fault is not None:
-            await asyncio.sleep(fault.delay_ms / MILLISECONDS)
+            await _suffer(fault)
         return status, body
+
+
+async def _suffer(fault: Fault) -> None:
+    """Take a fault's delay, and the loss of the answer.
+
+    Raises:
+        LostReplyError: the fault is to lose the answer.
+    """
+    await asyncio.sleep(fault.delay_ms / MILLISECONDS)
+    if fault.drop:
+        raise LostReplyError
 
 
 def _decided(call: Call, turn: Turn) -> tuple[int, bytes]:

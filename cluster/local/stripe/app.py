@@ -12,6 +12,7 @@ from cluster.local.stripe.exchange import (
     Request,
     Scope,
     Send,
+    hang_up,
     json_reply,
     read_request,
     send_reply,
@@ -42,7 +43,10 @@ class StripeApp:
             reply = await self._route(request)
         except RefusedError as refused:
             reply = Reply(refused.status, refused.body(), [JSON_TYPE])
-        await send_reply(reply, send)
+        if reply.lost:
+            await hang_up(scope, receive)
+        else:
+            await send_reply(reply, send)
 
     async def _route(self, request: Request) -> Reply:
         path = request.path

@@ -37,6 +37,10 @@ class TestCard:
     authenticates: bool = False
     funding: str = "credit"
     processes: bool = False  # stays in ``processing`` for a while
+    disputed_for: str | None = None  # the reason of the dispute that follows the capture
+    inquires: bool = False  # the dispute is an inquiry, which takes no money
+    refunds: str = "succeed"  # or "settle": pending, then done; or "fail": done, then failed
+    bypasses_pending: bool = False  # the money is available at once
 
     @property
     def last4(self) -> str:
@@ -86,6 +90,19 @@ TEST_CARDS = (
         INSUFFICIENT,
         authenticates=True,
     ),
+    TestCard("pm_card_bypassPending", "4000000000000077", "visa", bypasses_pending=True),
+    TestCard("pm_card_createDispute", "4000000000000259", "visa", disputed_for="fraudulent"),
+    TestCard(
+        "pm_card_createDisputeProductNotReceived",
+        "4000000000002685",
+        "visa",
+        disputed_for="product_not_received",
+    ),
+    TestCard(
+        "pm_card_createDisputeInquiry", "4000000000001976", "visa", disputed_for="fraudulent", inquires=True
+    ),
+    TestCard("pm_card_pendingRefund", "4000000000007726", "visa", refunds="settle"),
+    TestCard("pm_card_refundFail", "4000000000005126", "visa", refunds="fail"),
     # Ours: no card of Stripe's stays in ``processing``, and a product has to cope with what does. It has no
     # number that could be typed, and settles by itself.
     TestCard("pm_sim_processing", "0000", "visa", processes=True),
@@ -123,6 +140,11 @@ def card_by_number(number: str, param: str) -> TestCard:
 def card_of(payment_method: Document) -> TestCard:
     """Return the test card behind a stored PaymentMethod."""
     return BY_FINGERPRINT[payment_method["card"]["fingerprint"]]
+
+
+def card_of_charge(charge: Document) -> TestCard:
+    """Return the test card that a stored Charge was made with."""
+    return BY_FINGERPRINT[charge["payment_method_details"]["card"]["fingerprint"]]
 
 
 def check_expiry(month: int, year: int, today: tuple[int, int], param: str) -> None:

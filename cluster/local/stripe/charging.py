@@ -1,19 +1,19 @@
 """Charging: one attempt to pay a PaymentIntent, through 3-D Secure and processing to its outcome.
 
 A decline records the failed Charge, puts the intent back to ``requires_payment_method`` and is answered by
-402. The test card alone decides (``cards``). Follows
+402. The test card alone decides (``cards``). An authorisation that is not captured in time lapses. Follows
 https://docs.stripe.com/payments/paymentintents/lifecycle.
 """
 
 from urllib.parse import quote
 
-from cluster.local.stripe import documents, payment_methods
-from cluster.local.stripe.cards import Decline, card_of
+from cluster.local.stripe import balance_transactions, disputes, documents, kinds, payment_methods
+from cluster.local.stripe.cards import Decline, card_of, card_of_charge
 from cluster.local.stripe.refusals import Document, RefusedError
 from cluster.local.stripe.turn import Turn
 
-KIND = "payment_intent"
-CHARGE = "charge"
+KIND = kinds.PAYMENT_INTENT
+CHARGE = kinds.CHARGE
 PROCESSING_S = 3  # how long ``pm_sim_processing`` takes to settle
 AUTHENTICATION_FAILURE = "payment_intent_authentication_failure"
 AUTHENTICATION_MESSAGE = (
@@ -68,6 +68,17 @@ def authenticate(turn: Turn, intent: Document, *, approved: bool) -> None:
     _back_to_start(turn, intent)
 
 
+def come_due(turn: Turn, object_id: str) -> None:
+    """End the wait of an intent in ``processing``, or an authorisation that was not captured in time."""
+    intent = turn.find(KIND, object_id)
+    if intent is None:
+        return
+    if intent["status"] == "processing":
+        settle(turn, object_id)
+    elif intent["status"] == "requires_capture":
+        lapse(turn, intent)
+
+
 def settle(turn: Turn, object_id: str) -> None:
     """End the wait of an intent in ``processing``."""
     intent = turn.find(KIND, object_id)
@@ -76,18 +87,60 @@ def settle(turn: Turn, object_id: str) -> None:
         _charge(turn, intent, method, None, authenticated=False)
 
 
-def succeed(turn: Turn, intent: Document, received: int) -> None:
-    """Mark an intent as paid with ``received`` minor units."""
+def lapse(turn: Turn, intent: Document) -> None:
+    """End an authorisation in ``requires_capture`` whose time is over: nothing can be captured any more."""
+    release(turn, intent, "charge.expired")
+    cancelled(turn, intent, "expired")
+
+
+def release(turn: Turn, intent: Document, event_type: str) -> None:
+    """Give an authorised amount back to the cardholder; no money has moved."""
+    charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
+    previous = {"amount_refunded": charge["amount_refunded"], "refunded": charge["refunded"]}
+    charge["refunded"] = True
+    charge["amount_refunded"] = charge["amount"]
+    turn.put(CHARGE, charge, parent=intent["id"])
+    turn.announce(event_type, charge["id"], previous)
+
+
+def cancelled(turn: Turn, intent: Document, reason: str | None) -> None:
+    """Mark an intent as cancelled."""
+    intent["status"] = "canceled"
+    intent["canceled_at"] = turn.now
+    intent["cancellation_reason"] = reason
+    intent["next_action"] = None
+    intent["amount_capturable"] = 0
+    put(turn, intent)
+    turn.announce("payment_intent.canceled", intent["id"])
+
+
+def take(turn: Turn, intent: Document, charge: Document, amount: int, event_type: str) -> None:
+    """Capture ``amount`` minor units of an authorised charge, announced as ``event_type``; book it."""
+    card = card_of_charge(charge)
+    charge["captured"] = True
+    charge["amount_captured"] = amount
+    charge["balance_transaction"] = balance_transactions.of_charge(
+        turn, charge, amount, at_once=card.bypasses_pending
+    )
+    turn.put(CHARGE, charge, parent=intent["id"])
+    turn.announce(event_type, charge["id"])
     intent["status"] = "succeeded"
-    intent["amount_received"] = received
+    intent["amount_received"] = amount
     intent["amount_capturable"] = 0
     put(turn, intent)
     turn.announce("payment_intent.succeeded", intent["id"])
+    if card.disputed_for is not None:
+        disputes.open_on(turn, charge, amount_minor=None, reason=card.disputed_for, inquiry=card.inquires)
 
 
 def put(turn: Turn, intent: Document) -> None:
-    """Store an intent, with a visit of housekeeping while it is processing."""
-    due_at = turn.now + PROCESSING_S if intent["status"] == "processing" else None
+    """Store an intent, with a visit of housekeeping while it is processing or waits for its capture."""
+    due_at = None
+    if intent["status"] == "processing":
+        due_at = turn.now + PROCESSING_S
+    elif intent["status"] == "requires_capture":
+        charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
+        due_at = charge["payment_method_details"]["card"].get("capture_before")
     turn.put(KIND, intent, due_at=due_at)
 
 
@@ -113,6 +166,8 @@ def _charge(
     if decline is not None:
         _fail(turn, intent, method, charge, decline)
     elif intent["capture_method"] == "manual":
+        details = charge["payment_method_details"]["card"]
+        details["capture_before"] = turn.now + turn.dials.authorization_lifetime_s
         turn.put(CHARGE, charge, parent=intent["id"])
         turn.announce("charge.succeeded", charge["id"])
         intent["status"] = "requires_capture"
@@ -120,11 +175,7 @@ def _charge(
         put(turn, intent)
         turn.announce("payment_intent.amount_capturable_updated", intent["id"])
     else:
-        charge["captured"] = True
-        charge["amount_captured"] = charge["amount"]
-        turn.put(CHARGE, charge, parent=intent["id"])
-        turn.announce("charge.succeeded", charge["id"])
-        succeed(turn, intent, charge["amount"])
+        take(turn, intent, charge, charge["amount"], "charge.succeeded")
 
 
 def _fail(turn: Turn, intent: Document, method: Document, charge: Document, decline: Decline) -> None:

@@ -105,6 +105,21 @@ class DeliveryRecord:
         """Nobody is there to send it to any more."""
         self._record(delivery, FAILED, now_ms, now_ms, {"error": NO_ENDPOINT})
 
+    def dropped(self, delivery: Delivery, now_ms: int) -> None:
+        """A fault lost it: it is never sent."""
+        self._record(delivery, FAILED, now_ms, now_ms, {"error": "dropped by a fault"})
+
+    def held_up(self, delivery: Delivery, now_ms: int, delay_ms: int) -> None:
+        """A fault makes it late; this counts as an attempt, so that it is not struck again."""
+        self._record(
+            delivery, PENDING, now_ms, now_ms + delay_ms, {"error": f"held up by a fault: {delay_ms} ms"}
+        )
+
+    def is_pending(self, delivery: Delivery) -> bool:
+        """Whether it has still to be sent."""
+        rows = self._store.query("SELECT state FROM deliveries WHERE id = ?", (delivery.delivery_id,))
+        return rows == [(PENDING,)]
+
     def recent(self, event_id: str | None, state: str | None, limit: int) -> Document:
         """Return deliveries, newest first, with every attempt."""
         rows = self._store.query(_LIST, (event_id, state, min(limit, LISTED_MAX)))

@@ -1,6 +1,6 @@
 """The shape of each API object at birth, as Stripe's API of 2026-10-28 documents it.
 
-Fields for products that the simulator lacks (customers, Connect, tax) are there with the value that
+Fields for products that the simulator lacks (customers, application fees, tax) are there with the value that
 Stripe gives when they are unused, so that code written against Stripe finds what it reads.
 """
 
@@ -230,9 +230,11 @@ def payment_error(
     return error
 
 
-def refund(refund_id: str, created: int, charged: Document, amount: int, values: Document) -> Document:
-    """A refund of ``amount`` minor units of a Charge, done at once."""
-    return {
+def refund(
+    refund_id: str, created: int, charged: Document, amount: int, values: Document, *, pending: bool = False
+) -> Document:
+    """A refund of ``amount`` minor units of a Charge, done at once or ``pending``."""
+    made: Document = {
         "id": refund_id,
         "object": "refund",
         "amount": amount,
@@ -254,9 +256,12 @@ def refund(refund_id: str, created: int, charged: Document, amount: int, values:
         "reason": values.get("reason"),
         "receipt_number": None,
         "source_transfer_reversal": None,
-        "status": "succeeded",
+        "status": "pending" if pending else "succeeded",
         "transfer_reversal": None,
     }
+    if pending:
+        made["pending_reason"] = "processing"
+    return made
 
 
 def webhook_endpoint(

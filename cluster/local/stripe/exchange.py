@@ -17,6 +17,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+ABORT = "stripe_simulator.abort"  # in a request's state: ends its connection without an answer
 JSON_TYPE = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
 
@@ -39,11 +40,12 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """What goes back."""
+    """What goes back; ``lost`` tells that nothing does, and that the connection ends."""
 
     status: int
     body: bytes
     headers: Headers = field(default_factory=list)
+    lost: bool = False
 
 
 def json_reply(status: int, document: Document) -> Reply:
@@ -76,3 +78,10 @@ async def send_reply(reply: Reply, send: Send) -> None:
     headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def hang_up(scope: Scope, receive: Receive) -> None:
+    """End the connection without an answer, and wait until it has ended."""
+    scope["state"][ABORT]()
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -4,71 +4,59 @@ What is not in the table does not exist here (404). Only retrieving and confirmi
 to the publishable key, and then only with the intent's client secret.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import orjson
-
 from cluster.local.stripe import (
     charging,
     checkout_sessions,
+    kinds,
+    lists,
+    money_operations,
     payment_intents,
     payment_methods,
     refunds,
     webhook_endpoints,
 )
+from cluster.local.stripe.balance import Balances
 from cluster.local.stripe.deliveries import DeliveryRecord
 from cluster.local.stripe.parameters import (
     EXPAND,
-    LIST_LIMIT_DEFAULT,
     PAGE,
     Specification,
     Values,
+    boolean,
     text,
     texts,
 )
 from cluster.local.stripe.refusals import Document, RefusedError, invalid
-from cluster.local.stripe.turn import PageQuery, Turn
+from cluster.local.stripe.routing import Operation, Result, Route
+from cluster.local.stripe.turn import Turn
 from cluster.local.stripe.webhook_endpoints import Registry
-
-Result = Document | bytes
-Run = Callable[[Turn, str, Values], Result]
-Route = tuple[str, str, int, str]
 
 RETRIEVE: Specification = EXPAND
 API_PREFIX = "/v1/"
 CHARGES: Specification = {**PAGE, "payment_intent": text}
 REFUNDS: Specification = {**PAGE, "payment_intent": text, "charge": text}
 SESSIONS: Specification = {**PAGE, "payment_intent": text}
-EVENTS: Specification = {**PAGE, "type": text, "types": texts}
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One documented request."""
-
-    run: Run
-    specification: Specification
-    required: tuple[str, ...] = ()
-    publishable: bool = False
+EVENTS: Specification = {**PAGE, "type": text, "types": texts, "delivery_success": boolean}
+EVENT_TYPES_MAX = 20  # of one list; Stripe's limit
+PARTS_OF_A_PART = 3  # transfers/ID/reversals/ID
 
 
 class Operations:
     """The table of routes: (method, resource, number of parts after it, action)."""
 
-    def __init__(self, registry: Registry, deliveries: DeliveryRecord) -> None:
+    def __init__(self, registry: Registry, deliveries: DeliveryRecord, balances: Balances) -> None:
         self._deliveries = deliveries
         self._routes: dict[Route, Operation] = {
             **_payments(),
             **_sessions(),
             **_endpoints(registry),
+            **money_operations.routes(balances),
             ("GET", "events", 0, ""): Operation(self._list_events, EVENTS),
             ("GET", "events", 1, ""): Operation(self._retrieve_event, RETRIEVE),
         }
 
     def find(self, method: str, path: str) -> tuple[Operation, str]:
-        """Return the operation of a request and the id that its path names (or ``""``).
+        """Return the operation of a request and the id that its path names, ``""`` or ``id/id of its part``.
 
         Raises:
             RefusedError: 404.
@@ -82,18 +70,21 @@ class Operations:
             raise RefusedError(
                 404, f"Unrecognized request URL ({method}: {path[:200]}) at this Stripe simulator."
             )
+        if len(rest) == PARTS_OF_A_PART:
+            return operation, f"{rest[0]}/{rest[2]}"
         return operation, rest[0] if rest else ""
 
     def _list_events(self, turn: Turn, _object_id: str, values: Values) -> Document:
         if "type" in values and "types" in values:
             raise invalid("You may only specify one of these parameters: type, types.", "types")
         types = (values["type"],) if "type" in values else tuple(values.get("types", ())) or None
-        bodies, has_more = turn.source.page(_query("event", None, values, types))
-        events = [orjson.loads(body) for body in bodies]
-        pending = self._deliveries.pending_by_event([event["id"] for event in events])
-        for event in events:
+        if types is not None and len(types) > EVENT_TYPES_MAX:
+            raise invalid(f"At most {EVENT_TYPES_MAX} types can be listed at once.", "types")
+        found = lists.page(turn, kinds.EVENT, "/v1/events", values, topics=types)
+        pending = self._deliveries.pending_by_event([event["id"] for event in found["data"]])
+        for event in found["data"]:
             event["pending_webhooks"] = pending.get(event["id"], 0)
-        return {"object": "list", "data": events, "has_more": has_more, "url": "/v1/events"}
+        return found
 
     def _retrieve_event(self, turn: Turn, object_id: str, _values: Values) -> Document:
         event = turn.require("event", object_id, "event", "id")
@@ -164,11 +155,11 @@ def _retrieve_charge(turn: Turn, object_id: str, _values: Values) -> Document:
 
 
 def _list_intents(turn: Turn, _object_id: str, values: Values) -> Document:
-    return _page(turn, charging.KIND, "/v1/payment_intents", None, values)
+    return lists.page(turn, charging.KIND, "/v1/payment_intents", values)
 
 
 def _list_charges(turn: Turn, _object_id: str, values: Values) -> Document:
-    return _page(turn, charging.CHARGE, "/v1/charges", values.get("payment_intent"), values)
+    return lists.page(turn, charging.CHARGE, "/v1/charges", values, parent=values.get("payment_intent"))
 
 
 def _list_refunds(turn: Turn, _object_id: str, values: Values) -> Document:
@@ -177,32 +168,17 @@ def _list_refunds(turn: Turn, _object_id: str, values: Values) -> Document:
         # An intent has one successful charge at most, and only that one has refunds.
         charge = turn.require(charging.CHARGE, values["charge"], "charge", "charge")
         if parent not in {None, charge["payment_intent"]}:
-            return {"object": "list", "data": [], "has_more": False, "url": "/v1/refunds"}
+            return lists.empty("/v1/refunds")
         parent = charge["payment_intent"]
-    return _page(turn, refunds.KIND, "/v1/refunds", parent, values)
+    return lists.page(turn, kinds.REFUND, "/v1/refunds", values, parent=parent)
 
 
 def _list_sessions(turn: Turn, _object_id: str, values: Values) -> Document:
-    bodies, has_more = turn.source.page(_query(checkout_sessions.KIND, values.get("payment_intent"), values))
-    data = [checkout_sessions.view(orjson.loads(body), values) for body in bodies]
-    return {"object": "list", "data": data, "has_more": has_more, "url": "/v1/checkout/sessions"}
-
-
-def _page(turn: Turn, kind: str, url: str, parent: str | None, values: Values) -> Document:
-    bodies, has_more = turn.source.page(_query(kind, parent, values))
-    data: list[Any] = [orjson.loads(body) for body in bodies]
-    return {"object": "list", "data": data, "has_more": has_more, "url": url}
-
-
-def _query(kind: str, parent: str | None, values: Values, topics: tuple[str, ...] | None = None) -> PageQuery:
-    if "starting_after" in values and "ending_before" in values:
-        raise invalid("You may only specify one of starting_after, ending_before.", "ending_before")
-    return PageQuery(
-        kind=kind,
-        parent=parent,
-        topics=topics,
-        limit=values.get("limit", LIST_LIMIT_DEFAULT),
-        starting_after=values.get("starting_after"),
-        ending_before=values.get("ending_before"),
-        created=values.get("created", {}),
+    return lists.page(
+        turn,
+        checkout_sessions.KIND,
+        "/v1/checkout/sessions",
+        values,
+        parent=values.get("payment_intent"),
+        shown=lambda record: checkout_sessions.view(record, values),
     )

@@ -9,7 +9,7 @@ https://docs.stripe.com/payments/paymentintents/lifecycle.
 """
 
 from cluster.local.stripe import documents, payment_methods
-from cluster.local.stripe.charging import CHARGE, KIND, attempt, put, succeed
+from cluster.local.stripe.charging import CHARGE, KIND, attempt, cancelled, put, release, take
 from cluster.local.stripe.parameters import (
     EXPAND,
     Specification,
@@ -186,13 +186,9 @@ def capture(turn: Turn, object_id: str, values: Values) -> bytes:
             "amount_to_capture",
         )
     charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
-    charge["captured"] = True
-    charge["amount_captured"] = captured
-    turn.put(CHARGE, charge, parent=intent["id"])
-    turn.announce("charge.captured", charge["id"])
     if "metadata" in values:
         intent["metadata"] = merged_metadata(intent["metadata"], values["metadata"])
-    succeed(turn, intent, captured)
+    take(turn, intent, charge, captured, "charge.captured")
     return turn.changed[object_id].body
 
 
@@ -217,19 +213,8 @@ def cancel(turn: Turn, object_id: str, values: Values) -> bytes:
 def close(turn: Turn, intent: Document, reason: str | None) -> None:
     """Cancel an intent whose state allows it."""
     if intent["status"] == "requires_capture":
-        charge = turn.require(CHARGE, intent["latest_charge"], CHARGE, "charge")
-        previous = {"amount_refunded": charge["amount_refunded"], "refunded": charge["refunded"]}
-        charge["refunded"] = True
-        charge["amount_refunded"] = charge["amount"]
-        turn.put(CHARGE, charge, parent=intent["id"])
-        turn.announce("charge.refunded", charge["id"], previous)
-    intent["status"] = "canceled"
-    intent["canceled_at"] = turn.now
-    intent["cancellation_reason"] = reason
-    intent["next_action"] = None
-    intent["amount_capturable"] = 0
-    put(turn, intent)
-    turn.announce("payment_intent.canceled", intent["id"])
+        release(turn, intent, "charge.refunded")
+    cancelled(turn, intent, reason)
 
 
 def _chosen_method(turn: Turn, values: Values) -> Document | None:

@@ -1,4 +1,4 @@
-"""What the rows of the database are: their statements, the kinds of objects, and pages of lists.
+"""What the rows of the database are: their statements, and pages of lists.
 
 Every value is bound; the statements are put together from constants of this module alone.
 """
@@ -6,20 +6,13 @@ Every value is bound; the statements are put together from constants of this mod
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.local.stripe.turn import PageQuery
+from cluster.local.stripe.kinds import CHECKOUT_SESSION, PREFIXES
+from cluster.local.stripe.turn import PageQuery, time_digits
 
-# What an id begins with tells its kind; an index of kinds would be one more to keep.
-PREFIXES = {
-    "payment_intent": "pi_",
-    "payment_method": "pm_",
-    "charge": "ch_",
-    "refund": "re_",
-    "checkout.session": "cs_",
-    "event": "evt_",
-    "webhook_endpoint": "we_",
-}
+CLOCK_SET_BACK_S_MAX = 86_400  # how far a clock may be set back before lists by time miss objects
+
 UPSERT = """
-INSERT INTO objects (id, parent, created_at, due_at, body) VALUES (?, ?, ?, ?, ?)
+INSERT INTO objects (id, parent, topic, created_at, due_at, body) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     parent = coalesce(excluded.parent, parent), due_at = excluded.due_at, body = excluded.body
 """
@@ -31,12 +24,10 @@ VALUES (?, ?, ?, ?, ?, ?)
 INSERT_DELIVERY = """
 INSERT INTO deliveries (id, event_id, endpoint_id, state, due_at_ms) VALUES (?, ?, ?, 'pending', ?)
 """
+_UNDELIVERED = (
+    "EXISTS (SELECT 1 FROM deliveries WHERE event_id = objects.id AND state IN ('pending', 'failed'))"
+)
 _BOUNDS = {"gt": "created_at > ?", "gte": "created_at >= ?", "lt": "created_at < ?", "lte": "created_at <= ?"}
-
-
-def is_kind(kind: str, object_id: str) -> bool:
-    """Whether an id is one of ``kind``."""
-    return object_id.startswith(PREFIXES[kind])
 
 
 def range_of(kind: str) -> tuple[str, str]:
@@ -53,11 +44,17 @@ def page_statement(query: PageQuery) -> tuple[str, list[Any]]:
         conditions.append("parent = ?")
         values.append(query.parent)
     if query.topics is not None:
-        conditions.append(f"topic IN ({','.join('?' * len(query.topics))})")
+        conditions.append(f"({' OR '.join(['topic GLOB ?'] * len(query.topics))})")
         values.extend(query.topics)
+    if query.currency is not None:
+        conditions.append("json_extract(CAST(body AS TEXT), '$.currency') = ?")
+        values.append(query.currency)
+    if query.delivery_success is not None:
+        conditions.append(f"{'NOT ' * query.delivery_success}{_UNDELIVERED}")
     for bound, at in query.created.items():
         conditions.append(_BOUNDS[bound])
         values.append(at)
+    _bound_ids(query, conditions, values)
     if query.starting_after is not None:
         conditions.append("id < ?")
         values.append(query.starting_after)
@@ -67,6 +64,20 @@ def page_statement(query: PageQuery) -> tuple[str, list[Any]]:
     order = "DESC" if query.ending_before is None else "ASC"
     statement = f"SELECT body FROM objects WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"  # noqa: S608 - constants
     return statement, [*values, query.limit + 1]
+
+
+def _bound_ids(query: PageQuery, conditions: list[str], values: list[Any]) -> None:
+    """Narrow the range of ids by the time of creation, which ids hold: a window's list reads the window.
+
+    An id's time is never before its object's creation, and after it only when the clock was set back.
+    """
+    if query.kind == CHECKOUT_SESSION:
+        return  # their ids begin with more than the prefix
+    prefix = PREFIXES[query.kind]
+    for bound, at in query.created.items():
+        low = bound in {"gt", "gte"}
+        conditions.append("id >= ?" if low else "id < ?")
+        values.append(prefix + time_digits(at if low else at + CLOCK_SET_BACK_S_MAX))
 
 
 @dataclass(frozen=True, slots=True)

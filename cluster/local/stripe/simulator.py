@@ -1,21 +1,27 @@
 """The parts of one simulator, wired together, and what it does without being asked.
 
-Housekeeping runs once a second: expires Checkout Sessions, settles payments that were processing, folds
-the write-ahead log into the database, and removes what is too old.
+Housekeeping runs once a second: expires Checkout Sessions and authorisations, settles payments and refunds
+that were waiting, decides disputes, follows the balance, folds the write-ahead log into the database, and
+removes what is too old.
 """
 
 import asyncio
 import hashlib
 import logging
 import time
+from dataclasses import asdict
 
-from cluster.local.stripe import charging, checkout_sessions, webhook_endpoints
+import orjson
+
+from cluster.local.stripe import charging, checkout_sessions, disputes, kinds, refunds, webhook_endpoints
+from cluster.local.stripe.balance import Balances
 from cluster.local.stripe.deliveries import DeliveryRecord
+from cluster.local.stripe.dials import Dials, stored_dials
 from cluster.local.stripe.faults import Faults
 from cluster.local.stripe.idempotency import IdempotencyKeys
 from cluster.local.stripe.operations import Operations
-from cluster.local.stripe.refusals import RefusedError
-from cluster.local.stripe.rows import IdempotencyRecord, is_kind
+from cluster.local.stripe.refusals import Document, RefusedError
+from cluster.local.stripe.rows import IdempotencyRecord
 from cluster.local.stripe.settings import Settings
 from cluster.local.stripe.store import Store, StoreFailedError
 from cluster.local.stripe.turn import IdSource, Turn
@@ -23,6 +29,7 @@ from cluster.local.stripe.webhook_endpoints import Registry, environment_endpoin
 from cluster.local.stripe.webhooks import WebhookSender
 
 DATABASE = "stripe.sqlite3"
+CURRENT_DIALS = "dials_current"
 HOUSEKEEPING_S = 1.0
 DUE_BATCH = 200  # objects that one round looks after
 PRUNE_EVERY_ROUNDS = 60
@@ -47,11 +54,14 @@ class Simulator:
         self.registry = Registry(environment)
         self.registry.refresh(self.store.all_of(webhook_endpoints.KIND))
         self.deliveries = DeliveryRecord(self.store)
-        self.webhooks = WebhookSender(self.deliveries, self.registry)
-        self.store.on_commit = self.webhooks.offer
-        self.operations = Operations(self.registry, self.deliveries)
-        self.idempotency = IdempotencyKeys(self.store, settings.secret_key.encode())
         self.faults = Faults()
+        self.webhooks = WebhookSender(self.deliveries, self.registry, self.faults)
+        self.store.on_commit = self.webhooks.offer
+        self.balances = Balances(self.store)
+        self.operations = Operations(self.registry, self.deliveries, self.balances)
+        self.idempotency = IdempotencyKeys(self.store, settings.secret_key.encode())
+        record = self.store.load(kinds.DIALS, CURRENT_DIALS)
+        self.dials = stored_dials(orjson.loads(record) if record is not None else None)
         self._housekeeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -78,7 +88,21 @@ class Simulator:
             self.ids,
             request_id,
             idempotency_key,
+            self.dials,
         )
+
+    async def turn_dials(self, now_ms: int, dials: Dials) -> Document:
+        """Store new dials and go by them; return them.
+
+        Raises:
+            StoreFailedError: they are as they were.
+        """
+        turn = self.turn(now_ms, None, None)
+        shown = asdict(dials)
+        turn.put(kinds.DIALS, {"id": CURRENT_DIALS, "created": turn.now, **shown})
+        await self.commit(turn, None)
+        self.dials = dials
+        return shown
 
     def page_token(self, subject: str) -> str:
         """Return what makes a page's address unguessable for ``subject``."""
@@ -109,6 +133,7 @@ class Simulator:
                 self.look_after_due(now_ms)
                 if rounds % PRUNE_EVERY_ROUNDS == 0:
                     self.store.prune(now_ms // 1_000)
+                self.balances.follow()
                 await self.store.checkpoint()
             except (StoreFailedError, OSError) as error:
                 LOG.warning("housekeeping failed (%s); trying again", error)
@@ -122,12 +147,25 @@ class Simulator:
         for object_id in self.store.due_objects(now_ms // 1_000, DUE_BATCH):
             turn = self.turn(now_ms, None, None)
             try:
-                if is_kind(checkout_sessions.KIND, object_id):
-                    checkout_sessions.close_due(turn, object_id)
-                else:
-                    charging.settle(turn, object_id)
-                    checkout_sessions.follow(turn, object_id)
+                _come_due(turn, object_id)
             except RefusedError as refused:
                 LOG.warning("%s was due and refused: %s", object_id, refused)
                 continue
             self._write(turn, None)
+
+
+def _come_due(turn: Turn, object_id: str) -> None:
+    """Do what an object's time asks for.
+
+    Raises:
+        RefusedError: the object's state does not allow it.
+    """
+    if kinds.is_kind(kinds.CHECKOUT_SESSION, object_id):
+        checkout_sessions.close_due(turn, object_id)
+    elif kinds.is_kind(kinds.REFUND, object_id):
+        refunds.come_due(turn, object_id)
+    elif kinds.is_kind(kinds.DISPUTE, object_id):
+        disputes.come_due(turn, object_id)
+    else:
+        charging.come_due(turn, object_id)
+        checkout_sessions.follow(turn, object_id)

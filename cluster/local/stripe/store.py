@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.local.stripe.kinds import is_kind
 from cluster.local.stripe.refusals import not_found
 from cluster.local.stripe.rows import (
     INSERT_DELIVERY,
@@ -23,7 +24,6 @@ from cluster.local.stripe.rows import (
     UPSERT,
     Delivery,
     IdempotencyRecord,
-    is_kind,
     page_statement,
     range_of,
 )
@@ -56,6 +56,7 @@ class Store:
         self._fresh: list[Delivery] = []
         self._timer: asyncio.Handle | None = None
         self._urgent = False
+        self.rollbacks = 0  # what was read from a transaction that was rolled back is void
         self._last_delivery_id: int = self._one("SELECT coalesce(max(id), 0) FROM deliveries")
         self.on_commit: Callable[[list[Delivery]], None] = lambda _fresh: None
 
@@ -124,17 +125,7 @@ class Store:
         try:
             self._begin()
             execute = self._db.execute
-            for stored in turn.changed.values():
-                execute(
-                    UPSERT,
-                    (
-                        stored.object_id,
-                        stored.parent,
-                        stored.created_at,
-                        stored.due_at,
-                        stored.body,
-                    ),
-                )
+            self._db.executemany(UPSERT, [stored.row() for stored in turn.changed.values()])
             for object_id in turn.removed:
                 execute("DELETE FROM objects WHERE id = ?", (object_id,))
             for event in turn.events:
@@ -187,6 +178,14 @@ class Store:
             self._fail(error)
             raise StoreFailedError(str(error)) from error
         self._schedule(urgent=False)
+
+    def after(self, kind: str, object_id: str, limit: int) -> list[tuple[str, bytes]]:
+        """Return (id, JSON) of up to ``limit`` objects of a kind that came after ``object_id``, in order."""
+        first, end = range_of(kind)
+        return self.query(
+            "SELECT id, body FROM objects WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+            (max(object_id, first), end, limit),
+        )
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a read."""
@@ -291,6 +290,7 @@ class Store:
     def _fail(self, error: sqlite3.Error) -> None:
         """Roll the open transaction back and tell everyone who is in it."""
         LOG.error("the database refused a transaction: %s", error)
+        self.rollbacks += 1
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

@@ -12,11 +12,16 @@ from typing import Protocol
 
 import orjson
 
+from cluster.local.stripe.dials import Dials
 from cluster.local.stripe.refusals import Document, not_found
 
 API_VERSION = "2026-10-28.endive"
 TICKS_PER_MS = 4_096
+TIME_DIGITS = 14  # of an id, in hexadecimal
 RANDOM_BYTES = 5  # of an id: what comes after its time
+RANDOM_DIGITS = 2 * RANDOM_BYTES
+MINTED_AT_ONCE = 200
+DEFAULT_DIALS = Dials()
 SECRET_BYTES = 16  # of a client secret or a hosted page's address: not to be guessed
 
 
@@ -41,7 +46,9 @@ class Source(Protocol):
 class PageQuery:
     """A page of a list.
 
-    ``topics`` are event types; ``created`` holds bounds ``gt``, ``gte``, ``lt``, ``lte`` in Unix seconds.
+    ``topics`` are what objects of this kind are told apart by (``Stored``), with ``*`` for any text;
+    ``created`` holds bounds ``gt``, ``gte``, ``lt``, ``lte`` in Unix seconds. ``delivery_success`` chooses
+    events all of whose webhooks arrived, or not.
     """
 
     kind: str
@@ -51,11 +58,16 @@ class PageQuery:
     starting_after: str | None
     ending_before: str | None
     created: Mapping[str, int]
+    currency: str | None = None
+    delivery_success: bool | None = None
 
 
 @dataclass(slots=True)
 class Stored:
-    """A changed object. ``due_at`` (Unix seconds) asks for a visit by the sweep at that time."""
+    """A changed object. ``due_at`` (Unix seconds) asks for a visit by the sweep at that time.
+
+    ``topic`` is what lists choose by, a balance transaction's type or a transfer's destination, and for ever.
+    """
 
     kind: str
     object_id: str
@@ -63,6 +75,11 @@ class Stored:
     created_at: int
     due_at: int | None
     body: bytes
+    topic: str | None = None
+
+    def row(self) -> tuple[str, str | None, str | None, int, int | None, bytes]:
+        """What the store keeps, in the order of its statement."""
+        return self.object_id, self.parent, self.topic, self.created_at, self.due_at, self.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +101,24 @@ class IdSource:
 
     def __init__(self) -> None:
         self._last = 0
+        self._chance = ""
+        self._at = 0
 
     def mint(self, prefix: str, now_ms: int) -> str:
         """Mint an id like ``pi_…``."""
-        self._last = max(self._last + 1, now_ms * TICKS_PER_MS)
-        return f"{prefix}_{self._last:014x}{secrets.token_hex(RANDOM_BYTES)}"
+        self._last = last = max(self._last + 1, now_ms * TICKS_PER_MS)
+        at = self._at
+        if at == len(self._chance):
+            # The system is asked for many ids' chance at once: asking costs more than all else here.
+            self._chance, at = secrets.token_hex(RANDOM_BYTES * MINTED_AT_ONCE), 0
+        self._at = at + RANDOM_DIGITS
+        return f"{prefix}_{last:014x}{self._chance[at : at + RANDOM_DIGITS]}"
+
+
+def time_digits(at_s: int) -> str:
+    """How the ids that were minted at ``at_s`` (Unix seconds) begin, behind their prefix."""
+    ticks = min(max(at_s, 0) * 1_000 * TICKS_PER_MS, 16**TIME_DIGITS - 1)
+    return f"{ticks:0{TIME_DIGITS}x}"
 
 
 @dataclass(slots=True)
@@ -103,6 +133,7 @@ class Turn:
     ids: IdSource
     request_id: str | None = None
     idempotency_key: str | None = None
+    dials: Dials = DEFAULT_DIALS
     changed: dict[str, Stored] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -153,12 +184,18 @@ class Turn:
                 yield orjson.loads(stored.body)
 
     def put(
-        self, kind: str, document: Document, *, parent: str | None = None, due_at: int | None = None
+        self,
+        kind: str,
+        document: Document,
+        *,
+        parent: str | None = None,
+        due_at: int | None = None,
+        topic: str | None = None,
     ) -> None:
         """Store ``document`` as it is now."""
         object_id = document["id"]
         self.changed[object_id] = Stored(
-            kind, object_id, parent, document["created"], due_at, orjson.dumps(document)
+            kind, object_id, parent, document["created"], due_at, orjson.dumps(document), topic
         )
 
     def remove(self, object_id: str) -> None:

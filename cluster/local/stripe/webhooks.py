@@ -15,7 +15,10 @@ import time
 from collections import deque
 from typing import cast
 
+import orjson
+
 from cluster.local.stripe.deliveries import MILLISECONDS, DeliveryRecord
+from cluster.local.stripe.faults import Faults
 from cluster.local.stripe.http_post import PostConnection, PostFailedError, Target, target_of
 from cluster.local.stripe.refusals import Document
 from cluster.local.stripe.rows import Delivery
@@ -28,6 +31,7 @@ CONNECTIONS_PER_ENDPOINT_MAX = 64
 QUEUE_PER_ENDPOINT_MAX = 2_000  # 4 MB of events; the rest waits in the database
 HELD_PER_ENDPOINT_MAX = QUEUE_PER_ENDPOINT_MAX + CONNECTIONS_PER_ENDPOINT_MAX
 ATTEMPT_TIMEOUT_S = 10.0  # connect, send and answer
+OVERTAKEN_MAX = 1_000  # more are only late
 POLL_S_MIN = 0.1  # between two looks at the database: how late a retry may be
 POLL_S_MAX = 60.0  # safe, since every retry and every overflow wakes the poller
 BACKLOG_POLL_S = 0.25  # while the database holds more than the queues
@@ -50,14 +54,16 @@ class Lane:
         self.queue: deque[Delivery] = deque()
         self.idle: list[PostConnection] = []
         self.workers: set[asyncio.Task[None]] = set()
+        self.overtaken: list[Delivery] = []  # by a fault's order they go after the next one that arrives
 
 
 class WebhookSender:
     """Delivers what the store hands over (``offer``) and what the database holds."""
 
-    def __init__(self, record: DeliveryRecord, registry: Registry) -> None:
+    def __init__(self, record: DeliveryRecord, registry: Registry, faults: Faults) -> None:
         self._record = record
         self._registry = registry
+        self._faults = faults
         self._lanes: dict[str, Lane] = {}
         self._held: set[int] = set()  # deliveries that are in a queue or under way
         self._poller: asyncio.Task[None] | None = None
@@ -187,8 +193,18 @@ class WebhookSender:
     async def _attempt(self, lane: Lane, delivery: Delivery) -> None:
         outcome: Document
         try:
+            body = self._record.body_of(delivery)
+            copies = 1
+            if self._faults.on_webhooks and not delivery.attempts:
+                copies = self._copies(lane, delivery, body)
+            if not copies:
+                return
             async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
-                status = await self._post(lane, self._record.body_of(delivery))
+                if copies > 1:
+                    await self._post(lane, body)
+                status = await self._post(lane, body)
+            if lane.overtaken:
+                self._let_overtaken_go(lane)
             if 200 <= status < 300:  # noqa: PLR2004 - success, by HTTP's definition; redirects are failures
                 self._record.succeeded(delivery, _now_ms(), status)
                 return
@@ -199,6 +215,28 @@ class WebhookSender:
             outcome = {"error": str(error)}
         self._record.failed(delivery, _now_ms(), outcome)
         self._wake.set()  # the poller has to know of the retry
+
+    def _copies(self, lane: Lane, delivery: Delivery, body: bytes) -> int:
+        """Let a fault that strikes this delivery have its way; return how many are sent now: 0, 1 or 2."""
+        fault = self._faults.strike_webhook(orjson.loads(body)["type"])
+        if fault is None:
+            return 1
+        if fault.action == "duplicate":
+            return 2
+        if fault.action == "drop":
+            self._record.dropped(delivery, _now_ms())
+            return 0
+        self._record.held_up(delivery, _now_ms(), fault.delay_ms)
+        if fault.action == "reorder" and len(lane.overtaken) < OVERTAKEN_MAX:
+            lane.overtaken.append(delivery)
+        self._wake.set()  # the poller has to know when it is due
+        return 0
+
+    def _let_overtaken_go(self, lane: Lane) -> None:
+        overtaken, lane.overtaken = lane.overtaken, []
+        for delivery in overtaken:
+            if not self.paused and self._record.is_pending(delivery):
+                self._enqueue(delivery)
 
     async def _post(self, lane: Lane, body: bytes) -> int:
         headers = signature_headers(lane.endpoint.secret, body, int(time.time()))
