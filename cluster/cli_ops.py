@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import typer
 
+from cluster import cli_proposals
 from cluster.client import PAGES_MAX, ApiError, ClientError, MarketplaceClient
 from cluster.connection import resolve
 from cluster.terminal import JsonFlag, Terminal, command
@@ -22,9 +23,12 @@ LETTERS_MAX = 10_000  # listed or retried by one command; more are a fault to be
 ERROR_CHARS_MAX = 160  # of an error in the list; --json has all of it
 GONE = frozenset({"dead_letter_gone", "dead_letter_not_found"})
 
-app = typer.Typer(no_args_is_help=True, help="Operate: dlq.")
+app = typer.Typer(
+    no_args_is_help=True, help="Operate: dlq, propose, approve, reject, withdraw, proposals, operators."
+)
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, retry, drop.")
 app.add_typer(dlq, name="dlq")
+app.add_typer(cli_proposals.app)
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

@@ -23,7 +23,17 @@ from serve_app.observability import IngressMetrics
 from serve_app.openapi import openapi_document
 from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
-from serve_app.routes import catalogue, dead_letters, licences, ops, orders, sales, service, webhooks
+from serve_app.routes import (
+    catalogue,
+    dead_letters,
+    licences,
+    ops,
+    orders,
+    proposals,
+    sales,
+    service,
+    webhooks,
+)
 from serve_app.sse import EventWatcher
 
 
@@ -57,6 +67,7 @@ def build_app(
         *ops.operations(),
         *dead_letters.operations(),
         *sales.operations(),
+        *proposals.operations(ports.proposals),
         *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )
 

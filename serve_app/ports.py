@@ -16,6 +16,8 @@ from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
+from domain.proposals.documents import Kind as GovernedKind
+from domain.proposals.state import Proposal, Status, Version
 from domain.signing import KeyRecord
 from storage.market.access import Principal
 from storage.market.catalogue import Release, Sku
@@ -23,6 +25,7 @@ from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
+from storage.market.proposals import Receipt, Request
 from storage.market.sales import SalesCursor, SalesDay
 from storage.s3 import Link
 
@@ -166,6 +169,25 @@ class SalesReads(Protocol):
         """List sales by day, SKU and currency, of one seller or of all."""
 
 
+class ProposalStore(Protocol):
+    """``storage.market.proposals``; see there for errors."""
+
+    async def submit(self, write: Write, request: Request) -> Receipt:
+        """Propose, approve, reject or withdraw, once per idempotency key."""
+
+    async def page(self, before: str, limit: int, status: Status | None) -> list[Proposal]:
+        """List proposals without their documents, newest first."""
+
+    async def find(self, proposal_id: str) -> Proposal | None:
+        """Read one proposal."""
+
+    async def current(self) -> list[Version]:
+        """List the current versions."""
+
+    async def versions(self, kind: GovernedKind, before: int, limit: int) -> list[Version]:
+        """List a document's versions, newest first."""
+
+
 class Signing(Protocol):
     """The signer's actor, as far as HTTP needs it."""
 
@@ -226,6 +248,7 @@ class IngressPorts:
     commands: CommandStore
     dead_letters: DeadLetterStore
     sales: SalesReads
+    proposals: ProposalStore
     signing: Signing
     payloads: PayloadLinks
     uploads: UploadLinks

@@ -25,6 +25,7 @@ from storage.market.dead_letters import DeadLetters
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
+from storage.market.proposals import Proposals
 from storage.market.sales import Sales
 from storage.s3 import Bucket, S3Access
 
@@ -81,6 +82,7 @@ class IngressDeployment:
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),
             sales=Sales(self._pool),
+            proposals=Proposals(self._pool),
             signing=self._signer,
             payloads=self._payloads,
             uploads=self._uploads,

@@ -30,6 +30,8 @@ from tests.fakes.dead_letters import FakeDeadLetters
 from tests.fakes.market_orders import FakeDirectory, FakeLicences, FakeReads, FakeSigner
 from tests.fakes.market_stores import FakeAccess, FakeBucket, FakeCatalogue, FakeCommands
 from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic, FakeOrderStore
+from tests.fakes.proposals import KEYS, FakeProposals
+from tests.fakes.proposals import register as register_operators
 from tests.fakes.sales import FakeSales
 
 WEBHOOK_SECRET = "whsec_test"
@@ -68,6 +70,8 @@ class FakeMarket:
         self.access = FakeAccess(self.commands)
         self.dead_letters = FakeDeadLetters(self.store, self.commands)
         self.sales = FakeSales(self)
+        operators = register_operators(KEYS[:4], 2, self.clock())
+        self.proposals = FakeProposals(self.commands, self.clock, operators)
         self.publisher = Publisher(self.catalogue, self.uploads, self.payloads, self.signer, self.clock)  # type: ignore[arg-type]
         self.checks: dict[str, bool] = {"database": True, "order_hosts": True, "signer": True}
         self._numbers = itertools.count(1)
@@ -122,6 +126,7 @@ class FakeMarket:
             commands=self.commands,
             dead_letters=self.dead_letters,
             sales=self.sales,
+            proposals=self.proposals,
             signing=self.signer,
             payloads=self.payloads,
             uploads=self.uploads,
