@@ -112,14 +112,10 @@ class SignerDirectory:
 
 
 class RelayDirectory:
-    """Reaches the outbox relay's deployment; only to ask how it is."""
+    """Reaches the outbox relay's deployment; only to ask how it is. No purchase needs it."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = _plain(handle)
-
-    async def ready(self) -> bool:
-        """Whether a replica answers."""
-        return await _answers(self._handle)
 
     async def exposition(self) -> bytes:
         """Return the relay's series in Prometheus' text format."""
@@ -140,7 +136,9 @@ class OrderDirectory:
 
     def __init__(self, handle: Any) -> None:
         self._handle = _plain(handle)
-        self._groups = [self._batcher(group) for group in range(PLACEMENT_GROUPS)]
+        # Apart, because placing waits for Stripe: what is paid for must not stand behind it.
+        self._placing = [self._batcher(group) for group in range(PLACEMENT_GROUPS)]
+        self._others = [self._batcher(group) for group in range(PLACEMENT_GROUPS)]
 
     async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         """See ``OrderHost.place``. Repeated once when a host dies under it: the key makes that safe."""
@@ -167,7 +165,8 @@ class OrderDirectory:
         return await _answers(self._handle)
 
     async def _call(self, order_id: str, *call: Any) -> Any:
-        return await self._groups[shard_of(order_id) % PLACEMENT_GROUPS].submit(call)
+        groups = self._placing if call[0] == "place" else self._others
+        return await groups[shard_of(order_id) % PLACEMENT_GROUPS].submit(call)
 
     def _batcher(self, group: int) -> Batcher[OrderCall, Any]:
         async def send(calls: Sequence[OrderCall]) -> Sequence[Any]:

@@ -125,6 +125,8 @@ TABLE: dict[str, tuple[int, str]] = {
     "queue_full": (429, "A part is busy"),
     "mailbox_full": (429, "The order is busy"),
     "mailbox_timeout": (429, "The order is busy"),
+    "order_unreadable": (503, "A newer build has moved the order"),
+    "webhook_dropped": (409, "An operator has dropped this webhook"),
     "order_contended": (503, "The order is changing"),
     "publisher_busy": (503, "The publisher is busy"),
     "streams_full": (503, "Too many progress streams"),

@@ -89,7 +89,6 @@ class IngressDeployment:
             checks={
                 "database": self._database_answers,
                 "order_hosts": self._orders.ready,
-                "relay": self._relay.ready,
                 "signer": self._signer.ready,
             },
             collectors=(self._orders.collector,) if isinstance(self._orders, LocalOrders) else (),

@@ -71,7 +71,11 @@ class Batcher(Generic[T, R]):
             self._draining -= 1
 
     async def _send_batch(self) -> None:
-        batch, self._queue = self._queue[: self._batch_max], self._queue[self._batch_max :]
+        # Whoever has given up meanwhile is not sent: after a stall the backlog must not stand before fresh work.
+        waiting = [one for one in self._queue if not one[1].done()]
+        batch, self._queue = waiting[: self._batch_max], waiting[self._batch_max :]
+        if not batch:
+            return
         try:
             answers = await self._send([item for item, _ in batch])
             if len(answers) != len(batch):

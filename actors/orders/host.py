@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.grains.runtime import GrainCounts, GrainLimits, Grains, StaleStateError
 from actors.orders.effects import EffectResult, Effects
-from actors.orders.retries import UNFORESEEN_TRIES_MAX, backoff_s, code_of, is_final
+from actors.orders.retries import UNFORESEEN_TRIES_MAX, backoff_s, code_of, is_final, is_unforeseen
 from domain.errors import (
     BusyError,
     ConflictError,
@@ -50,6 +50,7 @@ REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must no
 PLACING_MAX = 128
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
 STATE_BYTES, LINE_BYTES = 1_600, 950  # of a grain's state, measured by `marketplace bench grains`
+JOIN_WAIT_S = 2.0  # a commit waits this long for what may join it: meanwhile its order's mailbox stands still
 RESULT_WITHOUT_CHANGE = "its result changed nothing"
 CLOSE_WAIT_S = 20.0  # effects in flight at shutdown get this long; what is left is a row in Postgres
 
@@ -209,13 +210,16 @@ class OrderHost:
                 self._start(self.run_effect(order_id, effect.step))
         return True
 
-    async def run_effect(self, order_id: str, step: str, attempts: int = 0) -> None:
-        """Do one effect's outside work and execute its result; a failure is deferred, never lost."""
+    async def run_effect(self, order_id: str, step: str, attempts: int = 0, unforeseen: int = 0) -> None:
+        """Do one effect's outside work and execute its result; a failure is deferred, never lost.
+
+        ``attempts`` counts the sweeps' claims, ``unforeseen`` the failures so far that nobody foresaw.
+        """
         if (order_id, step) in self._running:
             return  # this host is at it already; a slow call outlives its lease
         self._running.add((order_id, step))
         try:
-            await self._run_effect(order_id, step, attempts)
+            await self._run_effect(order_id, step, attempts, unforeseen)
         finally:
             self._running.discard((order_id, step))
 
@@ -227,7 +231,7 @@ class OrderHost:
         for task in self._tasks:
             task.cancel()
 
-    async def _run_effect(self, order_id: str, step: str, attempts: int) -> None:
+    async def _run_effect(self, order_id: str, step: str, attempts: int, unforeseen: int) -> None:
         if attempts:
             # A sweep found it overdue, so another host may have gone on without us: read again.
             self._grains.forget(order_id)
@@ -237,7 +241,7 @@ class OrderHost:
             if not await self.execute(order_id, command, result):
                 await self._settle(order_id, step, attempts)
         except Exception as failure:  # noqa: BLE001 - whatever it was, its row must be deferred or buried
-            await self._failed(order_id, step, attempts, failure)
+            await self._failed(order_id, step, attempts, unforeseen, failure)
 
     async def _join(self, turn: Turn) -> Turn:
         """Do what may join this commit; if it cannot be done now the turn stays as it is."""
@@ -246,7 +250,8 @@ class OrderHost:
             return turn
         order = turn.order
         try:
-            command, result = await self._effects.run(effect.step, order)
+            async with asyncio.timeout(JOIN_WAIT_S):
+                command, result = await self._effects.run(effect.step, order)
             events = decide(order, command)
         except Exception as failure:  # noqa: BLE001 - whatever it was, it must not cost us this commit
             log.warning("%s of %s does not join its commit: %r", effect.step, order.order_id, failure)
@@ -292,7 +297,9 @@ class OrderHost:
         Waits as long for that as the first request did; then the order is answered as it is.
         """
         recorded = await self._store.find_command(buyer_id, idempotency.key)
-        if recorded is None or recorded.request_digest != idempotency.request_digest:
+        if recorded is None:
+            raise _in_progress()  # its commit is not visible yet, or it was purged a moment ago
+        if recorded.request_digest != idempotency.request_digest:
             raise RejectedError(
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request. Use a new key for a new request.",
@@ -301,9 +308,7 @@ class OrderHost:
         while True:
             stored = await self._store.load(recorded.subject)
             if stored is None:
-                raise ConflictError(
-                    "idempotency_in_progress", "The first request with this key has not finished yet."
-                )
+                raise _in_progress()
             seen: list[Event] = []
             for event in stored.events:
                 seen.append(event)
@@ -334,15 +339,19 @@ class OrderHost:
         assert order is not None
         return Cached(order, stored.payment_handle)
 
-    async def _failed(self, order_id: str, step: str, attempts: int, failure: Exception) -> None:
+    async def _failed(
+        self, order_id: str, step: str, attempts: int, unforeseen: int, failure: Exception
+    ) -> None:
         with contextlib.suppress(DependencyError):  # the lease runs out by itself and a sweep takes the row
-            if is_final(failure, attempts):
+            if is_final(failure, unforeseen):
                 log.error("%s of %s is given up", step, order_id, exc_info=failure)
                 await self._store.bury_effect(order_id, step, code_of(failure), str(failure))
                 return
             delay_s = backoff_s(attempts)
             log.warning("%s of %s failed, again in %.1f s: %s", step, order_id, delay_s, failure)
-            await self._store.defer_effect(order_id, step, delay_s, str(failure))
+            await self._store.defer_effect(
+                order_id, step, delay_s, str(failure), unforeseen=is_unforeseen(failure)
+            )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closing or len(self._tasks) >= RUNNING_EFFECTS_MAX:
@@ -356,6 +365,10 @@ class OrderHost:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("effect task failed", exc_info=error)
+
+
+def _in_progress() -> ConflictError:
+    return ConflictError("idempotency_in_progress", "The first request with this key has not finished yet.")
 
 
 def _turn(order: Order, events: list[Event], result: EffectResult) -> Turn:

@@ -12,7 +12,7 @@ from domain.errors import BusyError, DependencyError, MarketplaceError
 BACKOFF_FIRST_S = 1.0
 BACKOFF_CAP_S = 60.0  # an outage's end is noticed within a minute
 DOUBLINGS_MAX = 10
-UNFORESEEN_TRIES_MAX = 5  # a bug in this build may be one instance's; five claims see other hosts too
+UNFORESEEN_TRIES_MAX = 5  # a bug in this build may be one instance's; five tries see other hosts too
 
 
 def backoff_s(attempts: int) -> float:
@@ -21,13 +21,16 @@ def backoff_s(attempts: int) -> float:
     return ceiling_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads retries, guards nothing
 
 
-def is_final(failure: Exception, attempts: int) -> bool:
-    """Whether trying again cannot help; ``attempts`` counts the tries before this one."""
+def is_unforeseen(failure: Exception) -> bool:
+    """Whether this is no error of ours: such tries are counted, and an outage's are not."""
+    return not isinstance(failure, MarketplaceError)
+
+
+def is_final(failure: Exception, unforeseen: int) -> bool:
+    """Whether trying again cannot help; ``unforeseen`` counts the unforeseen failures before this one."""
     if isinstance(failure, DependencyError | BusyError):
         return False
-    if isinstance(failure, MarketplaceError):
-        return True
-    return attempts + 1 >= UNFORESEEN_TRIES_MAX
+    return not is_unforeseen(failure) or unforeseen + 1 >= UNFORESEEN_TRIES_MAX
 
 
 def code_of(failure: Exception) -> str:

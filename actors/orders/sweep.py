@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from actors.orders.host import OrderHost
-from actors.orders.retries import backoff_s, code_of, is_final
+from actors.orders.retries import backoff_s, code_of, is_final, is_unforeseen
 from domain.errors import MarketplaceError
 from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
 from domain.orders.ports import OrderStore, PaymentNews
@@ -72,7 +72,10 @@ class Sweep:
     def _effects_of(self, steps: tuple[str, ...]) -> Claim:
         async def claim(room: int) -> list[Item]:
             due = await self._store.claim_due_effects(steps, room, LEASE_S)
-            return [partial(self._host.run_effect, one.order_id, one.step, one.attempts) for one in due]
+            return [
+                partial(self._host.run_effect, one.order_id, one.step, one.attempts, one.unforeseen)
+                for one in due
+            ]
 
         return claim
 
@@ -83,11 +86,16 @@ class Sweep:
         try:
             await self._host.receive(news)
         except Exception as failure:
-            if is_final(failure, news.attempts):
+            if is_final(failure, news.unforeseen):
                 log.error("webhook %s is given up", news.event_id, exc_info=failure)
                 await self._store.bury_webhook(news, code_of(failure), str(failure))
             else:
-                await self._store.defer_webhook(news.event_id, backoff_s(news.attempts), str(failure))
+                await self._store.defer_webhook(
+                    news.event_id,
+                    backoff_s(news.attempts),
+                    str(failure),
+                    unforeseen=is_unforeseen(failure),
+                )
 
     async def _passivate(self) -> None:
         while True:

@@ -271,8 +271,12 @@ def _burial_violations(database: Postgres) -> list[Violation]:
             found.append(
                 Violation("L2", burial.order_id, f"{what} was given up for a passing failure: {burial.code}")
             )
-        elif burial.code == "internal_error" and burial.attempts + 1 < UNFORESEEN_TRIES_MAX:
+        elif burial.code == "internal_error" and burial.unforeseen + 1 < UNFORESEEN_TRIES_MAX:
             found.append(
-                Violation("L2", burial.order_id, f"{what} was given up after {burial.attempts} tries")
+                Violation(
+                    "L2",
+                    burial.order_id,
+                    f"{what} was given up after {burial.unforeseen} unforeseen failures",
+                )
             )
     return found

@@ -75,10 +75,14 @@ class SimulatedOrderStore:
         """See the port."""
         return await self._run("claim_due_effects", "", lambda: self._claim_effects(steps, limit, lease_s))
 
-    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+    async def defer_effect(
+        self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """See the port."""
         await self._run(
-            "defer_effect", order_id, lambda: self._database.defer_effect(order_id, step, delay_s, error)
+            "defer_effect",
+            order_id,
+            lambda: self._database.defer_effect(order_id, step, delay_s, error, unforeseen=unforeseen),
         )
 
     async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
@@ -99,9 +103,15 @@ class SimulatedOrderStore:
         """See the port."""
         await self._run("settle_webhook", news.order_id, lambda: self._database.settle_webhook(news, outcome))
 
-    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+    async def defer_webhook(
+        self, event_id: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """See the port."""
-        await self._run("defer_webhook", "", lambda: self._database.defer_webhook(event_id, delay_s, error))
+        await self._run(
+            "defer_webhook",
+            "",
+            lambda: self._database.defer_webhook(event_id, delay_s, error, unforeseen=unforeseen),
+        )
 
     async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
         """See the port."""

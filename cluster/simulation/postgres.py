@@ -54,6 +54,7 @@ class EffectRow:
 
     due_at: datetime
     attempts: int = 0
+    unforeseen: int = 0
     last_error: str | None = None
     dead_code: str | None = None
 
@@ -65,6 +66,7 @@ class InboxRow:
     news: PaymentNews
     due_at: datetime
     attempts: int = 0
+    unforeseen: int = 0
     processed: bool = False
     outcome: str | None = None
     dead_code: str | None = None
@@ -104,12 +106,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Burial:
-    """One dead letter, for the history; ``step`` is empty for a webhook. ``attempts`` made before it."""
+    """One dead letter, for the history; ``step`` is empty for a webhook, ``unforeseen`` as in its row."""
 
     order_id: str
     step: str
     code: str
-    attempts: int
+    unforeseen: int
 
 
 @dataclass
@@ -182,16 +184,17 @@ class Postgres:
             row.attempts += 1
             self._move_due(row, now, lease_s)
             self.claims.append(Claim(now, order_id, step, lease_s, row.attempts))
-            claimed.append(DueEffect(order_id, step, row.attempts))
+            claimed.append(DueEffect(order_id, step, row.attempts, row.unforeseen))
         return claimed
 
     def _move_due(self, row: EffectRow | InboxRow, now: datetime, delay_s: float) -> None:
         row.due_at = now + timedelta(seconds=delay_s)
 
-    def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+    def defer_effect(self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool) -> None:
         """Move an effect's due time."""
         row = self.effects.get((order_id, step))
         if row is not None:
+            row.unforeseen += unforeseen
             self._move_due(row, self.clock(), delay_s)
             row.last_error = error
 
@@ -199,7 +202,7 @@ class Postgres:
         """Make an effect a dead letter."""
         row = self.effects.get((order_id, step))
         if row is not None:
-            self.burials.append(Burial(order_id, step, code, row.attempts))
+            self.burials.append(Burial(order_id, step, code, row.unforeseen))
             row.dead_code, row.last_error = code, error
             row.attempts += 1
 
@@ -210,7 +213,7 @@ class Postgres:
         if news.event_id in self.inbox:
             return True, False
         due_at = self.clock() + timedelta(seconds=EFFECT_LEASE_S)
-        self.inbox[news.event_id] = InboxRow(replace(news, attempts=0), due_at)
+        self.inbox[news.event_id] = InboxRow(replace(news, attempts=0, unforeseen=0), due_at)
         return True, True
 
     def claim_due_webhooks(self, limit: int, lease_s: float) -> list[PaymentNews]:
@@ -226,27 +229,32 @@ class Postgres:
             row = self.inbox[event_id]
             row.attempts += 1
             self._move_due(row, now, lease_s)
-            claimed.append(replace(row.news, attempts=row.attempts))
+            claimed.append(replace(row.news, attempts=row.attempts, unforeseen=row.unforeseen))
         return claimed
 
     def settle_webhook(self, news: PaymentNews, outcome: str) -> None:
         """Keep a webhook as processed, unless it was before."""
-        row = self.inbox.setdefault(news.event_id, InboxRow(replace(news, attempts=0), self.clock()))
+        row = self.inbox.setdefault(
+            news.event_id, InboxRow(replace(news, attempts=0, unforeseen=0), self.clock())
+        )
         if not row.processed:
             row.processed, row.outcome, row.dead_code = True, outcome, None
 
-    def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+    def defer_webhook(self, event_id: str, delay_s: float, error: str, *, unforeseen: bool) -> None:
         """Move an inbox row's due time."""
         row = self.inbox.get(event_id)
         if row is not None and not row.processed:
+            row.unforeseen += unforeseen
             self._move_due(row, self.clock(), delay_s)
             row.outcome = error
 
     def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
         """Keep a webhook as a dead letter, unless it was processed before."""
-        row = self.inbox.setdefault(news.event_id, InboxRow(replace(news, attempts=0), self.clock()))
+        row = self.inbox.setdefault(
+            news.event_id, InboxRow(replace(news, attempts=0, unforeseen=0), self.clock())
+        )
         if not row.processed:
-            self.burials.append(Burial(news.order_id, "", code, row.attempts))
+            self.burials.append(Burial(news.order_id, "", code, row.unforeseen))
             row.dead_code, row.outcome = code, error
 
     # What operators do.
@@ -256,7 +264,7 @@ class Postgres:
         rows: list[EffectRow | InboxRow] = [*self.effects.values(), *self.inbox.values()]
         dead = [row for row in rows if row.dead_code is not None]
         for row in dead:
-            row.dead_code, row.due_at, row.attempts = None, self.clock(), 0
+            row.dead_code, row.due_at, row.attempts, row.unforeseen = None, self.clock(), 0, 0
         return len(dead)
 
     # One transaction's writes.

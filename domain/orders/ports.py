@@ -102,16 +102,23 @@ class RecordedCommand:
 
 @dataclass(frozen=True, slots=True)
 class DueEffect:
-    """An effect that a sweep claimed; ``attempts`` counts claims, this one included."""
+    """An effect that a sweep claimed.
+
+    ``attempts`` counts claims, this one included; ``unforeseen`` the failures before it that nobody foresaw.
+    """
 
     order_id: str
     step: str
     attempts: int
+    unforeseen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentNews:
-    """A verified webhook, reduced to what an order decides on. ``kind`` is Stripe's event type."""
+    """A verified webhook, reduced to what an order decides on. ``kind`` is Stripe's event type.
+
+    ``attempts`` and ``unforeseen`` as in ``DueEffect``.
+    """
 
     event_id: str
     order_id: str
@@ -122,6 +129,7 @@ class PaymentNews:
     code: str
     message: str
     attempts: int = 0
+    unforeseen: int = 0
 
 
 class OrderStore(Protocol):
@@ -144,7 +152,9 @@ class OrderStore(Protocol):
     ) -> Sequence[DueEffect]:
         """Claim overdue effects of these steps for ``lease_s`` seconds."""
 
-    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+    async def defer_effect(
+        self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """Try an effect again after ``delay_s`` seconds."""
 
     async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
@@ -159,7 +169,9 @@ class OrderStore(Protocol):
     async def settle_webhook(self, news: PaymentNews, outcome: str) -> None:
         """Keep a webhook as processed; it changed nothing."""
 
-    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+    async def defer_webhook(
+        self, event_id: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """Try an inbox row again after ``delay_s`` seconds."""
 
     async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:

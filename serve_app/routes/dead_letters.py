@@ -60,7 +60,7 @@ DROPPED = {
 }
 # What stays undone when an effect is dropped, by its step.
 UNFINISHED = {
-    OPEN_PAYMENT: "The order stays unfinished: its buyer cannot pay, and it expires.",
+    OPEN_PAYMENT: "The order stays unfinished: its buyer cannot pay, and it never expires.",
     BOOK: "The order stays paid and unfinished: nobody will book, licence or deliver it. Return the money at "
     "Stripe, or the buyer has paid for nothing.",
     FULFIL: "The order stays booked and unfinished: nobody will licence or deliver it. Return the money at "

@@ -129,7 +129,9 @@ class OrderRoutes:
         if JSON.encode() in call.headers.get(b"accept", b""):
             return reply(200, {"items": [progress.document(event) for event in events]})
         call.stream()
-        return EventStream(self._watcher, order_id, events, _last_event_id(call), progress.render)
+        return EventStream(
+            self._watcher, order_id, events, _last_event_id(call, len(events)), progress.render
+        )
 
     async def deliveries(self, call: Call) -> Response:
         """GET /v1/orders/{order_id}/deliveries."""
@@ -297,10 +299,11 @@ def _may_read(call: Call, buyer_id: str) -> bool:
     return call.caller.role == OPERATOR or _is_buyer(call, buyer_id)
 
 
-def _last_event_id(call: Call) -> int:
+def _last_event_id(call: Call, last_seq: int) -> int:
     text = call.headers.get(b"last-event-id", b"")
     # Anything else is no id of ours: the stream then starts at the beginning, which loses nothing.
-    return int(text) if text.isdigit() and len(text) <= LAST_EVENT_ID_CHARS_MAX else 0
+    seen_seq = int(text) if text.isdigit() and len(text) <= LAST_EVENT_ID_CHARS_MAX else 0
+    return seen_seq if seen_seq <= last_seq else 0
 
 
 def operations(watcher: EventWatcher) -> Sequence[Operation]:

@@ -45,7 +45,7 @@ WITH dead AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING subject
 ), revived AS (
-    UPDATE market.effects AS x SET dead_at = NULL, dead_code = NULL, attempts = 0, due_at = now()
+    UPDATE market.effects AS x SET dead_at = NULL, dead_code = NULL, attempts = 0, unforeseen = 0, due_at = now()
     FROM dead, claimed WHERE x.order_id = dead.order_id AND x.step = dead.step
 )
 INSERT INTO market.operator_actions (action_id, principal_id, action, subject, reason, detail)
@@ -86,7 +86,7 @@ WITH dead AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING subject
 ), revived AS (
-    UPDATE market.inbox AS i SET dead_at = NULL, dead_code = NULL, attempts = 0, due_at = now()
+    UPDATE market.inbox AS i SET dead_at = NULL, dead_code = NULL, attempts = 0, unforeseen = 0, due_at = now()
     FROM dead, claimed WHERE i.event_id = dead.event_id
 )
 INSERT INTO market.operator_actions (action_id, principal_id, action, subject, reason, detail)

@@ -17,7 +17,7 @@ import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
-from domain.errors import BusyError, MarketplaceError
+from domain.errors import BusyError, ConflictError, DependencyError, MarketplaceError
 from domain.orders.events import decode_event
 from domain.orders.ports import (
     DueEffect,
@@ -94,9 +94,9 @@ class PostgresOrderStore:
         # Two turns of one order cannot share a statement: both would see the same fence.
         order_ids = {turn.order.order_id for turn in turns}
         if len(order_ids) < len(turns):
-            answers = await self._one_by_one("commit_turns", turn_rows, turns)
+            answers = await self._one_by_one("commit_turns", turn_rows, turns, _order_id)
         else:
-            answers = await self._group("commit_turns", turn_rows, turns, lambda turn: turn.order.order_id)
+            answers = await self._group("commit_turns", turn_rows, turns, _order_id)
         for follower in self._followers:
             for turn, answer in zip(turns, answers, strict=True):
                 if answer is True:
@@ -111,32 +111,43 @@ class PostgresOrderStore:
         id_of: Callable[[T], str],
     ) -> list[bool | Exception]:
         try:
-            written = {row[0] for row in await self._fetch(name, rows_of(group))}
+            written: dict[str, bool] = dict(await self._fetch(name, rows_of(group)))
         except (psycopg.Error, BusyError):
             if len(group) == 1:
                 raise
-            return await self._one_by_one(name, rows_of, group)
-        return [id_of(one) in written for one in group]
+            return await self._one_by_one(name, rows_of, group, id_of)
+        return [_written(written.get(id_of(one))) for one in group]
 
     async def _one_by_one(
-        self, name: str, rows_of: Callable[[Sequence[T]], Mapping[str, str]], group: Sequence[T]
+        self,
+        name: str,
+        rows_of: Callable[[Sequence[T]], Mapping[str, str]],
+        group: Sequence[T],
+        id_of: Callable[[T], str],
     ) -> list[bool | Exception]:
         answers: list[bool | Exception] = []
         for one in group:
             try:
-                answers.append(bool(await self._fetch(name, rows_of([one]))))
+                written: dict[str, bool] = dict(await self._fetch(name, rows_of([one])))
+                answers.append(_written(written.get(id_of(one))))
             except (psycopg.Error, MarketplaceError) as failure:
                 answers.append(failure)
         return answers
 
-    async def _load_group(self, order_ids: Sequence[str]) -> list[StoredOrder | None]:
+    async def _load_group(self, order_ids: Sequence[str]) -> list[StoredOrder | Exception | None]:
         rows = await self._fetch("load_histories", {"order_ids": list(set(order_ids))})
-        stored: dict[str, StoredOrder] = {}
+        stored: dict[str, StoredOrder | Exception] = {}
         for order_id, events in groupby(rows, key=itemgetter(0)):
             history = list(events)
-            stored[order_id] = StoredOrder(
-                [decode_event(kind, data) for _, _, kind, data in history], history[0][1]
-            )
+            try:
+                stored[order_id] = StoredOrder(
+                    [decode_event(kind, data) for _, _, kind, data in history], history[0][1]
+                )
+            except (KeyError, TypeError, ValueError):
+                # A rolling update: those who share this read must not suffer, and a newer build goes on.
+                stored[order_id] = DependencyError(
+                    "order_unreadable", "A newer build of the marketplace has moved this order. Try again."
+                )
         return [stored.get(order_id) for order_id in order_ids]
 
     async def find_command(self, principal_id: str, key: str) -> RecordedCommand | None:
@@ -153,11 +164,19 @@ class PostgresOrderStore:
         )
         return [DueEffect(*row) for row in rows]
 
-    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+    async def defer_effect(
+        self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """Move an effect's due time and keep why."""
         await self._execute(
             "defer_effect",
-            {"order_id": order_id, "step": step, "delay_s": delay_s, "error": error[:ERROR_CHARS_MAX]},
+            {
+                "order_id": order_id,
+                "step": step,
+                "delay_s": delay_s,
+                "error": error[:ERROR_CHARS_MAX],
+                "unforeseen": unforeseen,
+            },
         )
 
     async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
@@ -181,10 +200,18 @@ class PostgresOrderStore:
         """Keep a webhook as processed; the order did not change."""
         await self._execute("settle_webhook", {**_webhook_row(news), "outcome": outcome})
 
-    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+    async def defer_webhook(
+        self, event_id: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         """Move an inbox row's due time and keep why."""
         await self._execute(
-            "defer_webhook", {"event_id": event_id, "delay_s": delay_s, "error": error[:ERROR_CHARS_MAX]}
+            "defer_webhook",
+            {
+                "event_id": event_id,
+                "delay_s": delay_s,
+                "error": error[:ERROR_CHARS_MAX],
+                "unforeseen": unforeseen,
+            },
         )
 
     async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
@@ -209,9 +236,9 @@ class PostgresOrderStore:
                 events += [
                     NumberedEvent(order_id, seq, decode_event(kind, data)) for _, seq, kind, data in of_order
                 ]
-            except (KeyError, TypeError):
+            except (KeyError, TypeError, ValueError):
                 # A newer build's event during a rolling update: the others' streams must not stand still.
-                log.warning("an event of %s is not known to this build", order_id)
+                log.debug("an event of %s is not known to this build", order_id)
         return events
 
     async def _fetch(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
@@ -228,6 +255,16 @@ def _grouped(
     return Batcher(send, batch_max=GROUP_MAX, waiting_max=WAITING_MAX, linger_s=linger_s)
 
 
+def _order_id(turn: Turn) -> str:
+    return turn.order.order_id
+
+
+def _written(answer: bool | None) -> bool | Exception:  # noqa: FBT001 - a row's own value
+    if answer is None:
+        return False
+    return answer or ConflictError("webhook_dropped", "An operator has dropped this webhook.")
+
+
 def _webhook_row(news: PaymentNews) -> dict[str, Any]:
     return {
         "order_id": news.order_id,
@@ -238,7 +275,7 @@ def _webhook_row(news: PaymentNews) -> dict[str, Any]:
 
 
 def _news(row: TupleRow) -> PaymentNews:
-    event_id, order_id, kind, payload, attempts = row
+    event_id, order_id, kind, payload, attempts, unforeseen = row
     # By name, so that a member which a newer build added does not make the row unreadable here.
     return PaymentNews(
         event_id=event_id,
@@ -250,4 +287,5 @@ def _news(row: TupleRow) -> PaymentNews:
         code=payload["code"],
         message=payload["message"],
         attempts=attempts,
+        unforeseen=unforeseen,
     )

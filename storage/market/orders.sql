@@ -32,16 +32,21 @@ WITH input AS MATERIALIZED (
     INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
     SELECT shard, order_id, 1, seq FROM placed JOIN input USING (order_id)
 )
-SELECT order_id FROM placed
+SELECT order_id, true FROM placed
 
 -- name: commit_turns
 -- Whole outcomes of commands, each under its order's fence. An order that does not come back has been moved
--- on by another host: nothing of its turn was written.
+-- on by another host: nothing of its turn was written. One that comes back false was to apply a webhook that an
+-- operator has dropped: nothing of that turn was written either.
 WITH input AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(turns)s::json) AS t (
         order_id text, fence int, seq int, status text, payment_handle jsonb, shard smallint)
+), dropped AS MATERIALIZED (
+    SELECT n.order_id FROM json_to_recordset(%(news)s::json) AS n (order_id text, event_id text)
+    JOIN market.inbox AS i ON i.event_id = n.event_id AND i.outcome = 'dropped'
 ), held AS MATERIALIZED (
     SELECT o.order_id FROM market.orders AS o JOIN input AS t ON o.order_id = t.order_id AND o.seq = t.fence
+    WHERE NOT EXISTS (SELECT FROM dropped AS d WHERE d.order_id = t.order_id)
     ORDER BY o.order_id FOR NO KEY UPDATE OF o
 ), fenced AS (
     UPDATE market.orders AS o
@@ -96,7 +101,7 @@ WITH input AS MATERIALIZED (
     FROM json_array_elements_text(%(forgotten)s::json) AS f (order_id) JOIN fenced USING (order_id)
     WHERE v.order_id = f.order_id
 )
-SELECT order_id FROM fenced
+SELECT order_id, true FROM fenced UNION ALL SELECT order_id, false FROM dropped
 
 -- name: load_histories
 SELECT o.order_id, o.payment_handle, e.kind, e.data
@@ -118,11 +123,12 @@ FROM (
     ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE x.order_id = due.order_id AND x.step = due.step
-RETURNING x.order_id, x.step, x.attempts
+RETURNING x.order_id, x.step, x.attempts, x.unforeseen
 
 -- name: defer_effect
 UPDATE market.effects
-SET due_at = now() + %(delay_s)s * interval '1 second', last_error = %(error)s
+SET due_at = now() + %(delay_s)s * interval '1 second', last_error = %(error)s,
+    unforeseen = unforeseen + %(unforeseen)s::int
 WHERE order_id = %(order_id)s AND step = %(step)s
 
 -- name: bury_effect
@@ -151,7 +157,7 @@ FROM (
     WHERE processed_at IS NULL AND dead_at IS NULL AND due_at <= now() ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE i.event_id = due.event_id
-RETURNING i.event_id, i.order_id, i.kind, i.payload, i.attempts
+RETURNING i.event_id, i.order_id, i.kind, i.payload, i.attempts, i.unforeseen
 
 -- name: settle_webhook
 INSERT INTO market.inbox (event_id, order_id, kind, payload, due_at, processed_at, outcome)
@@ -168,7 +174,9 @@ SET dead_at = now(), dead_code = excluded.dead_code, outcome = excluded.outcome
 WHERE inbox.processed_at IS NULL
 
 -- name: defer_webhook
-UPDATE market.inbox SET due_at = now() + %(delay_s)s * interval '1 second', outcome = %(error)s
+UPDATE market.inbox
+SET due_at = now() + %(delay_s)s * interval '1 second', outcome = %(error)s,
+    unforeseen = unforeseen + %(unforeseen)s::int
 WHERE event_id = %(event_id)s AND processed_at IS NULL
 
 -- name: list_orders_of_buyer

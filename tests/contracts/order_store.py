@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from domain.errors import ConflictError
 from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.decide import (
@@ -57,6 +58,8 @@ class Seen(Protocol):
     async def effect(self, order_id: str, step: str) -> EffectSeen | None: ...
 
     async def wrapped_identity(self, delivery_id: str) -> bytes | None: ...
+
+    async def drop_webhook(self, event_id: str) -> None: ...
 
 
 def turn_of(state, *commands, number=1, **extras):
@@ -244,6 +247,30 @@ class OrderStoreContract:
         await store.bury_webhook(news(), "second_charge", "refused")
         await store.defer_webhook("evt_1", 0, "down")
         assert await seen.inbox("evt_1") == InboxSeen(processed=True, outcome="applied", dead_code=None)
+
+    async def test_a_dropped_webhook_moves_no_order_and_spoils_no_neighbour(self, store, seen):
+        first, second = await placed(store), await placed(store, 2)
+        await store.bury_webhook(news(), "internal_error", "a bug")
+        await seen.drop_webhook("evt_1")
+        answers = await asyncio.gather(
+            store.commit(turn_of(first, PAID, news=news())),
+            store.commit(turn_of(second, PAID, number=2, news=news("evt_2", 2))),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[0], ConflictError)
+        assert answers[0].code == "webhook_dropped"
+        assert answers[1] is True
+        assert len((await store.load(order_id())).events) == first.seq
+
+    async def test_unforeseen_failures_are_counted_apart(self, store, expire):
+        await placed(store)
+        await store.defer_effect(order_id(), "open_payment", 1, "down")
+        await store.defer_effect(order_id(), "open_payment", 1, "a bug", unforeseen=True)
+        await store.store_webhook(news())
+        await store.defer_webhook("evt_1", 1, "a bug", unforeseen=True)
+        await expire(2)
+        assert [one.unforeseen for one in await store.claim_due_effects(STEPS, 10, 5)] == [1]
+        assert [one.unforeseen for one in await store.claim_due_webhooks(10, 5)] == [1]
 
     async def test_unprocessed_webhooks_are_claimed_and_deferred(self, store, expire):
         await placed(store)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from domain.errors import DependencyError
+from domain.errors import ConflictError, DependencyError
 from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id
 from domain.orders.events import DeliveryKeysForgotten, Event
 from domain.orders.ports import (
@@ -70,6 +70,7 @@ class EffectRow:
     attempts: int = 0
     last_error: str | None = None
     dead_code: str | None = None
+    unforeseen: int = 0
 
 
 @dataclass
@@ -80,6 +81,7 @@ class InboxRow:
     outcome: str | None = None
     processed: bool = False
     dead_code: str | None = None
+    unforeseen: int = 0
 
 
 @dataclass
@@ -115,6 +117,9 @@ class FakeOrderStore:
         row = self.orders.get(turn.order.order_id)
         if row is None or row.seq != turn.fence:
             return False
+        kept = None if turn.news is None else self.inbox.get(turn.news.event_id)
+        if kept is not None and kept.outcome == "dropped":
+            raise ConflictError("webhook_dropped", "An operator has dropped this webhook.")
         for licence in turn.licences:
             assert licence.licence_id not in self.licences, "I3: a second licence for a line"
         row.seq, row.status = turn.order.seq, turn.order.status
@@ -155,12 +160,15 @@ class FakeOrderStore:
             row = self.effects[key]
             row.attempts += 1
             row.due_at = self.clock() + timedelta(seconds=lease_s)
-            claimed.append(DueEffect(*key, row.attempts))
+            claimed.append(DueEffect(*key, row.attempts, row.unforeseen))
         return claimed
 
-    async def defer_effect(self, order_id: str, step: str, delay_s: float, error: str) -> None:
+    async def defer_effect(
+        self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         row = self.effects.get((order_id, step))
         if row is not None:
+            row.unforeseen += unforeseen
             row.due_at, row.last_error = self.clock() + timedelta(seconds=delay_s), error
 
     async def bury_effect(self, order_id: str, step: str, code: str, error: str) -> None:
@@ -186,20 +194,28 @@ class FakeOrderStore:
         for row in due[:limit]:
             row.attempts += 1
             row.due_at = self.clock() + timedelta(seconds=lease_s)
-        return [replace(row.news, attempts=row.attempts) for row in due[:limit]]
+        return [replace(row.news, attempts=row.attempts, unforeseen=row.unforeseen) for row in due[:limit]]
 
     async def settle_webhook(self, news: PaymentNews, outcome: str) -> None:
         self._process(news, outcome)
 
-    async def defer_webhook(self, event_id: str, delay_s: float, error: str) -> None:
+    async def defer_webhook(
+        self, event_id: str, delay_s: float, error: str, *, unforeseen: bool = False
+    ) -> None:
         row = self.inbox.get(event_id)
         if row is not None and not row.processed:
+            row.unforeseen += unforeseen
             row.due_at, row.outcome = self.clock() + timedelta(seconds=delay_s), error
 
     async def bury_webhook(self, news: PaymentNews, code: str, error: str) -> None:
         row = self.inbox.setdefault(news.event_id, InboxRow(news, self.clock()))
         if not row.processed:
             row.dead_code, row.outcome = code, error
+
+    def drop_webhook(self, event_id: str) -> None:
+        """What an operator's drop does (storage.market.dead_letters)."""
+        row = self.inbox[event_id]
+        row.processed, row.outcome, row.dead_code = True, "dropped", None
 
     def _process(self, news: PaymentNews, outcome: str) -> None:
         row = self.inbox.setdefault(news.event_id, InboxRow(news, self.clock()))

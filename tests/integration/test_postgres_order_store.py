@@ -1,5 +1,7 @@
 """Postgres keeps the order store's promises; and the schema keeps those that code could break."""
 
+import asyncio
+
 import psycopg
 import pytest
 
@@ -86,6 +88,22 @@ class PostgresSeen:
         )
         return blob
 
+    async def add_event(self, order_id, seq, kind):
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as owner:
+            await owner.execute(
+                "INSERT INTO market.order_events (order_id, seq, event_id, kind, data)"
+                """ VALUES (%s, %s, %s, %s, '{"at": "2026-01-01T00:00:00+00:00"}')""",
+                (order_id, seq, f"evt_{order_id}_{seq}", kind),
+            )
+
+    async def drop_webhook(self, event_id):
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as owner:
+            await owner.execute(
+                "UPDATE market.inbox SET dead_at = NULL, dead_code = NULL, processed_at = now(),"
+                " outcome = 'dropped' WHERE event_id = %s",
+                (event_id,),
+            )
+
     @staticmethod
     def _alive_or_dead(row):
         *values, dead = row
@@ -103,6 +121,17 @@ def seen(migrated):
 
 
 class TestPostgresOrderStore(OrderStoreContract):
+    async def test_an_event_of_a_newer_build_spoils_no_neighbour(self, store, seen):
+        await placed(store)
+        await placed(store, 2)
+        await seen.add_event(order_id(2), 3, "order.of_tomorrow")
+        first, second = await asyncio.gather(
+            store.load(order_id()), store.load(order_id(2)), return_exceptions=True
+        )
+        assert len(first.events) == 2
+        assert isinstance(second, DependencyError)
+        assert second.code == "order_unreadable"
+
     async def test_progress_is_read_for_many_orders_at_once(self, store):
         await placed(store)
         records = await store.events_since({order_id(): 1, order_id(2): 0})

@@ -162,3 +162,23 @@ async def test_a_request_that_is_cancelled_leaves_nobody_waiting():
     with pytest.raises(DependencyError, match="request_cancelled"):
         async with asyncio.timeout(5):
             await Batcher(send, batch_max=10, waiting_max=10).submit(1)
+
+
+async def test_whoever_has_given_up_is_not_sent():
+    sent, gate = [], asyncio.Event()
+
+    async def send(items):
+        await gate.wait()
+        sent.extend(items)
+        return list(items)
+
+    batcher = Batcher(send, batch_max=2, waiting_max=100)
+    stalled = [asyncio.create_task(batcher.submit(number)) for number in range(50)]
+    await asyncio.sleep(0.01)  # the first two are under way
+    for task in stalled:
+        task.cancel()
+    await asyncio.wait(stalled)
+    fresh = asyncio.create_task(batcher.submit("fresh"))
+    gate.set()
+    assert await fresh == "fresh"
+    assert sent == [0, 1, "fresh"]

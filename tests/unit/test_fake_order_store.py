@@ -21,6 +21,9 @@ class FakeSeen:
     async def wrapped_identity(self, delivery_id):
         return self._store.deliveries[delivery_id].wrapped_identity
 
+    async def drop_webhook(self, event_id):
+        self._store.drop_webhook(event_id)
+
 
 class TestFakeOrderStore(OrderStoreContract):
     @pytest.fixture

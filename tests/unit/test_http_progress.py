@@ -154,6 +154,12 @@ async def test_a_finished_order_is_told_and_closed_at_once(market, app, client, 
     assert (stream.status, stream.text) == (204, "")
 
 
+async def test_an_id_that_the_order_has_not_reached_begins_at_the_start(app, order_id):
+    stream = Stream(app, order_id, **{"last-event-id": "999999999"})
+    await stream.until(lambda s: len(s.events) == 3)
+    await stream.hang_up()
+
+
 async def test_a_decline_is_told_and_the_stream_goes_on(market, app, client, order_id):
     stream = Stream(app, order_id)
     await pay(market, client, order_id, kind="payment_intent.payment_failed", event_id="evt_no")

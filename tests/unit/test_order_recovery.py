@@ -186,7 +186,7 @@ async def test_a_webhook_of_a_bug_is_given_up_by_the_sweep_after_five_tries(worl
         raise KeyError("a bug")
 
     original, world.store.commit = world.store.commit, broken
-    for _ in range(4):
+    for _ in range(5):
         assert world.store.inbox["evt_1"].dead_code is None
         assert await world.later(host) == 1
     assert world.store.inbox["evt_1"].dead_code == "internal_error"
@@ -218,3 +218,45 @@ async def test_idle_orders_leave_memory_and_come_back(world):
     assert await world.pay(host) == "applied"
     await settle(host)
     assert world.kinds() == LIFE
+
+
+async def test_an_outage_uses_up_no_tries_of_what_nobody_foresaw(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    down = DependencyError("finance_unavailable", "down")
+    world.books.failures = [down] * 5 + [ValueError("a bad answer, once")]
+    await world.pay(host)
+    for _ in range(8):
+        await world.later(host)
+    assert world.status() == "delivered"
+
+
+async def test_a_slow_signer_delays_the_booking_little_and_joins_it_not(world, monkeypatch):
+    monkeypatch.setattr("actors.orders.host.JOIN_WAIT_S", 0.01)
+    seen, host = commits_of(world), world.host()
+    gate, fulfil = asyncio.Event(), world.fulfiller.fulfil
+
+    async def slow(order):
+        await gate.wait()
+        return await fulfil(order)
+
+    world.fulfiller.fulfil = slow
+    await host.place(cart(), KEY)
+    await world.pay(host)
+    while ["order.booked"] not in seen:
+        await asyncio.sleep(0)
+    gate.set()
+    await settle(host)
+    assert seen[-1] == ["order.licensed", "order.delivered"]
+
+
+async def test_a_webhook_that_an_operator_dropped_stays_dropped(world):
+    host = world.host()
+    await host.place(cart(), KEY)
+    news = world.news()
+    await world.store.bury_webhook(news, "internal_error", "a bug")
+    world.store.drop_webhook(news.event_id)
+    assert await host.receive(news) == "webhook_dropped"  # Stripe sends it again
+    await settle(host)
+    assert world.status() == "awaiting_payment"
+    assert world.store.inbox[news.event_id].outcome == "dropped"
