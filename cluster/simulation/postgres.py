@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from domain.errors import ConflictError
 from domain.events import shard_of
 from domain.events.ports import OutboxRow
 from domain.ids import derive_id
@@ -154,6 +155,9 @@ class Postgres:
         row = self.orders.get(turn.order.order_id)
         if row is None or not self.fence_holds(row, turn):
             return False
+        kept = None if turn.news is None else self.inbox.get(turn.news.event_id)
+        if kept is not None and kept.outcome == "dropped":
+            raise ConflictError("webhook_dropped", "An operator has dropped this webhook.")
         self._write(turn, seq_before=row.seq)
         return True
 
@@ -258,6 +262,11 @@ class Postgres:
             row.dead_code, row.outcome = code, error
 
     # What operators do.
+
+    def drop_webhook(self, event_id: str) -> None:
+        """Let a dead webhook go for good."""
+        row = self.inbox[event_id]
+        row.processed, row.outcome, row.dead_code = True, "dropped", None
 
     def retry_dead_letters(self) -> int:
         """Have every dead letter tried again; returns how many there were."""

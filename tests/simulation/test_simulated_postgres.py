@@ -55,6 +55,9 @@ class ModelSeen:
     async def wrapped_identity(self, delivery_id):
         return self._database.deliveries[delivery_id].wrapped_identity
 
+    async def drop_webhook(self, event_id):
+        self._database.drop_webhook(event_id)
+
 
 class TestSimulatedOrderStore(OrderStoreContract):
     @pytest.fixture
