@@ -6,7 +6,6 @@ store. After ``OPEN_S`` one call at a time is let through as a probe; the first 
 Only ``DependencyError`` counts: a refusal is an answer. (Nygard, "Release It!", chapter 5.)
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import TypeVar
@@ -64,9 +63,6 @@ class Breaker:
         except DependencyError as failure:
             if failure.code not in _NOT_ITS_FAULT:
                 self._failed()
-            raise
-        except asyncio.CancelledError:
-            self._failed()  # it took longer than its caller could wait
             raise
         except BusyError:
             raise  # our own queue was full: it says nothing of the other side
