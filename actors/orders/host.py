@@ -45,9 +45,11 @@ log = logging.getLogger("marketplace.orders")
 
 OPEN_PAYMENT_WAIT_S = 5.0  # a buyer's POST waits this long for Stripe; afterwards the sweep goes on
 REPLAY_POLL_S, REPLAY_POLL_S_MAX = 0.05, 0.8  # doubling: a repeated key must not become a query loop
-# Orders being placed at once; above it buyers are told to come back. At 150 orders a second the last of them
-# waits under a second, and what is already paid for is never behind it.
+# Orders being placed at once, and orders whose payment is known and whose booking or licence is at work.
+# Above either buyers are told to come back: at 150 orders a second the last of them waits under a second, and
+# nobody who has paid stands behind those who have not ordered yet.
 PLACING_MAX = 128
+PAID_WAITING_MAX = 128
 RUNNING_EFFECTS_MAX = 256  # outside calls in flight per host; beyond it the sweep takes them up later
 STATE_BYTES, LINE_BYTES = 1_600, 950  # of a grain's state, measured by `marketplace bench grains`
 JOIN_WAIT_S = 2.0  # a commit waits this long for what may join it: meanwhile its order's mailbox stands still
@@ -98,7 +100,7 @@ class OrderHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[tuple[str, str]] = set()
         self._closing = False
-        self._placing = 0
+        self._placing = self._receiving = 0
 
     def counts(self) -> GrainCounts:
         """Tell what the grains hold and did."""
@@ -121,7 +123,7 @@ class OrderHost:
             ConflictError: ``idempotency_in_progress``; the first request's commit is not visible yet.
             BusyError: ``host_full``; nothing was written.
         """
-        if self._placing >= PLACING_MAX:
+        if self._placing >= PLACING_MAX or self._receiving + len(self._tasks) >= PAID_WAITING_MAX:
             raise BusyError("host_full", "More orders come in than can be taken now. Try again shortly.")
         self._placing += 1
         try:
@@ -157,12 +159,15 @@ class OrderHost:
             NotFoundError: ``order_not_found``; nothing is kept.
             DependencyError, BusyError: not known to be kept; send it again.
         """
+        self._receiving += 1
         try:
             changed = await self.execute(news.order_id, self._command_of(news), EffectResult(news=news))
         except (RejectedError, ConflictError) as refused:
             log.error("webhook %s refused by %s: %s", news.event_id, news.order_id, refused)
             await self._store.bury_webhook(news, refused.code, str(refused))
             return refused.code
+        finally:
+            self._receiving -= 1
         if changed:
             return "applied"
         await self._store.settle_webhook(news, "no_change")

@@ -135,8 +135,6 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         # On one machine replicas share its cores, and what one of them does alone is cheaper: its commits are
         # shared by more turns. The next one takes over where the first is full or gone (ADR 0008).
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "first",
-        # A replica that stands still takes every new request until two checks in a row have failed.
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(HAPROXY_THREADS),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HAPROXY_HARD_STOP_S),
     }

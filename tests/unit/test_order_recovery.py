@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from domain.errors import DependencyError, RejectedError
+from domain.errors import BusyError, DependencyError, RejectedError
 from domain.orders.decide import BOOK, FORGET_KEYS, FULFIL, OPEN_PAYMENT, delivery_id
 from domain.orders.events import KIND_OF, DeliveryChoice
 from domain.orders.ports import Idempotency
@@ -260,3 +260,23 @@ async def test_a_webhook_that_an_operator_dropped_stays_dropped(world):
     await settle(host)
     assert world.status() == "awaiting_payment"
     assert world.store.inbox[news.event_id].outcome == "dropped"
+
+
+async def test_nobody_may_order_while_too_many_who_have_paid_wait(world, monkeypatch):
+    monkeypatch.setattr("actors.orders.host.PAID_WAITING_MAX", 1)
+    host, gate, book = world.host(), asyncio.Event(), world.books.book
+
+    async def slow(*entry):
+        await gate.wait()
+        return await book(*entry)
+
+    world.books.book = slow
+    await host.place(cart(), KEY)
+    await world.pay(host)
+    written = len(world.store.orders)
+    with pytest.raises(BusyError, match="host_full"):
+        await host.place(cart(2), Idempotency("key-2", b"digest"))
+    assert len(world.store.orders) == written
+    gate.set()
+    await settle(host)
+    await host.place(cart(2), Idempotency("key-2", b"digest"))
