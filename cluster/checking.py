@@ -22,6 +22,7 @@ from cluster.local import postgres
 from cluster.local.layout import Layout, read_json
 from domain.orders.booking import CLEARING
 from domain.orders.invariants import Examination, Totals, Violation, check_entry
+from domain.orders.publication_invariants import SALES, SalesSums
 from storage.audit.charges import SpooledCharges, captured_charges, spooled
 from storage.audit.pages import OrderPages, Page
 
@@ -54,6 +55,7 @@ class Report:
     seconds: float = 0.0
     found: Counter[str] = field(default_factory=Counter)
     totals: Totals = field(default_factory=Totals)
+    sales: SalesSums = field(default_factory=SalesSums)
 
     @property
     def clean(self) -> bool:
@@ -141,6 +143,7 @@ def run(
         report.orders += part.orders
         report.events += part.events
         report.totals.merge(part.totals)
+        report.sales.merge(part.sales)
         for violation in violations:
             report.found[violation.invariant] += 1
             on_violation(violation)
@@ -148,6 +151,7 @@ def run(
         on_page(report)
 
     with _charges(where) as charges, OrderPages(where.market_dsn, where.finance_dsn, charges) as reader:
+        sold_before = reader.sales_sums()
         finance_now = reader.finance_now()
         cut = finance_now - timedelta(seconds=grace_s) if finance_now else None
         bounds = list(reader.bounds(batch)) if jobs > 1 else []
@@ -160,7 +164,12 @@ def run(
         for page in reader.pages(after, batch):
             take(*_check_page(page, cut, grace_s))
         ledger = reader.ledger_totals(cut) if cut else None
-    take(Report(), report.totals.violations(ledger))
+        sold_after = reader.sales_sums()
+    whole = report.totals.violations(ledger)
+    if sold_before is not None and sold_after is not None:
+        compared = report.sales.violations(sold_before, sold_after)
+        whole += [Violation(invariant, "", words) for invariant, words in compared]
+    take(Report(), whole)
     return report
 
 
@@ -219,10 +228,21 @@ def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Repor
         examined = Examination(facts, grace_s)
         violations += examined.violations
         report.totals.add(examined)
+        _add_sale(report.sales, examined)
         report.events += len(facts.events)
     report.totals.add_entries(page.entries, cut)
     violations += _strays(page, page.as_of - timedelta(seconds=grace_s))
     return report, violations
+
+
+def _add_sale(sales: SalesSums, examined: Examination) -> None:
+    order, paid, facts = examined.order, examined.paid, examined.facts
+    if order is None:
+        sales.unread += 1
+    elif paid is not None and facts.publication is not None:
+        paid_seq = next(recorded.seq for recorded in facts.events if recorded.event is paid)
+        sure = not examined.violations and SALES not in facts.dropped_steps
+        sales.add(order, paid, paid_seq, facts.publication, sure=sure)
 
 
 def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:

@@ -27,10 +27,13 @@ from domain.orders.events import (
     OrderLicensed,
     OrderPaid,
 )
+from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
+from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.state import TERMINAL, Order, fold
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
+CAPTURED = "payment_intent.succeeded"  # the only kind of webhook that tells of a capture
 INBOX_KEPT_DAYS_MIN = 4  # processed webhooks are kept at least while Stripe may repeat them, three days
 # Each happens at most once, and only after the one before it. The invariant is the one that breaks.
 _MILESTONES: tuple[tuple[type[Event], str, str], ...] = (
@@ -72,12 +75,14 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredLicence:
-    """A licence row."""
+    """A licence row. ``status`` empty: not asked."""
 
     licence_id: str
     line_no: int
     release_id: str
     quantity: int
+    status: str = ""
+    terms: LicenceTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class StoredDelivery:
     line_no: int
     release_id: str
     holds_key: bool = False
+    terms: DeliveryTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,7 @@ class StoredWebhook:
     processed: bool
     due_at: datetime | None = None
     dead: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,7 @@ class OrderFacts:
     webhooks: Sequence[StoredWebhook] | None = None
     entries: Sequence[LedgerEntry] | None = None
     charges: Sequence[Charge] | None = None
+    publication: Publication | None = None
     as_of: datetime | None = None
     charges_as_of: datetime | None = None
 
@@ -207,6 +215,8 @@ class Examination:
         yield from self._deliveries(order)
         yield from self._effects(order, events)
         yield from self._webhooks()
+        if facts.publication is not None:
+            yield from check_publication(facts.publication, order.seq)
         yield from self._entries(order)
         yield from self._charges(order)
 
@@ -239,6 +249,7 @@ class Examination:
         }
         stored = {(row.licence_id, row.line_no, row.release_id, row.quantity) for row in rows}
         yield from _compared("I3", "licence", expected, stored, len(rows))
+        yield from check_licences(order, rows)
 
     def _deliveries(self, order: Order) -> Iterator[tuple[str, str]]:
         rows = self.facts.deliveries
@@ -259,6 +270,7 @@ class Examination:
         }
         stored = {(row.delivery_id, row.line_no, row.release_id) for row in rows}
         yield from _compared("I3", "delivery", expected, stored, len(rows))
+        yield from check_deliveries(order, rows)
         if order.keys_forgotten:
             for row in rows:
                 if row.holds_key:
@@ -347,8 +359,9 @@ class Examination:
             names = ", ".join(sorted(charge.payment_intent_id for charge in charges))
             yield "I2", f"was charged {len(charges)} times: {names}"
         if paid is None:
-            # A webhook that waits, or that was refused and lies before an operator, is an open case.
-            known = any(not row.processed for row in self.facts.webhooks or ())
+            # News of a capture that waits, or lies refused before an operator, is an open case.
+            webhooks = self.facts.webhooks or ()
+            known = any(row.kind == CAPTURED and not row.processed for row in webhooks)
             for charge in charges:
                 if not known and self._settled(charge.captured_at, self.facts.as_of):
                     yield "I1", f"Stripe captured {charge.payment_intent_id}, but the order does not know"

@@ -19,12 +19,13 @@ WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 ORDER BY order_id, seq
 
 -- name: licences_of_page
-SELECT order_id, licence_id, line_no, release_id, quantity
+SELECT order_id, licence_id, line_no, release_id, quantity, status, buyer_id, sku_id, envelope
 FROM market.licences
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
 -- name: deliveries_of_page
-SELECT order_id, delivery_id, line_no, release_id, wrapped_identity IS NOT NULL
+SELECT order_id, delivery_id, line_no, release_id, wrapped_identity IS NOT NULL, mode, recipient, buyer_id,
+       header, manifest
 FROM market.deliveries
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
@@ -42,19 +43,69 @@ WHERE action = 'dead_letter.drop' AND detail ->> 'order_id' > %(after)s
 
 -- name: waiting_webhooks_of_page
 -- Two branches, for each has its partial index; no index holds the order's id.
-SELECT order_id, event_id, false, due_at, false
+SELECT order_id, event_id, false, due_at, false, kind
 FROM market.inbox
 WHERE processed_at IS NULL AND dead_at IS NULL
   AND order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 UNION ALL
-SELECT order_id, event_id, processed_at IS NOT NULL, due_at, true
+SELECT order_id, event_id, processed_at IS NOT NULL, due_at, true, kind
 FROM market.inbox
 WHERE dead_at IS NOT NULL AND order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
 -- name: processed_webhooks
 -- The webhooks that orders of the page say they were paid by.
-SELECT order_id, event_id, true, due_at, dead_at IS NOT NULL
+SELECT order_id, event_id, true, due_at, dead_at IS NOT NULL, kind
 FROM market.inbox WHERE event_id = ANY(%(event_ids)s) AND processed_at IS NOT NULL
+
+-- name: outbox_of_page
+-- Its key begins with the shard, so each page reads all that waits. In a healthy system that is next to nothing.
+SELECT order_id, first_seq, last_seq
+FROM market.outbox
+WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
+
+-- name: behind_of_page
+-- Consumers that have not certainly taken all of an order: mostly no row. An order without a progress row was
+-- taken up to the settled time; before its registration a consumer need not have been asked. While none is
+-- registered nothing can have been taken. LATERAL and OFFSET 0: see storage/market/consumers.sql.
+WITH asked AS MATERIALIZED (
+    SELECT consumer, registered_at, settled_before FROM market.consumers
+    UNION ALL
+    SELECT 'any consumer', '-infinity', '-infinity' WHERE NOT EXISTS (SELECT FROM market.consumers)
+)
+SELECT o.order_id, c.consumer, coalesce(p.seq, h.settled_seq), h.unasked_seq, s.seq
+FROM market.orders o
+CROSS JOIN asked c
+LEFT JOIN LATERAL (
+    SELECT seq FROM market.consumer_progress WHERE consumer = c.consumer AND order_id = o.order_id OFFSET 0
+) AS p ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(max(e.seq) FILTER (WHERE e.at < c.settled_before), 0) AS settled_seq,
+           coalesce(max(e.seq) FILTER (WHERE e.at < c.registered_at), 0) AS unasked_seq
+    FROM market.order_events e
+    WHERE e.order_id = o.order_id COLLATE "default" AND p.seq IS DISTINCT FROM o.seq OFFSET 0
+) AS h
+LEFT JOIN LATERAL (
+    SELECT seq FROM market.stuck_events
+    WHERE consumer = c.consumer AND order_id = o.order_id AND parked_at IS NOT NULL OFFSET 0
+) AS s ON true
+WHERE o.order_id > %(after)s AND (%(last)s::text IS NULL OR o.order_id <= %(last)s)
+  AND p.seq IS DISTINCT FROM o.seq
+  AND (coalesce(p.seq, h.settled_seq) <> o.seq OR h.unasked_seq > 0)
+
+-- name: sales_sums
+-- By SKU and by day, as the checker sums up the orders.
+SELECT axis, name, currency, orders::bigint, units::bigint, gross_minor::bigint
+FROM (
+    SELECT 'sku' AS axis, sku_id AS name, currency, sum(orders) AS orders, sum(units) AS units,
+           sum(gross_minor) AS gross_minor
+    FROM market.sales_by_day GROUP BY sku_id, currency
+    UNION ALL
+    SELECT 'day', day::text, currency, sum(orders), sum(units), sum(gross_minor)
+    FROM market.sales_by_day GROUP BY day, currency
+) AS sums
+
+-- name: is_registered
+SELECT EXISTS (SELECT FROM market.consumers WHERE consumer = %(consumer)s)
 
 -- name: snapshot_time
 -- When the page's snapshot was taken, a moment ago, by the database's clock.

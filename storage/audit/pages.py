@@ -22,9 +22,11 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
+from domain import licences, statements
 from domain.errors import DependencyError
 from domain.orders.booking import CLEARING
 from domain.orders.events import Event, OrderPaid, decode_event
+from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
     Charge,
     LedgerEntry,
@@ -37,7 +39,9 @@ from domain.orders.invariants import (
     StoredLicence,
     StoredWebhook,
 )
+from domain.orders.publication_invariants import SALES, Behind, Publication, Sums
 from storage.audit.charges import SpooledCharges
+from storage.audit.documents import predicate
 from storage.sql import load_queries
 
 CONNECT_TIMEOUT_S = 10
@@ -82,6 +86,8 @@ class _Rows:
     dropped: Mapping[str, list[str]]
     waiting: Mapping[str, list[StoredWebhook]]
     paying: Mapping[str, list[StoredWebhook]]
+    outbox: Mapping[str, list[tuple[int, int]]]
+    behind: Mapping[str, list[Behind]]
 
     def strays(self) -> dict[str, AbstractSet[str]]:
         """Return the ids of orders that have rows and no order, by table."""
@@ -90,6 +96,7 @@ class _Rows:
             "licences": self.licences,
             "deliveries": self.deliveries,
             "effects": self.effects,
+            "outbox": self.outbox,
             # A dead letter may name an order that we never had: that is why it is one.
             "inbox": [order_id for order_id, rows in self.waiting.items() if not all(r.dead for r in rows)],
         }
@@ -147,6 +154,17 @@ class OrderPages:
         with _reading(self._finance, "finance"):
             rows = self._finance.execute(_FINANCE["ledger_totals"], values).fetchall()
         return {row[0]: LedgerTotal(*row) for row in rows}
+
+    def sales_sums(self) -> Sums | None:
+        """Return what the consumer ``sales`` holds now, None while it is not registered."""
+        with _reading(self._market, "market"):
+            if not self._ask("is_registered", {"consumer": SALES})[0][0]:
+                return None
+            rows = self._ask("sales_sums", {})
+        return {
+            (axis, name, currency): (orders, units, gross)
+            for axis, name, currency, orders, units, gross in rows
+        }
 
     def bounds(self, orders_max: int) -> Iterator[tuple[str, str]]:
         """Cut the orders that there are into pages of ``orders_max``; what is left over has no page yet.
@@ -206,12 +224,14 @@ class OrderPages:
             as_of=as_of,
             orders=orders,
             events=events,
-            licences=_by_order(self._ask("licences_of_page", bounds), StoredLicence),
-            deliveries=_by_order(self._ask("deliveries_of_page", bounds), StoredDelivery),
+            licences=_by_order(self._ask("licences_of_page", bounds), _licence),
+            deliveries=_by_order(self._ask("deliveries_of_page", bounds), _delivery),
             effects=_by_order(self._ask("effects_of_page", bounds), StoredEffect),
             dropped=_by_order(self._ask("dropped_of_page", bounds), str),
             waiting=_by_order(self._ask("waiting_webhooks_of_page", bounds), StoredWebhook),
             paying=_by_order(self._ask("processed_webhooks", {"event_ids": paid_by}), StoredWebhook),
+            outbox=_by_order(self._ask("outbox_of_page", bounds), lambda first, last: (first, last)),
+            behind=_by_order(self._ask("behind_of_page", bounds), Behind),
         )
 
     def _ask(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
@@ -237,6 +257,7 @@ class OrderPages:
                     webhooks=[*rows.waiting.get(order_id, ()), *rows.paying.get(order_id, ())],
                     entries=None if entries is None else own_entries.pop(order_id, ()),
                     charges=None if charges is None else charges.pop(order_id, ()),
+                    publication=Publication(rows.outbox.get(order_id, ()), rows.behind.get(order_id, ())),
                     as_of=rows.as_of,
                     charges_as_of=self._charges.as_of if self._charges else None,
                 )
@@ -300,6 +321,19 @@ def _by_order(rows: Iterable[TupleRow], make: Any) -> dict[str, list[Any]]:
     for order_id, *values in rows:
         found[order_id].append(make(*values))
     return dict(found)
+
+
+def _licence(licence_id: str, line_no: int, release_id: str, *columns: Any) -> StoredLicence:
+    quantity, status, buyer_id, sku_id, envelope = columns
+    granted = LicenceTerms(sku_id, buyer_id, predicate(envelope, licences.PAYLOAD_TYPE))
+    return StoredLicence(licence_id, line_no, release_id, quantity, status, granted)
+
+
+def _delivery(delivery_id: str, line_no: int, release_id: str, *columns: Any) -> StoredDelivery:
+    holds_key, mode, recipient, buyer_id, header, manifest = columns
+    document = predicate(manifest, statements.PAYLOAD_TYPE)
+    sealed = DeliveryTerms(mode, recipient, buyer_id, header, document)
+    return StoredDelivery(delivery_id, line_no, release_id, holds_key, sealed)
 
 
 def _event(seq: int, event_id: str, kind: str, data: str) -> RecordedEvent:

@@ -13,9 +13,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from actors.relay.bus import PostgresBus
+from actors.relay.consumer import Consumer
 from cluster import checking
 from cluster.cli_check import check
+from domain import licences, statements
+from domain.dsse import Envelope, Signature
 from domain.errors import DependencyError
+from domain.events import SHARDS
+from domain.events.ports import Span
+from domain.fulfilment import ReleaseMaterial, licence_payload, manifest_payload
 from domain.ids import derive_id
 from domain.ledger import Entry, Posting
 from domain.orders import commands as c
@@ -25,9 +32,12 @@ from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedD
 from domain.orders.state import evolve
 from storage import migrations
 from storage.finance.ledger_store import LedgerStore
+from storage.market.consumers import PostgresConsumerStore
 from storage.market.order_store import PostgresOrderStore
+from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
-from tests.fakes.carts import NOW, cart, order_id
+from storage.market.sales import SalesProjection
+from tests.fakes.carts import NOW, RECIPIENT, cart, order_id
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +45,14 @@ PLACED, OPEN, PAID, BOOKED, DELIVERED, EXPIRED = range(1, 7)  # order numbers, o
 SOUND = 7  # one more delivered order, which nothing is done to
 ORDERS = 7
 TOTAL_MINOR = 1999
+HEADER = b"age header"
+MATERIAL = ReleaseMaterial("rel_1", "logline-1.0.0.tar.gz", "ab" * 32, 1_000, "cd" * 32, 1_100, b"")
+ALL_ROWS = 1_000
+
+
+def signed(payload_type, payload):
+    """Return an envelope as the signer makes them; its signature is worth nothing."""
+    return Envelope(payload_type, payload, (Signature("key_1", bytes(64)),)).dumps()
 
 
 class Writer:
@@ -70,12 +88,15 @@ class Writer:
 
     async def deliver(self, state):
         licence, delivery = licence_id(state.order_id, 1), delivery_id(state.order_id, 1)
+        (line,) = state.lines
+        envelope = signed(licences.PAYLOAD_TYPE, licence_payload(state, line))
+        manifest = signed(statements.PAYLOAD_TYPE, manifest_payload(state, line, MATERIAL, RECIPIENT, HEADER))
         return await self.act(
             state,
             c.RecordFulfilment((licence,), (delivery,), "key_1", NOW),
-            licences=[IssuedLicence(licence, 1, "sku_1", "rel_1", 1, "key_1", "envelope", NOW)],
+            licences=[IssuedLicence(licence, 1, "sku_1", "rel_1", 1, "key_1", envelope, NOW)],
             deliveries=[
-                SealedDelivery(delivery, 1, "rel_1", "recipient", "age1r", b"header", "manifest", None, None)
+                SealedDelivery(delivery, 1, "rel_1", "recipient", RECIPIENT, HEADER, manifest, None, None)
             ],
         )
 
@@ -95,6 +116,8 @@ async def fill(database):
     await pool.open(wait=True)
     await ledger.open()
     writer = Writer(PostgresOrderStore(pool), ledger)
+    consumers = PostgresConsumerStore(pool, lambda: datetime.now(UTC))
+    await consumers.settle(SalesProjection.name, 86_400.0, 1, "")  # registers it
     for number in range(1, ORDERS + 1):
         order = await writer.place(number)
         if number == PLACED:
@@ -111,8 +134,26 @@ async def fill(database):
         order = await writer.book(order)
         if number != BOOKED:
             await writer.deliver(order)
+    await relay(database, PostgresBus([Consumer(consumers, SalesProjection())]))
     await pool.close()
     await ledger.close()
+
+
+async def relay(database, bus):
+    """Publish all that waits."""
+    outbox = PostgresOutbox(database.dsn_for("market_app"))
+    await outbox.join()
+    for shard in range(SHARDS):
+        assert await outbox.take(shard)
+    rows = await outbox.read(range(SHARDS), ALL_ROWS, [])
+    spans = {}
+    for row in rows:
+        first = spans[row.order_id].first_seq if row.order_id in spans else row.first_seq
+        spans[row.order_id] = Span(row.order_id, first, row.last_seq)
+    outcomes = await bus.publish(await outbox.load(list(spans.values())))
+    assert set(outcomes) == {None}
+    await outbox.delete(rows)
+    await outbox.leave()
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +238,21 @@ def entry(number):
     return f"entry_id = (SELECT entry_id FROM finance.entries WHERE entry_key = '{key}')"
 
 
+QUEUED = f"""
+INSERT INTO market.outbox (shard, order_id, first_seq, last_seq) VALUES (0, '{order_id(PAID)}', {{}}, {{}})
+"""
+PROGRESS = f"UPDATE market.consumer_progress SET seq = {{}}, from_seq = 0 WHERE order_id = '{order_id(PAID)}'"
+PARKED = f"""
+INSERT INTO market.stuck_events (consumer, order_id, seq, attempts, code, error, parked_at)
+VALUES ('sales', '{order_id(PAID)}', 3, 1, 'x', 'x', now())
+"""
+UNSOLD = (
+    "UPDATE market.sales_by_day SET orders = orders - 1, units = units - 1, gross_minor = gross_minor - 1999"
+)
+SWAPPED = """
+UPDATE market.{table} AS a SET {column} = b.{column}
+FROM market.{table} AS b WHERE a.order_id = '{one}' AND b.order_id = '{other}'
+"""
 PAID_AGAIN = f"""
 INSERT INTO market.order_events (order_id, seq, event_id, kind, data)
 SELECT order_id, 5, '{derive_id("evt", order_id(PAID), "5")}', kind, data
@@ -223,7 +279,7 @@ OPEN_KEY = capture_entry_key(order_id(OPEN))
 DAMAGE = {
     "paid twice": (
         {("I2", PAID)},
-        [PAID_AGAIN, f"UPDATE market.orders SET seq = 5 WHERE {one(PAID)}"],
+        [PAID_AGAIN, f"UPDATE market.orders SET seq = 5 WHERE {one(PAID)}", QUEUED.format(5, 5)],
     ),
     "a licence lost": ({("I3", DELIVERED)}, [f"DELETE FROM market.licences WHERE {one(DELIVERED)}"]),
     "a licence of another line": (
@@ -231,6 +287,61 @@ DAMAGE = {
         [f"UPDATE market.licences SET line_no = 2 WHERE {one(DELIVERED)}"],
     ),
     "a delivery lost": ({("I3", DELIVERED)}, [f"DELETE FROM market.deliveries WHERE {one(DELIVERED)}"]),
+    "a licence of another buyer": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.licences SET buyer_id = 'mallory' WHERE {one(DELIVERED)}"],
+    ),
+    "a licence of another SKU": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.licences SET sku_id = 'sku_2' WHERE {one(DELIVERED)}"],
+    ),
+    "a licence of another release": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.licences SET release_id = 'rel_2' WHERE {one(DELIVERED)}"],
+    ),
+    "a licence revoked for nothing": (
+        {("I5", DELIVERED)},
+        [f"UPDATE market.licences SET status = 'revoked' WHERE {one(DELIVERED)}"],
+    ),
+    "a licence that names another order": (
+        {("I3", DELIVERED)},
+        [SWAPPED.format(table="licences", column="envelope", one=order_id(DELIVERED), other=order_id(SOUND))],
+    ),
+    "a licence that is no document": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.licences SET envelope = 'envelope' WHERE {one(DELIVERED)}"],
+    ),
+    "a delivery of another buyer": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.deliveries SET buyer_id = 'mallory' WHERE {one(DELIVERED)}"],
+    ),
+    "a delivery in another mode": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.deliveries SET mode = 'released_key' WHERE {one(DELIVERED)}"],
+    ),
+    "a delivery sealed for somebody else": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.deliveries SET recipient = 'age1mallory' WHERE {one(DELIVERED)}"],
+    ),
+    "a delivery under another header": (
+        {("I3", DELIVERED)},
+        [f"UPDATE market.deliveries SET header = 'x' WHERE {one(DELIVERED)}"],
+    ),
+    "a manifest of another order": (
+        {("I3", DELIVERED)},
+        [
+            SWAPPED.format(
+                table="deliveries", column="manifest", one=order_id(DELIVERED), other=order_id(SOUND)
+            )
+        ],
+    ),
+    "an event that never left": ({("I6", PAID)}, [PROGRESS.format(3), UNSOLD]),
+    "an event that waits in part": ({("I6", PAID)}, [PROGRESS.format(2), UNSOLD, QUEUED.format(4, 4)]),
+    "progress lost": ({("I6", PAID)}, [f"DELETE FROM market.consumer_progress WHERE {one(PAID)}", UNSOLD]),
+    "progress beyond the events": ({("I6", PAID)}, [PROGRESS.format(9)]),
+    "an outbox row of no event": ({("I6", PAID)}, [QUEUED.format(4, 5)]),
+    "a sale not counted": ({("I6", None)}, [UNSOLD]),
+    "a sale counted on another day": ({("I6", None)}, ["UPDATE market.sales_by_day SET day = day + 1"]),
     "a licence before the booking": (
         {("I4", PAID), ("I3", DELIVERED)},
         [f"UPDATE market.licences SET order_id = '{order_id(PAID)}' WHERE {one(DELIVERED)}"],
@@ -305,6 +416,40 @@ def test_damage_is_found_and_nothing_else(copied, name):
     expected, statements = DAMAGE[name]
     damage(copied, *statements)
     assert violations(copied) == expected
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [PROGRESS.format(3), UNSOLD, QUEUED.format(4, 4)],
+        [PROGRESS.format(2), UNSOLD, PARKED],
+        [PROGRESS.format(2), UNSOLD, PARKED, QUEUED.format(4, 4)],
+        # Taken, and then sent once more.
+        [QUEUED.format(1, 4)],
+        # Settled: everything recorded by then was taken, though no row says so any more.
+        [
+            f"DELETE FROM market.consumer_progress WHERE {one(PAID)}",
+            "UPDATE market.consumers SET settled_before = now()",
+        ],
+        # A consumer that was added later, and has not been sent the history.
+        ["INSERT INTO market.consumers (consumer) VALUES ('later')"],
+        # The same of the one whose sums are compared.
+        [
+            f"DELETE FROM market.consumer_progress WHERE {one(PAID)}",
+            UNSOLD,
+            "UPDATE market.consumers SET registered_at = now()",
+        ],
+    ],
+    ids=["waits", "parked", "waits behind a parked one", "again", "settled", "added later", "no history"],
+)
+def test_an_event_on_its_way_is_not_lost(copied, statements):
+    damage(copied, *statements)
+    assert violations(copied) == set()
+
+
+def test_while_no_consumer_is_registered_every_event_waits(copied):
+    damage(copied, "DELETE FROM market.consumers")
+    assert violations(copied) == {("I6", number) for number in range(1, ORDERS + 1)}
 
 
 def test_an_entry_that_does_not_balance_shows_in_the_order_and_in_the_whole(copied):

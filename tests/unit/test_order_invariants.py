@@ -11,6 +11,7 @@ from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
 from domain.orders.decide import decide, delivery_id, effects_after, licence_id
 from domain.orders.events import DeliveryChoice
 from domain.orders.invariants import (
+    CAPTURED,
     Charge,
     Examination,
     LedgerEntry,
@@ -69,7 +70,7 @@ def facts(*commands, **changes):
             if state.delivery_ids
         ],
         effects=[StoredEffect(step, NOW + timedelta(seconds=3)) for step in live],
-        webhooks=[StoredWebhook("evt_1", processed=True)] if paid else [],
+        webhooks=[StoredWebhook("evt_1", processed=True, kind=CAPTURED)] if paid else [],
         entries=[ENTRY] if booked else [],
         charges=[Charge("pi_1", TOTAL_MINOR, "USD", NOW)] if paid else [],
         as_of=NOW,
@@ -268,8 +269,14 @@ def test_an_old_webhook_may_have_been_purged():
 
 
 def test_a_capture_that_lies_before_an_operator_is_an_open_case():
-    refused = [StoredWebhook("evt_2", processed=False, dead=True)]
+    refused = [StoredWebhook("evt_2", processed=False, dead=True, kind=CAPTURED)]
     assert check_order(facts(*WAY[:2], charges=DELIVERED.charges, webhooks=refused)) == []
+
+
+@pytest.mark.parametrize("kind", ["payment_intent.payment_failed", "payment_intent.canceled", ""])
+def test_news_of_another_kind_hides_no_capture(kind):
+    refused = [StoredWebhook("evt_2", processed=False, dead=True, kind=kind)]
+    assert found(facts(*WAY[:2], charges=DELIVERED.charges, webhooks=refused)) == {"I1"}
 
 
 def test_a_capture_that_stripe_told_when_asked_has_no_webhook():
