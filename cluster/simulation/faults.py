@@ -182,6 +182,7 @@ SITUATIONS = (
     "key released",
     "key asked for too late",
     "order sent to two hosts",
+    "dead letters dropped",
     "poison event parked",
     "relay session ended under it",
 )

@@ -25,6 +25,7 @@ from domain.orders.events import (
     PaymentOpened,
     PaymentVoided,
 )
+from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
     Charge as KnownCharge,
 )
@@ -116,7 +117,9 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
         ],
         row=OrderRow(row.status, row.seq, row.buyer_id, row.currency, row.total_minor),
         licences=[
-            StoredLicence(one.licence_id, one.line_no, one.release_id, one.quantity)
+            StoredLicence(
+                one.licence_id, one.line_no, one.release_id, one.quantity, terms=LicenceTerms(one.sku_id)
+            )
             for of_order, one in database.licences.values()
             if of_order == order_id
         ],
@@ -126,6 +129,7 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
                 one.delivery.line_no,
                 one.delivery.release_id,
                 one.wrapped_identity is not None,
+                DeliveryTerms(one.delivery.mode, one.delivery.recipient),
             )
             for one in database.deliveries.values()
             if one.order_id == order_id
@@ -135,8 +139,11 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
             for (of_order, step), effect in database.effects.items()
             if of_order == order_id
         ],
+        dropped_steps=[step for of_order, step in database.dropped if of_order == order_id],
         webhooks=[
-            StoredWebhook(one.news.event_id, one.processed, one.due_at, one.dead_code is not None)
+            StoredWebhook(
+                one.news.event_id, one.processed, one.due_at, one.dead_code is not None, one.news.kind
+            )
             for one in database.inbox.values()
             if one.news.order_id == order_id
         ],
@@ -198,13 +205,21 @@ def final_violations(outside: Outside, acknowledged: Acknowledgements) -> list[V
         Violation("I4", order_id, "a licence was signed before Finance held the exact entry")
         for order_id in outside.signer.early
     ]
+    for event_id in sorted(database.dropped_webhooks):
+        if not database.inbox[event_id].processed or database.inbox[event_id].dead_code is not None:
+            order_id = database.inbox[event_id].news.order_id
+            found.append(Violation("L3", order_id, f"webhook {event_id} was dropped, and is a letter again"))
     return found + _claim_violations(database) + _burial_violations(database)
 
 
 def _order_violations(order: Order, outside: Outside) -> list[Violation]:
     database, found = outside.database, []
     charges = [one for one in outside.stripe.charges if one.order_id == order.order_id]
-    refused = {row.news.payment_intent_id for row in database.inbox.values() if row.dead_code in FINAL_CODES}
+    refused = {
+        row.news.payment_intent_id
+        for event_id, row in database.inbox.items()
+        if row.dead_code in FINAL_CODES or event_id in database.dropped_webhooks
+    }
     used = [one for one in charges if one.intent_id not in refused]
     found += check_order(facts_of(order.order_id, outside, used))
     effects = {step: row for (order_id, step), row in database.effects.items() if order_id == order.order_id}
@@ -220,7 +235,8 @@ def _order_violations(order: Order, outside: Outside) -> list[Violation]:
         found.append(
             Violation("I1", order.order_id, f"took money by {used[0].intent_id} and is {order.status}")
         )
-    found += _payment_violations(order, outside, dead=bool(effects))
+    dropped = any(order_id == order.order_id for order_id, _ in database.dropped)
+    found += _payment_violations(order, outside, dead=bool(effects) or dropped)
     return found
 
 

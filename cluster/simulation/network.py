@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cluster.simulation.faults import Fault, FaultPlan
 from cluster.simulation.loop import WORLD, Process, SimulatedLoop
 from cluster.simulation.timeline import Timeline
+from domain.events.errors import SessionLostError
 
 T = TypeVar("T")
 Unavailable = Callable[[str], Exception]
@@ -54,6 +55,7 @@ class _Request:
     unavailable: Unavailable
     epoch: int
     deadline_s: float
+    received: bool = False  # lies at the server's backend, which will run it whatever becomes of the caller
 
 
 class Network:
@@ -125,8 +127,13 @@ class Network:
         execute: Callable[[], T],
         unavailable: Unavailable,
         timeout_s: float,
+        on_received: Callable[[], None] | None = None,
     ) -> T:
         """Call a server and return its answer.
+
+        ``on_received`` is for callers whose session matters: it is told of a statement that its backend has
+        read and runs only after the caller gave up. Neither the caller's hanging up nor a partition stops
+        that one; the server's crash does.
 
         Raises:
             Exception: what ``execute`` raised, or ``unavailable(why)``: then nothing is known.
@@ -149,6 +156,10 @@ class Network:
             server.epoch,
             now_s + timeout_s,
         )
+        reachable = server.up and not self.is_cut(caller, server.name)
+        if fault is Fault.EXECUTED_LATE and on_received is not None and reachable:
+            request.received = True
+            on_received()
         loop.call_later(self.travel_s(fault, timeout_s), self._arrive, request, context=self.context)
         if fault is Fault.EXECUTED_LATE or fault is Fault.LOST:
             lost_s = RESET_S if fault is Fault.LOST and self.coin() else timeout_s
@@ -190,7 +201,7 @@ class Network:
         if not server.up or server.epoch != request.epoch:
             self._fail_soon(request, f"{server.name} is down")
             return
-        if self.is_cut(request.caller, request.server.name):
+        if not request.received and self.is_cut(request.caller, request.server.name):
             self.plan.situation("partition")
             self._fail_at_deadline(request, "partitioned")
             return
@@ -215,7 +226,8 @@ class Network:
         fault, boundary = request.fault, request.boundary
         latency_s = LATENCY_S_MIN + LATENCY_S_SPREAD * self.rng.random()
         if fault is not None:
-            if fault not in _BEFORE:
+            # A statement of a session that has ended was not executed: it counts for nothing.
+            if fault not in _BEFORE and not isinstance(error, SessionLostError):
                 self.plan.happened(boundary, fault)
             if fault is Fault.EXECUTED_THEN_LOST:
                 if self.coin():

@@ -2,7 +2,9 @@
 
 Ownership is a session's: it ends when Postgres restarts, when the relay's process dies, when the relay gives
 the connection up, and when the server finds it idle for too long (a relay under SIGSTOP). A call of an
-ended session raises ``SessionLostError`` and executes nothing, late as it may be: its connection is gone.
+ended session raises ``SessionLostError`` and executes nothing: its connection is gone. But a statement that
+the backend has read already is run to its end, and until then the session keeps its locks, as in Postgres,
+which looks at its client again only when it has something to say.
 """
 
 import functools
@@ -43,6 +45,8 @@ class Session:
     epoch: int
     used_s: float
     ended: bool = False
+    running: int = 0  # statements that the backend has read and not run yet
+    left: bool = False  # by its client, while a statement runs
 
 
 @dataclass
@@ -82,9 +86,19 @@ class Relaying:
         return session
 
     def leave(self, session: Session) -> None:
-        """End a session."""
+        """End a session, now or with the statement that it runs."""
+        if session.running:
+            session.left = True
+            return
         session.ended = True
         self._end_dead_sessions()
+
+    def finish(self, session: Session) -> None:
+        """Note that a statement which the backend had read before its client left is done."""
+        session.running -= 1
+        session.used_s = self.now_s()
+        if session.left:
+            self.leave(session)
 
     def check(self, session: Session) -> None:
         """Refuse a call of a session that has ended, and note that it was used."""
@@ -110,8 +124,8 @@ class Relaying:
     def _end_dead_sessions(self) -> None:
         now_s = self.now_s()
         for session in self.sessions:
-            gone = session.epoch != self.server.epoch or now_s - session.used_s > IDLE_TIMEOUT_S
-            session.ended = session.ended or gone
+            idle = not session.running and now_s - session.used_s > IDLE_TIMEOUT_S
+            session.ended = session.ended or idle or session.epoch != self.server.epoch
         self.sessions = [session for session in self.sessions if not session.ended]
         self.owners = {shard: owner for shard, owner in self.owners.items() if not owner.ended}
 
@@ -271,17 +285,30 @@ class SimulatedOutbox:
         if session is None:
             raise SessionLostError("there is none")
 
+        received = False
+
+        def receive() -> None:
+            nonlocal received
+            received = True
+            session.running += 1
+
         def execute() -> T:
             self._relaying.check(session)
-            return work(session)
+            try:
+                return work(session)
+            finally:
+                if received:
+                    self._relaying.finish(session)
 
         try:
-            return await self._call(statement, execute)
+            return await self._call(statement, execute, receive)
         except SessionLostError:
             await self.leave()
             raise
 
-    async def _call(self, statement: str, execute: Callable[[], T]) -> T:
+    async def _call(
+        self, statement: str, execute: Callable[[], T], on_received: Callable[[], None] | None = None
+    ) -> T:
         return await self._network.call(
             self._process,
             self._relaying.server,
@@ -290,6 +317,7 @@ class SimulatedOutbox:
             execute,
             SessionLostError,
             ANSWER_TIMEOUT_S,
+            on_received,
         )
 
 

@@ -130,6 +130,8 @@ class Postgres:
     commits: list[Commit] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
+    dropped: set[tuple[str, str]] = field(default_factory=set)  # effects, by order and step
+    dropped_webhooks: set[str] = field(default_factory=set)
     watchers: list[Callable[[Commit], None]] = field(default_factory=list)
     _position: int = 0
 
@@ -275,6 +277,20 @@ class Postgres:
         for row in dead:
             row.dead_code, row.due_at, row.attempts, row.unforeseen = None, self.clock(), 0, 0
         return len(dead)
+
+    def drop_dead_letters(self, is_hopeless: Callable[[str], bool]) -> int:
+        """Give up dead letters by their codes; returns how many. A dropped webhook counts as processed."""
+        hopeless = [key for key, row in self.effects.items() if row.dead_code and is_hopeless(row.dead_code)]
+        for key in hopeless:
+            del self.effects[key]
+            self.dropped.add(key)
+        count = len(hopeless)
+        for event_id, news in self.inbox.items():
+            if news.dead_code and is_hopeless(news.dead_code):
+                news.dead_code, news.processed, news.outcome = None, True, "dropped"
+                self.dropped_webhooks.add(event_id)
+                count += 1
+        return count
 
     # One transaction's writes.
 

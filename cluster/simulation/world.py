@@ -21,7 +21,7 @@ from cluster.simulation.faults import FaultPlan
 from cluster.simulation.finance import Finance
 from cluster.simulation.hosts import EPOCH, Cluster, Outside
 from cluster.simulation.ingress import Acknowledgements
-from cluster.simulation.invariants import SafetyWatch, final_violations, settled
+from cluster.simulation.invariants import FINAL_CODES, SafetyWatch, final_violations, settled
 from cluster.simulation.loop import LivelockError, SimulatedLoop
 from cluster.simulation.network import Network
 from cluster.simulation.outbox import Relaying
@@ -176,7 +176,16 @@ class _World:
             await asyncio.sleep(CHECK_S)
             idle = all(task.done() for task in buyers) and not self.deliveries.pending
             if idle and settled(self.outside) and self.relays.idle():
+                self._drop_letters()
                 return
+
+    def _drop_letters(self) -> None:
+        """Have the operator give up, by a coin, what no retry can mend; duplicates must not bring it back."""
+        if self.network.coin():
+            count = self.outside.database.drop_dead_letters(FINAL_CODES.__contains__)
+            if count:
+                self.plan.situation("dead letters dropped")
+                self.network.note("operator", f"drops {count} dead letters", "*")
 
     def _heal(self) -> None:
         self.network.note("world", "everything heals", "*")

@@ -109,6 +109,31 @@ def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "store_webhook", store_webhook)
 
 
+@planted(9)
+def dropped_letter_comes_back(patch: Patch) -> None:
+    """A webhook that an operator dropped is a dead letter again when Stripe repeats it."""
+    real = Postgres.bury_webhook
+
+    def bury(self: Postgres, news: Any, code: str, error: str) -> None:
+        if news.event_id in self.inbox:
+            self.inbox[news.event_id].processed = False
+        real(self, news, code, error)
+
+    patch.setattr(Postgres, "bury_webhook", bury)
+
+
+@planted(0)
+def licence_row_of_another_sku(patch: Patch) -> None:
+    """A licence's row takes its SKU from another order of the same commit."""
+    real = Postgres._write
+
+    def write(self: Postgres, turn: Any, seq_before: int) -> None:
+        licences = [replace(one, sku_id="sku_of_another") for one in turn.licences]
+        real(self, replace(turn, licences=licences), seq_before)
+
+    patch.setattr(Postgres, "_write", write)
+
+
 # The relay and its consumers.
 
 

@@ -30,7 +30,9 @@ class PerfectNetwork:
         self.database = database
         self.process = WORLD
 
-    async def call(self, caller, server, boundary, subject, execute, unavailable, timeout_s):
+    async def call(
+        self, caller, server, boundary, subject, execute, unavailable, timeout_s, on_received=None
+    ):
         return execute()
 
     async def run(self, statement, subject, execute):
