@@ -33,6 +33,8 @@ from cluster.local.launcher import Stack
 from cluster.local.layout import read_json, remove_tree, write_json
 
 HEAL_S = 120.0  # a new Ray worker on two shared cores; a whole Ray takes several of those
+RELAYED_S = 30.0  # until the last event has been taken, once nobody buys: a relay that was killed is replaced
+LOAD_S = 1.0  # of processor time that tells a busy replica from one that waits
 GRACE_S = 20.0  # above a lease and a backoff of the first tries
 NEVER_PASSING = frozenset({"I2", "I3", "I4", "I6"})  # no moment of running work looks like these
 REPO = Path(__file__).resolve().parents[2]
@@ -181,6 +183,14 @@ class Stand:
     def ingress(self) -> list[processes.ProcessId]:
         return ingress_of(self.stack)
 
+    def ingress_by_load(self) -> list[processes.ProcessId]:
+        """The ingress replicas, the busiest first: the proxy fills one before the next."""
+        replicas = self.ingress()
+        before = [_processor_s(one) for one in replicas]
+        time.sleep(LOAD_S)  # the measurement itself
+        spent = {one: _processor_s(one) - since_s for one, since_s in zip(replicas, before, strict=True)}
+        return sorted(replicas, key=spent.__getitem__, reverse=True)
+
     def ray_process(self, program: str) -> processes.ProcessId:
         """``gcs_server`` or ``raylet``."""
         run = processes.of_run(self._record().run_id)
@@ -297,7 +307,36 @@ class Stand:
         acknowledged = {one.order_id for one in seen.purchases if one.order_id}
         lost = acknowledged - self.statuses(acknowledged).keys()
         assert not lost, f"I10: acknowledged and lost: {sorted(lost)[:10]}"
+        self._judge_relaying()
+        self._judge_streams(seen)
         return report
+
+    def _judge_relaying(self) -> None:
+        """Everything has left within ``RELAYED_S``, and sales are the paid orders, by one plain query."""
+        deadline = time.monotonic() + RELAYED_S
+        with psycopg.connect(self.local["postgres_dsn"], autocommit=True) as owner:
+            while True:
+                found = owner.execute(RELAYED).fetchone()
+                assert found is not None
+                waiting, sold_minor, paid_minor = found
+                if not waiting and sold_minor == paid_minor:
+                    return
+                assert time.monotonic() < deadline, (
+                    f"{waiting} commits wait in the outbox, {sold_minor} is sold, {paid_minor} was paid"
+                )
+                time.sleep(0.2)
+
+    def _judge_streams(self, seen: Seen) -> None:
+        """What streams numbered is what is stored: none brought more events than there are."""
+        streamed = {one.order_id: one.events for one in seen.purchases if one.events}
+        with psycopg.connect(self.local["postgres_dsn"]) as owner:
+            stored = dict(
+                owner.execute(
+                    "SELECT order_id, seq FROM market.orders WHERE order_id = ANY(%s)", [list(streamed)]
+                ).fetchall()
+            )
+        invented = [order_id for order_id, events in streamed.items() if events > stored.get(order_id, 0)]
+        assert not invented, f"streams brought events that are not stored: {invented[:10]}"
 
     def _direct(self, dsn: str) -> str:
         return dsn.replace(f":{self.proxies['postgres'].port}/", f":{self.proxies['postgres'].target_port}/")
@@ -316,6 +355,12 @@ class Stand:
 
 
 STACK_PARTS = ("postgres", "seaweedfs", "stripe", "finance", ray_head.NAME, services.SERVING)
+RELAYED = """
+SELECT (SELECT count(*) FROM market.outbox),
+       (SELECT coalesce(sum(gross_minor), 0)::bigint FROM market.sales_by_day),
+       (SELECT coalesce(sum(total_minor), 0)::bigint FROM market.orders AS o WHERE EXISTS (
+           SELECT FROM market.order_events AS e WHERE e.order_id = o.order_id AND e.kind = 'order.paid'))
+"""
 # What a deployment tool does: the whole application again, no stage in between.
 REDEPLOY = """
 import os
@@ -366,6 +411,14 @@ def _words(process: processes.ProcessId) -> list[str]:
     except OSError:
         return [""]
     return command.split("\0")
+
+
+def _processor_s(process: processes.ProcessId) -> float:
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def _children_of(process: processes.ProcessId) -> list[processes.ProcessId]:

@@ -1,11 +1,14 @@
 """Buyers that go on buying while parts fail, as good clients do, and remember what they were promised.
 
 A buyer repeats a request that failed with the same idempotency key, honours ``Retry-After``, and pays once.
+Every other one follows the progress stream and resumes it after the last event that it saw; the rest ask.
 What counts afterwards: an order that was acknowledged (201) exists; one whose payment Stripe confirmed is
-delivered; no key ever named two orders. Runs in a thread of its own.
+delivered; no key ever named two orders; a stream's ids were 1..n without a gap or a repetition; nothing was
+answered with our own 500. Runs in a thread of its own.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import threading
@@ -24,6 +27,9 @@ REQUEST_TIMEOUT_S = 15.0  # above the ingress's own deadline
 RETRY_S = 0.25
 POLL_S = 0.15
 STOP_TIMEOUT_S = 60.0
+STREAM_S = 5.0  # then it is opened again, as after a lost connection; also bounds how long a stop takes
+GLIMPSE_S = 0.1  # the patience of a stream's first connection, so that resuming is tried without a fault, too
+STREAM_BYTES_MAX = 65_536  # an order has some ten events of a few hundred bytes
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 LOST = (HttpError, OSError, TimeoutError)
 
@@ -39,6 +45,7 @@ class Purchase:
     placed_at: float | None = None
     paid_at: float | None = None
     delivered_at: float | None = None
+    events: int = 0  # of its stream
 
 
 @dataclass
@@ -49,6 +56,7 @@ class Seen:
     statuses: Counter = field(default_factory=Counter)  # of placing: status and problem code
     lost: Counter = field(default_factory=Counter)  # answers that never came, by exception
     wrong: list[str] = field(default_factory=list)  # broken promises
+    resumed: int = 0  # streams that were opened again after a first event
 
     def paid(self) -> list[Purchase]:
         return [one for one in self.purchases if one.paid_at is not None]
@@ -69,6 +77,8 @@ class Seen:
             for name, value in figures.items()
         ]
         words += [f"{len(self.delivered())} delivered", f"slowest {self.slowest_s():.1f}"]
+        streamed = sum(one.events > 0 for one in self.purchases)
+        words += [f"{streamed} by stream", f"{self.resumed} resumed"]
         log.info(
             "%s: %s, answers %s, no answer %s", what, ", ".join(words), dict(self.statuses), dict(self.lost)
         )
@@ -125,10 +135,13 @@ class Shoppers:
     async def _shop(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number, token in enumerate(self._tokens):
-                group.create_task(self._buyer(token, self._origins[number % len(self._origins)], f"{number}"))
+                group.create_task(self._buyer(token, self._origins[number % len(self._origins)], number))
 
-    async def _buyer(self, token: str, origin: str, name: str) -> None:
-        buyer = Buyer(origin, self._stand.local["stripe"]["api_base"], token, self.seen, self._stop)
+    async def _buyer(self, token: str, origin: str, name: int) -> None:
+        # Neighbours are at the same origin when there are several: half of each pair streams.
+        streams = name // len(self._origins) % 2 == 1
+        stripe = self._stand.local["stripe"]["api_base"]
+        buyer = Buyer(origin, stripe, token, self.seen, self._stop, streams=streams)
         run, count = secrets.token_hex(4), 0
         try:
             while not self._stop.is_set():
@@ -144,11 +157,18 @@ class Buyer:
     """One buyer's connections and patience."""
 
     def __init__(
-        self, origin: str, stripe_origin: str, token: str, seen: Seen, stop: threading.Event
+        self,
+        origin: str,
+        stripe_origin: str,
+        token: str,
+        seen: Seen,
+        stop: threading.Event,
+        *,
+        streams: bool = False,
     ) -> None:
         self._api, self._stripe = HttpConnection(origin), HttpConnection(stripe_origin)
         self._auth = f"Authorization: Bearer {token}\r\n"
-        self._seen, self._stop = seen, stop
+        self._seen, self._stop, self._streams = seen, stop, streams
 
     def close(self) -> None:
         self._api.close()
@@ -223,17 +243,75 @@ class Buyer:
         return True
 
     async def _follow(self, purchase: Purchase) -> None:
+        if self._streams:
+            await self._follow_stream(purchase)
         while not self._stop.is_set() and not await self.delivered(purchase):
             await asyncio.sleep(POLL_S)
+
+    async def _follow_stream(self, purchase: Purchase) -> None:
+        path, patience_s = f"/v1/orders/{purchase.order_id}/events", GLIMPSE_S
+        while not self._stop.is_set() and purchase.delivered_at is None:
+            reader = EventReader(purchase, self._seen)
+            headers = f"{self._auth}Accept: text/event-stream\r\n"
+            if purchase.events:
+                headers += f"Last-Event-ID: {purchase.events}\r\n"
+                self._seen.resumed += 1
+            answer = None
+            # A stream that is cut is no lost answer: it is opened again where it was.
+            with contextlib.suppress(*LOST):
+                answer = await self._api.request("GET", path, headers, b"", patience_s, reader.feed)
+            patience_s = STREAM_S
+            if answer is not None:
+                self._note_500(answer)
+                if answer.status in (204, 404):
+                    self._seen.wrong.append(f"{purchase.order_id}'s stream was answered {answer.status}")
+                    return
+            if purchase.delivered_at is None:
+                await asyncio.sleep(RETRY_S)
 
     async def _ask(
         self, connection: HttpConnection, method: str, path: str, headers: str, body: bytes
     ) -> Answer | None:
         try:
-            return await connection.request(method, path, headers, body, REQUEST_TIMEOUT_S)
+            answer = await connection.request(method, path, headers, body, REQUEST_TIMEOUT_S)
         except LOST as error:
             self._seen.lost[type(error).__name__] += 1
             return None
+        if connection is self._api:
+            self._note_500(answer)
+        return answer
+
+    def _note_500(self, answer: Answer) -> None:
+        # Whatever fails around us, our own 500 is a bug: outages have answers of their own.
+        if answer.status == 500 and b"internal_error" in answer.body:
+            self._seen.wrong.append(f"answered 500: {answer.body[:300]!r}")
+
+
+class EventReader:
+    """Reads one connection's server-sent events: each is the one after the last that its buyer has seen."""
+
+    def __init__(self, purchase: Purchase, seen: Seen) -> None:
+        self._purchase, self._seen = purchase, seen
+        self._text = b""
+
+    def feed(self, piece: bytes) -> None:
+        self._text += piece
+        assert len(self._text) <= STREAM_BYTES_MAX, "a stream without end of event"
+        while b"\n\n" in self._text:
+            block, self._text = self._text.split(b"\n\n", 1)
+            fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line[1:])
+            if b"id" in fields:
+                self._take(int(fields[b"id"]), fields[b"event"].decode(), orjson.loads(fields[b"data"]))
+
+    def _take(self, number: int, kind: str, data: dict[str, Any]) -> None:
+        purchase = self._purchase
+        if number != purchase.events + 1 or (number == 1) != (kind == "order.created"):
+            self._seen.wrong.append(
+                f"{purchase.order_id}'s stream brought {kind} as {number} after {purchase.events}"
+            )
+        purchase.events = max(purchase.events, number)
+        if data["status"] == "delivered" and purchase.delivered_at is None:
+            purchase.delivered_at = time.monotonic()
 
 
 def _succeeded(answer: Answer | None) -> bool:

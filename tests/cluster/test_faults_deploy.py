@@ -32,6 +32,7 @@ def test_a_rolling_update_fails_no_order(stand):
     seen.tell("a rolling update", took=took_s)
     refused = {status for status in seen.statuses if not status.startswith("201")}
     assert not refused, "a buyer was refused during the update"
+    assert not seen.lost, "a buyer was left without an answer during the update"
 
 
 def test_two_clusters_on_one_database_sell_each_order_once(stand):

@@ -20,8 +20,10 @@ HEAL_RAY_S = 240.0  # Ray and all of Serve start anew on two cores
 
 
 VICTIMS = {
-    "an order host": lambda stand: stand.order_hosts()[0],
-    "an ingress replica": lambda stand: stand.ingress()[-1],
+    # Orders run where requests land (ADR 0008): the busy replica is their host as well.
+    "the busy ingress replica": lambda stand: stand.ingress_by_load()[0],
+    "the standby ingress replica": lambda stand: stand.ingress_by_load()[-1],
+    "the relay": lambda stand: stand.replicas("Relay")[0],
     "the signer": lambda stand: stand.replicas("Signer")[0],
     "Finance": lambda stand: stand.part("finance"),
     "Postgres": lambda stand: stand.part("postgres"),

@@ -23,4 +23,5 @@ def test_buyers_do_not_notice_that_a_host_and_postgres_die(stand):
         seen = shoppers.stop()
     report = stand.judge(seen)
     assert report.orders >= 30
+    assert any(one.events for one in seen.purchases), "nobody followed a stream"
     seen.tell("host and Postgres killed", recovered=recovered_s, whole=healed_s)
