@@ -1,22 +1,30 @@
 """Finance as a process: ``python -m cluster.finance``, configured by the environment alone.
 
-``FINANCE_DSN`` and ``FINANCE_TOKEN`` are required, ``FINANCE_HOST`` (127.0.0.1), ``FINANCE_PORT``
-(8600) and ``FINANCE_POOL_MAX`` (4) have defaults. Starts without its database and reports readiness
-by ``/readyz``. SIGTERM drains: no new connections, running requests are answered, exit status 0.
+``FINANCE_DSN`` is required. Callers are told by ``FINANCE_TOKEN`` (the plain local mode, every role), by
+client certificates (``FINANCE_TLS_CERTIFICATE``, ``FINANCE_TLS_KEY``, ``FINANCE_TLS_CLIENT_CA`` and
+``FINANCE_IDENTITIES``, such as ``spiffe://marketplace/ingress=poster;spiffe://acme/audit=reader``), or by
+both while callers move from one to the other; with neither it does not start. ``FINANCE_HOST`` (127.0.0.1),
+``FINANCE_PORT`` (8600) and ``FINANCE_POOL_MAX`` (4) have defaults. Starts without its database and reports
+readiness by ``/readyz``. SIGTERM drains: no new connections, running requests are answered, exit status 0.
 Refuses to start (status 2, one line, no value shown) on missing or nonsensical settings.
 """
 
 import logging
 import os
+import re
 import signal
+import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import orjson
 import uvicorn
 
+from cluster.finance_tls import PeerProtocol, ServerTls, ServerTlsFiles
+from serve_app.finance.access import Role
 from serve_app.finance.app import POOL_MAX_DEFAULT, FinanceServiceSettings, build_app
 
 HOST_DEFAULT = "127.0.0.1"  # listening wider is a decision that the operator has to write down
@@ -27,15 +35,19 @@ DRAIN_TIMEOUT_S = 10  # two request deadlines
 KEEP_ALIVE_TIMEOUT_S = 75  # longer than clients keep idle connections, so that they close first
 CONNECTIONS_MAX = 2_048
 BACKLOG = 512
+IDENTITIES_MAX = 100  # services that call Finance; a longer list is a mistake
+_IDENTITY = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,200}")
+_TLS_FILES = ("FINANCE_TLS_CERTIFICATE", "FINANCE_TLS_KEY", "FINANCE_TLS_CLIENT_CA")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
-    """Where to listen and what to serve."""
+    """Where to listen and what to serve; ``tls`` None: plain HTTP, for loopback."""
 
     host: str
     port: int
     service: FinanceServiceSettings
+    tls: ServerTlsFiles | None = None
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,21 +72,61 @@ def read_settings(environ: Mapping[str, str]) -> ProcessSettings:
     Raises:
         ValueError: naming the variable and what it should hold, never what it holds.
     """
-    for name in ("FINANCE_DSN", "FINANCE_TOKEN"):
-        if not environ.get(name):
-            raise ValueError(f"{name} is not set; Finance needs FINANCE_DSN and FINANCE_TOKEN")
-    token = environ["FINANCE_TOKEN"]
-    if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(f"FINANCE_TOKEN needs {TOKEN_CHARS_MIN} or more printable characters, no spaces")
+    if not environ.get("FINANCE_DSN"):
+        raise ValueError("FINANCE_DSN is not set; Finance needs a database")
+    tls, identities = _tls(environ), _identities(environ)
+    if bool(identities) != bool(tls and tls.client_ca):
+        raise ValueError("FINANCE_IDENTITIES and FINANCE_TLS_CLIENT_CA need each other")
     return ProcessSettings(
         host=environ.get("FINANCE_HOST") or HOST_DEFAULT,
         port=_number(environ, "FINANCE_PORT", PORT_DEFAULT, 65_535),
         service=FinanceServiceSettings(
             dsn=environ["FINANCE_DSN"],
-            token=token,
+            token=_token(environ, needed=not identities),
+            identities=identities,
             pool_max=_number(environ, "FINANCE_POOL_MAX", POOL_MAX_DEFAULT, POOL_MAX_HIGHEST),
         ),
+        tls=tls,
     )
+
+
+def _token(environ: Mapping[str, str], *, needed: bool) -> str | None:
+    token = environ.get("FINANCE_TOKEN")
+    if not token:
+        if needed:
+            raise ValueError("FINANCE_TOKEN is not set; Finance needs it, or client certificates")
+        return None
+    if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(f"FINANCE_TOKEN needs {TOKEN_CHARS_MIN} or more printable characters, no spaces")
+    return token
+
+
+def _tls(environ: Mapping[str, str]) -> ServerTlsFiles | None:
+    paths = [Path(environ[name]) if environ.get(name) else None for name in _TLS_FILES]
+    certificate, key, client_ca = paths
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise ValueError("TLS needs FINANCE_TLS_CERTIFICATE and FINANCE_TLS_KEY")
+    for name, path in zip(_TLS_FILES, paths, strict=True):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{name} must name a file that exists")
+    return ServerTlsFiles(certificate, key, client_ca)
+
+
+def _identities(environ: Mapping[str, str]) -> dict[str, frozenset[Role]]:
+    identities: dict[str, frozenset[Role]] = {}
+    for one in filter(None, environ.get("FINANCE_IDENTITIES", "").split(";")):
+        uri, _, roles = one.strip().rpartition("=")
+        names = roles.split(",")
+        if not _IDENTITY.fullmatch(uri) or not all(name in list(Role) for name in names) or uri in identities:
+            raise ValueError(
+                f"FINANCE_IDENTITIES must be uri=role,role;uri=role with roles of {', '.join(Role)}"
+            )
+        identities[uri] = frozenset(Role(name) for name in names)
+    if len(identities) > IDENTITIES_MAX:
+        raise ValueError(f"FINANCE_IDENTITIES must name at most {IDENTITIES_MAX} identities")
+    return identities
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, highest: int) -> int:
@@ -89,13 +141,15 @@ def serve(settings: ProcessSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    tls = None if settings.tls is None else ServerTls(settings.tls)
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(settings.service),
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
+            http="httptools" if tls is None else PeerProtocol,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls.listening_context(),
             ws="none",
             lifespan="on",
             access_log=False,
@@ -128,7 +182,11 @@ def main() -> None:
     except ValueError as refused:
         print(f"finance: {refused}", file=sys.stderr)
         sys.exit(2)
-    serve(settings)
+    try:
+        serve(settings)
+    except ssl.SSLError as refused:
+        print(f"finance: the TLS files cannot be used: {refused.reason or refused}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Finance's routes: the ledger over HTTP (ADR 0004).
+"""Finance's routes: the ledger over HTTP (ADR 0004, ADR 0009).
 
 Thin on purpose: read the document, let the domain judge it, post it through the group commit, write
-the answer. It knows no chart of accounts and no orders. Not here: editing, deleting, reporting.
+the answer. Every route names the role that it takes. It knows no orders. Not here: editing, deleting;
+accounts, balances, statements and periods are in ``books``.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +17,20 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from domain.errors import MarketplaceError, NotFoundError
-from domain.ledger import Entry, is_entry_key
+from domain.ledger import Entry, is_entry_key, reversal
 from serve_app.finance import documents, problems, query
+from serve_app.finance.access import Access, Handler, Role, allowed
+from serve_app.finance.books import BooksHandlers
 from serve_app.finance.edge import Edge, read_body
 from serve_app.finance.metrics import FinanceMetrics
 from serve_app.finance.openapi import openapi_document
+from storage.finance.balance_store import BalanceStore
+from storage.finance.books_store import BooksStore
 from storage.finance.group_commit import GroupCommit
 from storage.finance.ledger_store import LedgerStore, Outcome, PostedEntry
+from storage.finance.upkeep import Upkeep
 
 ENTRIES_PAGE_MAX = 100  # of 200 postings at most: about a megabyte
-BALANCES_PAGE_MAX = 500
-TRIAL_BALANCE_PARTS_MAX = 1_000  # leading parts of names are few by nature; the total covers all anyway
 POOL_MAX_DEFAULT = 4  # one transaction at a time posts, the others read; two cores run no more at once
 
 _JSON = "application/json"
@@ -33,18 +38,23 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class FinanceServiceSettings:
-    """What the service is told from outside: its database, its token, its pool's size."""
+    """What the service is told from outside: its database, who may do what, its pool's size.
+
+    ``token`` None: only client certificates count. ``identities`` are their URI names and roles.
+    """
 
     dsn: str = field(repr=False)
-    token: str = field(repr=False)
+    token: str | None = field(repr=False)
+    identities: Mapping[str, frozenset[Role]] = field(default_factory=dict)
     pool_max: int = POOL_MAX_DEFAULT
 
 
 class Handlers:
     """The request handlers, with the store they share."""
 
-    def __init__(self, store: LedgerStore, metrics: FinanceMetrics) -> None:
+    def __init__(self, store: LedgerStore, upkeep: Upkeep, metrics: FinanceMetrics) -> None:
         self._store = store
+        self._upkeep = upkeep
         self._metrics = metrics
         self._group_commit = GroupCommit(store, observe_group=metrics.group)
         self._openapi = documents.dump(openapi_document())
@@ -53,9 +63,13 @@ class Handlers:
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
         """Open the pool without waiting for the database; on the way out answer what was accepted."""
         await self._store.open()
+        upkeep = asyncio.create_task(self._upkeep.run())
         try:
             yield
         finally:
+            upkeep.cancel()
+            with suppress(asyncio.CancelledError):
+                await upkeep
             await self._group_commit.drain()
             await self._store.close()
 
@@ -69,14 +83,20 @@ class Handlers:
         except MarketplaceError as error:
             self._metrics.entry(error.code)
             raise
-        self._metrics.entry("replayed" if outcome.replayed else "posted")
-        headers = {"Location": f"/v1/entries/{entry.entry_key}"}
-        return Response(
-            documents.dump(documents.posting_result(outcome)),
-            200 if outcome.replayed else 201,
-            headers,
-            _JSON,
-        )
+        return self._posted(outcome)
+
+    async def post_reversal(self, request: Request) -> Response:
+        """POST /v1/entries/{entry_key}/reversal."""
+        try:
+            said = documents.parse_reversal(documents.load(await read_body(request)))
+            original = await self._existing(request.path_params["entry_key"])
+            outcome = await self._store.post_reversal(reversal(original.entry, **said))
+            if isinstance(outcome, MarketplaceError):
+                raise outcome
+        except MarketplaceError as error:
+            self._metrics.entry(error.code)
+            raise
+        return self._posted(outcome)
 
     async def post_batch(self, request: Request) -> Response:
         """POST /v1/entries/batch: one transaction where possible, one verdict per entry."""
@@ -96,10 +116,7 @@ class Handlers:
 
     async def get_entry(self, request: Request) -> Response:
         """GET /v1/entries/{entry_key}."""
-        entry_key = request.path_params["entry_key"]
-        posted = await self._store.entry(entry_key) if is_entry_key(entry_key) else None
-        if posted is None:
-            raise NotFoundError("entry_unknown", "No entry has this key. Nothing was posted under it.")
+        posted = await self._existing(request.path_params["entry_key"])
         return Response(documents.dump(documents.entry_document(posted)), media_type=_JSON)
 
     async def list_entries(self, request: Request) -> Response:
@@ -117,53 +134,6 @@ class Handlers:
         }
         return Response(documents.dump(body), media_type=_JSON)
 
-    async def get_balance(self, request: Request) -> Response:
-        """GET /v1/accounts/{account}/balance."""
-        params = query.parse(request, {"currency", "as_of"})
-        account = query.required_account(request.path_params["account"])
-        currency, as_of = query.currency(params), query.as_of(params)
-        balance_minor, posting_count = await self._store.balance(account, currency, as_of)
-        body = {
-            "account": account,
-            "currency": currency,
-            "as_of": as_of,
-            "balance_minor": balance_minor,
-            "posting_count": posting_count,
-        }
-        return Response(documents.dump(body), media_type=_JSON)
-
-    async def list_accounts(self, request: Request) -> Response:
-        """GET /v1/accounts."""
-        params = query.parse(request, {"prefix", "cursor", "limit"})
-        limit = query.limit(params, BALANCES_PAGE_MAX)
-        page = await self._store.balances(
-            prefix=query.account_prefix(params.get("prefix", "")),
-            after=query.accounts_cursor(params.get("cursor")),
-            limit=limit,
-        )
-        body = {
-            "accounts": [documents.balance_document(balance) for balance in page],
-            "next_cursor": query.accounts_cursor_after(page[-1]) if len(page) == limit else None,
-        }
-        return Response(documents.dump(body), media_type=_JSON)
-
-    async def get_trial_balance(self, request: Request) -> Response:
-        """GET /v1/trial-balance."""
-        params = query.parse(request, {"currency", "as_of"})
-        currency, as_of = query.currency(params), query.as_of(params)
-        total, *parts = await self._store.trial_balance(currency, as_of, TRIAL_BALANCE_PARTS_MAX)
-        body = {
-            "currency": currency,
-            "as_of": as_of,
-            "balanced": total.debit_minor == total.credit_minor,
-            "sum_minor": total.debit_minor - total.credit_minor,
-            "debit_minor": total.debit_minor,
-            "credit_minor": total.credit_minor,
-            "posting_count": total.posting_count,
-            "parts": [documents.trial_balance_row(row) for row in parts],
-        }
-        return Response(documents.dump(body), media_type=_JSON)
-
     async def livez(self, _request: Request) -> Response:
         """GET /livez: the process answers; says nothing of the database."""
         return Response(b'{"status":"ok"}', media_type=_JSON)
@@ -175,12 +145,27 @@ class Handlers:
 
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics."""
-        body = self._metrics.exposition(self._store.pool_stats())
+        body = self._metrics.exposition(self._store.connections.stats())
         return Response(body, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, _request: Request) -> Response:
         """GET /openapi.json."""
         return Response(self._openapi, media_type=_JSON)
+
+    async def _existing(self, entry_key: str) -> PostedEntry:
+        posted = await self._store.entry(entry_key) if is_entry_key(entry_key) else None
+        if posted is None:
+            raise NotFoundError("entry_unknown", "No entry has this key. Nothing was posted under it.")
+        return posted
+
+    def _posted(self, posted: PostedEntry) -> Response:
+        self._metrics.entry("replayed" if posted.replayed else "posted")
+        return Response(
+            documents.dump(documents.posting_result(posted)),
+            200 if posted.replayed else 201,
+            {"Location": f"/v1/entries/{posted.entry.entry_key}"},
+            _JSON,
+        )
 
     def _batch_result(self, outcome: Outcome) -> dict[str, Any]:
         if isinstance(outcome, PostedEntry):
@@ -194,16 +179,15 @@ class Handlers:
 def build_app(settings: FinanceServiceSettings) -> ASGIApp:
     """Build Finance as an ASGI application; its lifespan opens and closes the database pool."""
     metrics = FinanceMetrics()
-    handlers = Handlers(LedgerStore(settings.dsn, pool_max=settings.pool_max), metrics)
+    store = LedgerStore(settings.dsn, pool_max=settings.pool_max)
+    books = BooksStore(store.connections)
+    upkeep = Upkeep(books)
+    handlers = Handlers(store, upkeep, metrics)
     router = Router(
         [
-            Route("/v1/entries", handlers.post_entry, methods=["POST"]),
-            Route("/v1/entries/batch", handlers.post_batch, methods=["POST"]),
-            Route("/v1/entries", handlers.list_entries, methods=["GET"]),
-            Route("/v1/entries/{entry_key:path}", handlers.get_entry, methods=["GET"]),
-            Route("/v1/accounts", handlers.list_accounts, methods=["GET"]),
-            Route("/v1/accounts/{account}/balance", handlers.get_balance, methods=["GET"]),
-            Route("/v1/trial-balance", handlers.get_trial_balance, methods=["GET"]),
+            *_entry_routes(handlers),
+            *_books_routes(BooksHandlers(books, BalanceStore(store.connections), upkeep)),
+            # Open to all; see edge.OPEN_PATHS.
             Route("/livez", handlers.livez, methods=["GET"]),
             Route("/readyz", handlers.readyz, methods=["GET"]),
             Route("/metrics", handlers.metrics, methods=["GET"]),
@@ -212,4 +196,34 @@ def build_app(settings: FinanceServiceSettings) -> ASGIApp:
         redirect_slashes=False,
         lifespan=handlers.lifespan,
     )
-    return Edge(router, token=settings.token, metrics=metrics)
+    access = Access(token=settings.token, identities=settings.identities)
+    return Edge(router, access=access, metrics=metrics)
+
+
+def _entry_routes(handlers: Handlers) -> list[Route]:
+    return [
+        _route("POST", "/v1/entries", Role.POSTER, handlers.post_entry),
+        _route("POST", "/v1/entries/batch", Role.POSTER, handlers.post_batch),
+        _route("GET", "/v1/entries", Role.READER, handlers.list_entries),
+        _route("GET", "/v1/entries/{entry_key:path}", Role.READER, handlers.get_entry),
+        _route("POST", "/v1/entries/{entry_key:path}/reversal", Role.POSTER, handlers.post_reversal),
+    ]
+
+
+def _books_routes(handlers: BooksHandlers) -> list[Route]:
+    return [
+        _route("GET", "/v1/chart-of-accounts", Role.READER, handlers.get_chart),
+        _route("GET", "/v1/accounts", Role.READER, handlers.list_accounts),
+        _route("GET", "/v1/accounts/{account}", Role.READER, handlers.get_account),
+        _route("PUT", "/v1/accounts/{account}", Role.FINANCE_ADMIN, handlers.declare_account),
+        _route("POST", "/v1/accounts/{account}/close", Role.FINANCE_ADMIN, handlers.close_account),
+        _route("GET", "/v1/accounts/{account}/balance", Role.READER, handlers.get_balance),
+        _route("GET", "/v1/accounts/{account}/statement", Role.READER, handlers.get_statement),
+        _route("GET", "/v1/trial-balance", Role.READER, handlers.get_trial_balance),
+        _route("GET", "/v1/periods", Role.READER, handlers.list_periods),
+        _route("POST", "/v1/periods/{period}/close", Role.FINANCE_ADMIN, handlers.close_period),
+    ]
+
+
+def _route(method: str, path: str, role: Role, handler: Handler) -> Route:
+    return Route(path, allowed(role, handler), methods=[method])

@@ -14,13 +14,15 @@ import orjson
 
 from domain.errors import RejectedError
 from domain.ledger import Entry, EntryMalformedError, Posting
-from storage.finance.ledger_store import AccountBalance, PostedEntry, TrialBalanceRow
+from storage.finance.ledger_store import PostedEntry
 
 BATCH_ENTRIES_MAX = 500  # a nightly import in a few hundred requests, each within the deadline
 ENTRY_ID_PREFIX = "ent_"
 
-_ENTRY_MEMBERS = frozenset({"entry_key", "currency", "occurred_at", "description", "postings"})
-_ENTRY_MEMBERS_REQUIRED = _ENTRY_MEMBERS - {"description"}
+_ENTRY_MEMBERS_REQUIRED = frozenset({"entry_key", "currency", "occurred_at", "postings"})
+_ENTRY_MEMBERS = _ENTRY_MEMBERS_REQUIRED | {"description", "original_occurred_at"}
+_REVERSAL_MEMBERS_REQUIRED = frozenset({"entry_key", "occurred_at"})
+_REVERSAL_MEMBERS = _REVERSAL_MEMBERS_REQUIRED | {"description", "original_occurred_at"}
 _POSTING_MEMBERS = frozenset({"account", "amount_minor"})
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -68,7 +70,7 @@ def parse_entry(raw: object) -> Entry:
     if not isinstance(raw, dict):
         raise EntryMalformedError("An entry is a JSON object.")
     if not _ENTRY_MEMBERS_REQUIRED <= raw.keys() <= _ENTRY_MEMBERS:
-        _refuse_members(raw, _ENTRY_MEMBERS_REQUIRED, _ENTRY_MEMBERS, "")
+        refuse_members(raw, _ENTRY_MEMBERS_REQUIRED, _ENTRY_MEMBERS, "")
     description = raw.get("description", "")
     for name, value in (
         ("entry_key", raw["entry_key"]),
@@ -86,7 +88,30 @@ def parse_entry(raw: object) -> Entry:
         occurred_at=parse_time(raw["occurred_at"], "/occurred_at"),
         description=description,
         postings=tuple([_parse_posting(leg, index) for index, leg in enumerate(legs)]),
+        original_occurred_at=_original(raw),
     )
+
+
+def parse_reversal(raw: object) -> dict[str, Any]:
+    """Read what a reversal says: the arguments of ``domain.ledger.reversal`` after the entry.
+
+    Raises:
+        EntryMalformedError: naming the member.
+    """
+    if not isinstance(raw, dict):
+        raise EntryMalformedError("A reversal is a JSON object.")
+    if not _REVERSAL_MEMBERS_REQUIRED <= raw.keys() <= _REVERSAL_MEMBERS:
+        refuse_members(raw, _REVERSAL_MEMBERS_REQUIRED, _REVERSAL_MEMBERS, "")
+    if not isinstance(raw["entry_key"], str):
+        raise EntryMalformedError("entry_key is a text.", "/entry_key")
+    if not isinstance(raw.get("description", ""), str):
+        raise EntryMalformedError("description is a text.", "/description")
+    return {
+        "entry_key": raw["entry_key"],
+        "occurred_at": parse_time(raw["occurred_at"], "/occurred_at"),
+        "description": raw.get("description"),
+        "original_occurred_at": _original(raw),
+    }
 
 
 def parse_batch(raw: object) -> list[object]:
@@ -105,9 +130,9 @@ def parse_batch(raw: object) -> list[object]:
 
 
 def entry_document(posted: PostedEntry) -> dict[str, Any]:
-    """Write an entry as it is read back later; the same for its first posting and every replay."""
+    """Write an entry. The same for its first posting and every replay; reading it may add ``reversed_by``."""
     entry = posted.entry
-    return {
+    document = {
         "entry_id": f"{ENTRY_ID_PREFIX}{posted.entry_id}",
         "entry_key": entry.entry_key,
         "currency": entry.currency,
@@ -116,6 +141,13 @@ def entry_document(posted: PostedEntry) -> dict[str, Any]:
         "description": entry.description,
         "postings": [{"account": leg.account, "amount_minor": leg.amount_minor} for leg in entry.postings],
     }
+    if entry.original_occurred_at is not None:
+        document["original_occurred_at"] = entry.original_occurred_at
+    if entry.reverses is not None:
+        document["reverses"] = entry.reverses
+    if posted.reversed_by is not None:
+        document["reversed_by"] = posted.reversed_by
+    return document
 
 
 def posting_result(posted: PostedEntry) -> dict[str, Any]:
@@ -123,31 +155,19 @@ def posting_result(posted: PostedEntry) -> dict[str, Any]:
     return {**entry_document(posted), "replayed": posted.replayed}
 
 
-def balance_document(balance: AccountBalance) -> dict[str, Any]:
-    """Write one balance of a listing."""
-    return {
-        "account": balance.account,
-        "currency": balance.currency,
-        "balance_minor": balance.balance_minor,
-    }
-
-
-def trial_balance_row(row: TrialBalanceRow) -> dict[str, Any]:
-    """Write one leading part of the trial balance."""
-    return {
-        "part": row.part,
-        "debit_minor": row.debit_minor,
-        "credit_minor": row.credit_minor,
-        "balance_minor": row.debit_minor - row.credit_minor,
-        "posting_count": row.posting_count,
-    }
+def _original(raw: Mapping[str, Any]) -> datetime | None:
+    return (
+        parse_time(raw["original_occurred_at"], "/original_occurred_at")
+        if "original_occurred_at" in raw
+        else None
+    )
 
 
 def _parse_posting(raw: object, index: int) -> Posting:
     if not isinstance(raw, dict) or raw.keys() != _POSTING_MEMBERS:
         pointer = f"/postings/{index}"
         if isinstance(raw, dict):
-            _refuse_members(raw, _POSTING_MEMBERS, _POSTING_MEMBERS, pointer)
+            refuse_members(raw, _POSTING_MEMBERS, _POSTING_MEMBERS, pointer)
         raise EntryMalformedError("A posting is a JSON object.", pointer)
     account = raw["account"]
     if not isinstance(account, str):
@@ -155,9 +175,10 @@ def _parse_posting(raw: object, index: int) -> Posting:
     return Posting(account, raw["amount_minor"])  # the domain refuses any amount that is not an int
 
 
-def _refuse_members(
+def refuse_members(
     raw: Mapping[str, Any], required: frozenset[str], known: frozenset[str], pointer: str
 ) -> None:
+    """Refuse an object with a member missing or unknown, by its pointer below ``pointer``."""
     missing = sorted(required - raw.keys())
     if missing:
         raise EntryMalformedError(f"{missing[0]} is missing.", f"{pointer}/{missing[0]}")

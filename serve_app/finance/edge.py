@@ -1,13 +1,11 @@
 """What happens around every request: identity, bounds, deadline, problems, metrics.
 
 A pure ASGI wrapper (no per-request task or stream, unlike Starlette's middleware base class). Denies
-by default: only the paths of ``OPEN_PATHS`` are answered without the service token. Every answer
+by default: only the paths of ``OPEN_PATHS`` are answered to callers that nobody knows. Every answer
 carries ``X-Request-Id``, the caller's if it is well-formed.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import os
 import re
@@ -19,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from domain.errors import DependencyError, MarketplaceError, NotFoundError, RejectedError
 from serve_app.finance import problems
+from serve_app.finance.access import PRINCIPAL, Access
 from serve_app.finance.metrics import FinanceMetrics
 
 log = logging.getLogger(__name__)
@@ -29,9 +28,6 @@ CLIENT_GONE = 499  # nginx's number for a caller that hung up before its answer
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_UNAUTHENTICATED = RejectedError(
-    "unauthenticated", "Send the service token as 'Authorization: Bearer …'. It is missing or wrong."
-)
 _METHOD_NOT_ALLOWED = RejectedError(
     "method_not_allowed", "This resource has no such method; see /openapi.json."
 )
@@ -39,11 +35,11 @@ _ROUTE_UNKNOWN = NotFoundError("route_unknown", "There is no such resource; see 
 
 
 class Edge:
-    """Wraps the router. ``token`` is kept as its digest, which also evens out lengths in comparison."""
+    """Wraps the router."""
 
-    def __init__(self, app: ASGIApp, *, token: str, metrics: FinanceMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, metrics: FinanceMetrics) -> None:
         self._app = app
-        self._token_digest = hashlib.sha256(token.encode()).digest()
+        self._access = access
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,8 +51,8 @@ class Edge:
         authorization, request_id = _read_headers(scope)
         answer = _Answer(send, request_id)
         try:
-            if scope["path"] not in OPEN_PATHS and not self._authorised(authorization):
-                raise _UNAUTHENTICATED  # noqa: TRY301 - one place turns errors into answers
+            if scope["path"] not in OPEN_PATHS:
+                scope[PRINCIPAL] = self._access.principal(scope, authorization)
             # Starlette reports unknown routes and methods as exceptions only inside an "app".
             scope["app"] = self
             async with asyncio.timeout(REQUEST_DEADLINE_S):
@@ -70,12 +66,6 @@ class Edge:
         endpoint = scope.get("endpoint")
         route = getattr(endpoint, "__name__", "unmatched")
         self._metrics.request(route, answer.status, time.perf_counter() - started_s)
-
-    def _authorised(self, authorization: bytes) -> bool:
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return False
-        return hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self._token_digest)
 
 
 async def read_body(request: Request) -> bytes:

@@ -17,7 +17,7 @@ from domain.errors import (
     NotFoundError,
     RejectedError,
 )
-from domain.ledger import EntryMalformedError, EntryUnbalancedError
+from domain.ledger import AccountRefusedError, EntryMalformedError, EntryUnbalancedError, PeriodClosedError
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -31,6 +31,9 @@ _STATUS_BY_CLASS: tuple[tuple[type[MarketplaceError], int], ...] = (
 )
 _STATUS_BY_CODE = {
     "unauthenticated": 401,
+    "certificate_expired": 401,
+    "identity_unknown": 403,
+    "role_missing": 403,
     "method_not_allowed": 405,
     "body_too_large": 413,
     "json_malformed": 400,
@@ -42,11 +45,27 @@ _TITLES = {
     "entry_conflict": "The key is taken by another entry",
     "entry_refused": "The database refuses the entry",
     "entry_unknown": "No such entry",
+    "entry_reversed": "The entry is reversed already",
+    "reversal_malformed": "The reversal is malformed",
+    "period_closed": "The entry belongs to a closed period",
+    "period_not_over": "The period is not over",
+    "period_malformed": "The period is malformed",
+    "account_unknown": "No such account",
+    "account_closed": "The account is closed",
+    "account_currency": "The account is kept in another currency",
+    "account_conflict": "The account exists, and is another",
+    "account_not_empty": "The account has a balance",
+    "account_kind": "The chart of accounts says another kind",
+    "account_forbidden": "There is no such account, on purpose",
+    "account_malformed": "The account is malformed",
     "batch_malformed": "The batch is malformed",
     "query_malformed": "A parameter is malformed",
     "json_malformed": "The body is not JSON",
     "body_too_large": "The body is too large",
-    "unauthenticated": "A service token is needed",
+    "unauthenticated": "A client certificate or the service token is needed",
+    "certificate_expired": "The client certificate has expired",
+    "identity_unknown": "The certificate's identity is unknown",
+    "role_missing": "The caller lacks the role",
     "route_unknown": "No such resource",
     "method_not_allowed": "The resource has no such method",
     "ledger_busy": "The ledger is busy",
@@ -76,6 +95,10 @@ def document(error: MarketplaceError) -> dict[str, Any]:
         problem["pointer"] = error.pointer
     elif isinstance(error, EntryUnbalancedError):
         problem["sum_minor"] = error.sum_minor
+    elif isinstance(error, PeriodClosedError):
+        problem["open_from"] = error.open_from
+    elif isinstance(error, AccountRefusedError):
+        problem["account"] = error.account
     return problem
 
 
@@ -87,4 +110,4 @@ def response(error: MarketplaceError) -> Response:
     if error.code == "unauthenticated":
         headers["WWW-Authenticate"] = "Bearer"
     body = document(error)
-    return Response(orjson.dumps(body), body["status"], headers, PROBLEM_JSON)
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), body["status"], headers, PROBLEM_JSON)

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from domain.errors import RejectedError
 from domain.ledger import EntryMalformedError, is_account, is_currency_code
 from serve_app.finance.documents import ENTRY_ID_PREFIX, parse_time
-from storage.finance.ledger_store import AccountBalance, PostedEntry
+from storage.finance.balance_store import AccountBalance
+from storage.finance.ledger_store import PostedEntry
 
 PAGE_DEFAULT = 50
 
@@ -21,7 +22,8 @@ _ENTRIES_CURSOR = re.compile(ENTRY_ID_PREFIX + r"([0-9]{1,18})")
 _ACCOUNT_PREFIX = re.compile(r"[A-Za-z0-9_:]{0,120}")
 
 
-def _refused(name: str, expected: str) -> RejectedError:
+def refused(name: str, expected: str) -> RejectedError:
+    """Return the refusal of parameter ``name``."""
     return RejectedError("query_malformed", f"Parameter {name}: {expected}")
 
 
@@ -34,7 +36,7 @@ def parse(request: Request, known: set[str]) -> Mapping[str, str]:
     params: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known or name in params:
-            raise _refused(name[:100], "unknown or repeated; known are " + ", ".join(sorted(known)) + ".")
+            raise refused(name[:100], "unknown or repeated; known are " + ", ".join(sorted(known)) + ".")
         params[name] = value
     return params
 
@@ -45,7 +47,7 @@ def limit(params: Mapping[str, str], highest: int) -> int:
     if not (
         text.isascii() and text.isdigit() and len(text) <= len(str(highest)) and 1 <= int(text) <= highest
     ):
-        raise _refused("limit", f"a number from 1 to {highest}.")
+        raise refused("limit", f"a number from 1 to {highest}.")
     return int(text)
 
 
@@ -53,19 +55,27 @@ def currency(params: Mapping[str, str]) -> str:
     """Return the required ISO 4217 code."""
     code = params.get("currency", "")
     if not is_currency_code(code):
-        raise _refused("currency", "required, an ISO 4217 code in capitals such as USD.")
+        raise refused("currency", "required, an ISO 4217 code in capitals such as USD.")
     return code
+
+
+def currency_or_all(params: Mapping[str, str]) -> str | None:
+    """Return the ISO 4217 code, or None for all."""
+    return currency(params) if "currency" in params else None
 
 
 def as_of(params: Mapping[str, str]) -> datetime | None:
     """Return the time up to and including which postings count, or None for all."""
-    if "as_of" not in params:
-        return None
+    return instant(params, "as_of") if "as_of" in params else None
+
+
+def instant(params: Mapping[str, str], name: str) -> datetime:
+    """Return a required time."""
     try:
-        return parse_time(params["as_of"], "")
+        return parse_time(params.get(name), "")
     except EntryMalformedError as malformed:
         # In a query an unescaped + arrives as a space; say so, it is the usual mistake.
-        raise _refused("as_of", f"{malformed.detail} Write + as %2B.") from None
+        raise refused(name, f"{malformed.detail} Write + as %2B.") from None
 
 
 def account(name: str | None) -> str | None:
@@ -76,14 +86,14 @@ def account(name: str | None) -> str | None:
 def required_account(name: str) -> str:
     """Return a well-formed account."""
     if not is_account(name):
-        raise _refused("account", "a name such as seller:42:payable.")
+        raise refused("account", "a name such as seller:42:payable.")
     return name
 
 
 def account_prefix(text: str) -> str:
     """Return the beginning of account names."""
     if not _ACCOUNT_PREFIX.fullmatch(text):
-        raise _refused("prefix", "the beginning of an account name.")
+        raise refused("prefix", "the beginning of an account name.")
     return text
 
 
@@ -93,7 +103,7 @@ def entries_cursor(text: str | None) -> int:
         return 0
     match = _ENTRIES_CURSOR.fullmatch(text)
     if match is None:
-        raise _refused("cursor", "the next_cursor of the page before.")
+        raise refused("cursor", "the next_cursor of the page before.")
     return int(match[1])
 
 
@@ -108,7 +118,7 @@ def accounts_cursor(text: str | None) -> tuple[str, str]:
         return "", ""
     name, _, code = text.partition(",")
     if not (is_account(name) and is_currency_code(code)):
-        raise _refused("cursor", "the next_cursor of the page before.")
+        raise refused("cursor", "the next_cursor of the page before.")
     return name, code
 
 

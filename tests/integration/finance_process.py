@@ -2,14 +2,18 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 from postgres_fixture import free_port
+
+from cluster.local.certificates import LocalCertificates
 
 TOKEN = "finance-token-for-tests"
 START_TIMEOUT_S = 30.0
@@ -18,16 +22,21 @@ REPO = Path(__file__).resolve().parents[2]
 
 @dataclass
 class FinanceProcess:
-    """``python -m cluster.finance`` with ``dsn``; its log is kept for failure messages."""
+    """``python -m cluster.finance`` with ``dsn``; its log is kept for failure messages.
+
+    With ``tls`` it knows its callers by certificate (``roles`` by identity), and not by the token.
+    """
 
     dsn: str
     log_path: Path
+    tls: LocalCertificates | None = None
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def client(self, **options: object) -> httpx.Client:
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -37,8 +46,8 @@ class FinanceProcess:
         environment = {
             "PATH": os.environ["PATH"],
             "FINANCE_DSN": self.dsn,
-            "FINANCE_TOKEN": TOKEN,
             "FINANCE_PORT": str(self.port),
+            **self._identification(),
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -64,11 +73,22 @@ class FinanceProcess:
             self.process.wait(20)
             raise
 
+    def _identification(self) -> dict[str, str]:
+        if self.tls is None:
+            return {"FINANCE_TOKEN": TOKEN}
+        return {
+            "FINANCE_TLS_CERTIFICATE": str(self.tls.server.certificate),
+            "FINANCE_TLS_KEY": str(self.tls.server.key),
+            "FINANCE_TLS_CLIENT_CA": str(self.tls.ca),
+            "FINANCE_IDENTITIES": ";".join(f"{uri}={','.join(roles)}" for uri, roles in self.roles.items()),
+        }
+
     def _answers(self, path: str) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log_path.read_text()
         try:
-            return httpx.get(self.url + path, timeout=5).status_code == 200
+            trusted = True if self.tls is None else ssl.create_default_context(cafile=str(self.tls.ca))
+            return httpx.get(self.url + path, timeout=5, verify=trusted).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -1,5 +1,10 @@
-"""Finance over HTTP against real Postgres: the contract of ADR 0004, answer by answer."""
+"""Finance over HTTP against real Postgres: the contract of ADR 0004, answer by answer.
 
+The contract's own suite (``tests/contracts/finance.py``) runs here against our service, or against another
+one: ``FINANCE_CONTRACT_URL`` and ``FINANCE_CONTRACT_TOKEN`` name it.
+"""
+
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,8 +16,10 @@ from finance_process import TOKEN, FinanceProcess, entry
 from openapi_schema_validator import OAS31Validator
 from postgres_fixture import Database
 
+from serve_app.finance.access import Role
 from serve_app.finance.openapi import openapi_document
 from storage import migrations
+from tests.contracts.finance import FinanceContract
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +42,18 @@ def finance(module_database: Database, tmp_path_factory) -> Iterator[FinanceProc
 def client(finance: FinanceProcess) -> Iterator[httpx.Client]:
     with finance.client() as opened:
         yield opened
+
+
+class TestContract(FinanceContract):
+    @pytest.fixture
+    def client(self, request) -> Iterator[httpx.Client]:
+        if url := os.environ.get("FINANCE_CONTRACT_URL"):
+            headers = {"Authorization": f"Bearer {os.environ['FINANCE_CONTRACT_TOKEN']}"}
+            with httpx.Client(base_url=url, headers=headers, timeout=15) as opened:
+                yield opened
+        else:
+            with request.getfixturevalue("finance").client() as opened:
+                yield opened
 
 
 def conforms(answer: httpx.Response, schema: str) -> dict:
@@ -222,14 +241,14 @@ def test_an_entry_is_read_by_a_key_with_slashes_and_dots(client) -> None:
 def test_balances_count_what_occurred_up_to_a_time(client) -> None:
     for day, amount in (("01", 100), ("02", 20), ("03", 3)):
         legs = [
-            {"account": "asof:cash", "amount_minor": amount},
-            {"account": "asof:x", "amount_minor": -amount},
+            {"account": "cash:asof", "amount_minor": amount},
+            {"account": "equity:asof", "amount_minor": -amount},
         ]
         sent = entry(f"asof:{day}", currency="CHF", occurred_at=f"2026-01-{day}T00:00:00Z", postings=legs)
         assert client.post("/v1/entries", json=sent).status_code == 201
 
     def balance(**params: str) -> int:
-        answer = client.get("/v1/accounts/asof:cash/balance", params={"currency": "CHF", **params})
+        answer = client.get("/v1/accounts/cash:asof/balance", params={"currency": "CHF", **params})
         return conforms(answer, "Balance")["balance_minor"]
 
     assert balance() == 123
@@ -245,32 +264,35 @@ def test_balances_count_what_occurred_up_to_a_time(client) -> None:
 def test_accounts_are_paged_by_account_and_currency(client) -> None:
     for currency in ("AAA", "BBB"):
         for n in range(3):
-            legs = [{"account": f"paged:{n}", "amount_minor": 1}, {"account": "pagee", "amount_minor": -1}]
+            legs = [
+                {"account": f"cash:paged_{n}", "amount_minor": 1},
+                {"account": "refunds", "amount_minor": -1},
+            ]
             sent = entry(f"paged:{currency}:{n}", currency=currency, postings=legs)
             assert client.post("/v1/entries", json=sent).status_code == 201
     seen, cursor = [], None
     while True:
-        params = {"prefix": "paged:", "limit": "2"} | ({"cursor": cursor} if cursor else {})
+        params = {"prefix": "cash:paged_", "limit": "2"} | ({"cursor": cursor} if cursor else {})
         page = conforms(client.get("/v1/accounts", params=params), "BalancePage")
         seen += [(a["account"], a["currency"], a["balance_minor"]) for a in page["accounts"]]
         cursor = page["next_cursor"]
         if cursor is None:
             break
-    assert seen == [(f"paged:{n}", currency, 1) for n in range(3) for currency in ("AAA", "BBB")]
+    assert seen == [(f"cash:paged_{n}", currency, 1) for n in range(3) for currency in ("AAA", "BBB")]
 
 
 def test_entries_of_an_account_are_paged_in_posting_order(client) -> None:
     for n in range(5):
         # Twice in one entry: the entry still comes once.
         legs = [
-            {"account": "listed", "amount_minor": 1},
-            {"account": "listed", "amount_minor": 2},
-            {"account": "other", "amount_minor": -3},
+            {"account": "cash:listed", "amount_minor": 1},
+            {"account": "cash:listed", "amount_minor": 2},
+            {"account": "disputes", "amount_minor": -3},
         ]
         client.post("/v1/entries", json=entry(f"listed:{n}", postings=legs))
     keys, cursor = [], None
     for _page in range(3):
-        params = {"account": "listed", "limit": "2"} | ({"cursor": cursor} if cursor else {})
+        params = {"account": "cash:listed", "limit": "2"} | ({"cursor": cursor} if cursor else {})
         page = conforms(client.get("/v1/entries", params=params), "EntryPage")
         keys += [e["entry_key"] for e in page["entries"]]
         cursor = page["next_cursor"]
@@ -368,15 +390,18 @@ def test_the_contract_is_valid_openapi_and_its_examples_hold(client) -> None:
     assert published == DOCUMENT
     openapi_spec_validator.validate(published)
     examples = 0
-    for operations in published["paths"].values():
-        for operation in operations.values():
-            bodies = [*operation["responses"].values(), operation.get("requestBody", {})]
-            for media in (m for body in bodies for m in body.get("content", {}).values()):
-                if "example" in media:
-                    schema = media["schema"] | {"components": published["components"]}
-                    OAS31Validator(schema).validate(media["example"])
-                    examples += 1
-    assert examples >= 10
+    operations = [operation for path in published["paths"].values() for operation in path.values()]
+    bodies = [*published["components"]["responses"].values()]
+    for operation in operations:
+        bodies += [*operation["responses"].values(), operation.get("requestBody", {})]
+    for media in (m for body in bodies for m in body.get("content", {}).values()):
+        shown = [media["example"]] if "example" in media else [e["value"] for e in media["examples"].values()]
+        assert shown, "every body has an example"
+        for example in shown:
+            OAS31Validator(media["schema"] | {"components": published["components"]}).validate(example)
+            examples += 1
+    assert examples >= 70
+    assert {operation["x-role"] for operation in operations} == set(Role)
 
 
 def test_the_contracts_example_can_be_posted(client) -> None:

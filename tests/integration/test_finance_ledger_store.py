@@ -30,7 +30,7 @@ def write(rows: str, count: int = 2) -> str:
 
 
 def leg(position: int, amount_minor: int, currency: str = "USD", day: str = "2026-11-24Z") -> str:
-    return f"({position}, 'a:{position}', {amount_minor}, '{currency}', '{day}'::timestamptz)"
+    return f"({position}, 'cash:{position}', {amount_minor}, '{currency}', '{day}'::timestamptz)"
 
 
 SOUND = write(f"{leg(1, 5)}, {leg(2, -5)}")
@@ -38,7 +38,10 @@ SOUND = write(f"{leg(1, 5)}, {leg(2, -5)}")
 
 @pytest.fixture
 def ledger(database: Database) -> Database:
-    assert migrations.apply(database.dsn, package="storage.finance", schema="finance") == ["0001_ledger"]
+    assert migrations.apply(database.dsn, package="storage.finance", schema="finance") == [
+        "0001_ledger",
+        "0002_books",
+    ]
     return database
 
 
@@ -50,7 +53,7 @@ def run(dsn: str, *statements: str) -> None:
 
 
 def entry(key: str, currency: str = "USD") -> Entry:
-    return Entry(key, currency, NOON, "", (Posting("a", 1), Posting("b", -1)))
+    return Entry(key, currency, NOON, "", (Posting("disputes", 1), Posting("refunds", -1)))
 
 
 def test_migrating_twice_changes_nothing(ledger) -> None:
@@ -88,7 +91,7 @@ def test_direct_sql_cannot_write_an_unsound_entry(ledger, user, statement, const
 def test_postings_cannot_be_added_to_an_entry_later(ledger) -> None:
     run(ledger.dsn, SOUND)
     add = (
-        "INSERT INTO finance.postings SELECT entry_id, {n} + d, 'late', 1 - 2 * d, currency, occurred_at"
+        "INSERT INTO finance.postings SELECT entry_id, {n} + d, 'refunds', 1 - 2 * d, currency, occurred_at"
         " FROM finance.entries, generate_series(0, 1) d WHERE entry_key = 'k'"
     )
     with pytest.raises(psycopg.errors.CheckViolation):
@@ -172,8 +175,8 @@ async def test_a_key_committed_by_another_session_meanwhile_is_found(ledger) -> 
                 "WITH e AS (INSERT INTO finance.entries (entry_key, currency, occurred_at, description,"
                 f" content_digest, posting_count) VALUES ('contested', 'USD', '{NOON.isoformat()}', '',"
                 f" decode('{digest}', 'hex'), 2) RETURNING *)"
-                " INSERT INTO finance.postings SELECT entry_id, p, CASE p WHEN 1 THEN 'a' ELSE 'b' END,"
-                " 3 - 2 * p, currency, occurred_at FROM e, generate_series(1, 2) p"
+                " INSERT INTO finance.postings SELECT entry_id, p, CASE p WHEN 1 THEN 'disputes' ELSE"
+                " 'refunds' END, 3 - 2 * p, currency, occurred_at FROM e, generate_series(1, 2) p"
             )
             ours = asyncio.create_task(store.post([entry("contested"), entry("free")]))
             async with await psycopg.AsyncConnection.connect(ledger.dsn, autocommit=True) as watcher:

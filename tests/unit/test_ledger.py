@@ -60,7 +60,8 @@ def test_postings_that_sum_to_zero_make_an_entry_and_so_does_its_reversal(postin
     for posting in (*entry.postings, *undone.postings):
         net[posting.account] = net.get(posting.account, 0) + posting.amount_minor
     assert set(net.values()) == {0}
-    assert reversal(undone, "redo", NOON).postings == entry.postings
+    with pytest.raises(EntryMalformedError):
+        reversal(undone, "redo", NOON)
 
 
 @patient
@@ -188,3 +189,43 @@ def test_grammar_checks_take_whole_texts() -> None:
     assert not is_entry_key("ключ")
     assert is_currency_code("JPY")
     assert not is_currency_code("ÉUR")
+
+
+LATE = {"occurred_at": NOON + timedelta(days=30), "original_occurred_at": NOON}
+
+
+def test_an_entry_booked_late_is_the_same_content_as_on_its_own_date() -> None:
+    assert make(**LATE).content_digest == make().content_digest
+    assert make(**(LATE | {"occurred_at": NOON + timedelta(days=60)})).content_digest == make().content_digest
+    other = LATE | {"original_occurred_at": NOON - timedelta(days=1)}
+    assert make(**other).content_digest != make().content_digest
+
+
+@pytest.mark.parametrize("original", [NOON, NOON + timedelta(seconds=1), NOON.replace(tzinfo=None)])
+def test_the_original_date_lies_before_the_booked_one(original) -> None:
+    with pytest.raises(EntryMalformedError) as refused:
+        make(original_occurred_at=original)
+    assert refused.value.pointer == "/original_occurred_at"
+
+
+def test_the_original_date_is_kept_in_utc() -> None:
+    elsewhere = NOON.astimezone(timezone(timedelta(hours=-8)))
+    assert make(**(LATE | {"original_occurred_at": elsewhere})).original_occurred_at == NOON
+    assert make(**LATE) == make(**(LATE | {"original_occurred_at": elsewhere}))
+
+
+def test_a_reversal_is_other_content_than_the_same_postings_without_the_link() -> None:
+    undone = reversal(make(), "undo", NOON)
+    assert undone.reverses == "ord_1:capture"
+    unlinked = make(entry_key="undo", description=undone.description, postings=undone.postings)
+    assert unlinked.content_digest != undone.content_digest
+    # The link cannot be imitated by a posting: no account is empty, and an amount is no key.
+    numbered = reversal(make(entry_key="5"), "undo", NOON)
+    assert numbered.content_digest != undone.content_digest
+
+
+def test_a_reversal_is_not_dated_before_its_entry_and_keeps_its_own_words() -> None:
+    with pytest.raises(EntryMalformedError) as refused:
+        reversal(make(), "undo", NOON - timedelta(microseconds=1))
+    assert refused.value.pointer == "/occurred_at"
+    assert reversal(make(), "undo", NOON, "Wrong seller").description == "Wrong seller"

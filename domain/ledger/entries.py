@@ -1,16 +1,11 @@
-"""Double-entry bookkeeping: what a well-formed entry is, when two are the same, how one is reversed.
+"""Entries: what a well-formed one is, when two are the same, how one is reversed.
 
 An entry moves money between accounts in one currency: debits positive, credits negative, sum zero.
-Construction is the check, so an ``Entry`` that exists is sound:
-
-    EntryMalformedError    a field breaks its grammar or bound (RejectedError, ``entry_malformed``)
-    EntryUnbalancedError   the postings do not sum to zero     (RejectedError, ``entry_unbalanced``)
-    EntryConflictError     the key is taken by other content   (ConflictError, ``entry_conflict``)
-
-Refused on purpose: editing or deleting an entry (a mistake is corrected by its reversal), entries in
-several currencies (book two entries through an exchange account), zero postings, and amounts beyond
-2**53 - 1, the largest integer that every JSON reader keeps exact (RFC 8259, section 6).
-The grammar is the contract of ADR 0004; a chart of accounts is the caller's business.
+Construction is the check, so an ``Entry`` that exists is sound. Refused on purpose: editing or deleting an
+entry (a mistake is corrected by its reversal), entries in several currencies (book two entries through an
+exchange account), zero postings, and amounts beyond 2**53 - 1, the largest integer that every JSON reader
+keeps exact (RFC 8259, section 6). The grammar is the contract of ADR 0004; which accounts there are and
+which periods are open is for the books to say.
 """
 
 import hashlib
@@ -18,7 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from domain.errors import ConflictError, RejectedError
+from domain.ledger.errors import EntryMalformedError, EntryUnbalancedError
 
 POSTINGS_MIN = 2
 POSTINGS_MAX = 200  # a cart of about 200 sellers; bounds the work of one entry
@@ -33,41 +28,6 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 # No control characters and no lone surrogates: neither survives every store, log and statement.
 _DESCRIPTION = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,500}")
 _NO_OFFSET = timedelta(0)
-
-
-class EntryMalformedError(RejectedError):
-    """A field of an entry is wrong; ``pointer`` is its JSON pointer (RFC 6901) in the entry."""
-
-    def __init__(self, detail: str, pointer: str = "") -> None:
-        super().__init__("entry_malformed", detail)
-        self.args = (detail, pointer)  # what unpickling passes back to this constructor
-        self.pointer = pointer
-
-
-class EntryUnbalancedError(RejectedError):
-    """Debits and credits differ by ``sum_minor``."""
-
-    def __init__(self, sum_minor: int, currency: str) -> None:
-        super().__init__(
-            "entry_unbalanced",
-            f"The postings sum to {sum_minor} minor units of {currency}, not to zero. "
-            "Correct the amounts: debits are positive, credits negative.",
-        )
-        self.args = (sum_minor, currency)
-        self.sum_minor = sum_minor
-
-
-class EntryConflictError(ConflictError):
-    """``entry_key`` already names an entry with other content."""
-
-    def __init__(self, entry_key: str) -> None:
-        super().__init__(
-            "entry_conflict",
-            f"Entry {entry_key} is already posted with other content. Entries cannot be changed: "
-            "read it, and post a reversal and a new entry under new keys if it is wrong.",
-        )
-        self.args = (entry_key,)
-        self.entry_key = entry_key
 
 
 def is_account(name: str) -> bool:
@@ -95,7 +55,10 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A balanced, dated movement of money. ``occurred_at`` is kept in UTC.
+    """A balanced, dated movement of money; its times are kept in UTC.
+
+    ``original_occurred_at`` is set on an entry that came too late for its month: it is booked in the open
+    period (``occurred_at``) and says when it happened. ``reverses`` is the key of the entry that this undoes.
 
     Raises:
         EntryMalformedError: a field breaks its grammar or bound.
@@ -107,11 +70,15 @@ class Entry:
     occurred_at: datetime
     description: str
     postings: tuple[Posting, ...]
+    original_occurred_at: datetime | None = None
+    reverses: str | None = None
 
     def __post_init__(self) -> None:
         _check_heading(self.entry_key, self.currency, self.description)
         if self.occurred_at.tzinfo is not UTC:
-            object.__setattr__(self, "occurred_at", _in_utc(self.occurred_at))
+            object.__setattr__(self, "occurred_at", _in_utc(self.occurred_at, "/occurred_at"))
+        if self.original_occurred_at is not None:
+            self._check_original(self.original_occurred_at)
         if not POSTINGS_MIN <= len(self.postings) <= POSTINGS_MAX:
             raise EntryMalformedError(
                 f"An entry has {POSTINGS_MIN} to {POSTINGS_MAX} postings, not {len(self.postings)}.",
@@ -128,29 +95,57 @@ class Entry:
     def content_digest(self) -> bytes:
         """SHA-256 of everything but the key: equal digests are the same content.
 
-        Fields are joined by NUL, which no field can hold, so the text is unambiguous.
+        Fields are joined by NUL, which no field can hold, so the text is unambiguous. The date is the
+        original one: whoever does not know that an entry was booked late, and in which period, repeats it
+        as it happened and gets the same entry back.
         """
-        parts = [self.currency, self.occurred_at.isoformat(), self.description]
+        happened_at = self.original_occurred_at or self.occurred_at
+        parts = [self.currency, happened_at.isoformat(), self.description]
         for posting in self.postings:
             parts += (posting.account, str(posting.amount_minor))
+        if self.reverses is not None:
+            parts += ("", self.reverses)  # no account is empty, so no posting reads like this
         return hashlib.sha256("\0".join(parts).encode()).digest()
 
+    def _check_original(self, original: datetime) -> None:
+        original = _in_utc(original, "/original_occurred_at")
+        if original >= self.occurred_at:
+            raise EntryMalformedError(
+                "The original date lies before occurred_at. Leave it out if the entry is not late.",
+                "/original_occurred_at",
+            )
+        object.__setattr__(self, "original_occurred_at", original)
 
-def reversal(entry: Entry, entry_key: str, occurred_at: datetime) -> Entry:
-    """Return the entry that undoes ``entry``, under its own key and date.
+
+def reversal(
+    entry: Entry,
+    entry_key: str,
+    occurred_at: datetime,
+    description: str | None = None,
+    original_occurred_at: datetime | None = None,
+) -> Entry:
+    """Return the entry that undoes ``entry`` in full, under its own key and date.
 
     Raises:
-        EntryMalformedError: when ``entry_key`` is malformed or the reversed entry's own key.
+        EntryMalformedError: ``entry_key`` is malformed or the reversed entry's own key, ``entry`` is itself
+            a reversal, or ``occurred_at`` lies before the date of ``entry``.
     """
     if entry_key == entry.entry_key:
         raise EntryMalformedError("A reversal needs a key of its own.", "/entry_key")
-    return Entry(
+    if entry.reverses is not None:
+        raise EntryMalformedError("A reversal cannot be reversed: post the entry anew, under a new key.")
+    undone = Entry(
         entry_key=entry_key,
         currency=entry.currency,
         occurred_at=occurred_at,
-        description=f"Reversal of {entry.entry_key}",
+        description=f"Reversal of {entry.entry_key}" if description is None else description,
         postings=tuple(Posting(posting.account, -posting.amount_minor) for posting in entry.postings),
+        original_occurred_at=original_occurred_at,
+        reverses=entry.entry_key,
     )
+    if undone.occurred_at < entry.occurred_at:
+        raise EntryMalformedError("A reversal is not dated before the entry that it undoes.", "/occurred_at")
+    return undone
 
 
 def _check_heading(entry_key: str, currency: str, description: str) -> None:
@@ -182,12 +177,12 @@ def _check_posting(posting: Posting, index: int) -> None:
         )
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _in_utc(moment: datetime, pointer: str) -> datetime:
     if moment.tzinfo is None:
-        raise EntryMalformedError("The time needs an offset from UTC, such as Z.", "/occurred_at")
+        raise EntryMalformedError("The time needs an offset from UTC, such as Z.", pointer)
     if moment.utcoffset() == _NO_OFFSET:
         return moment.replace(tzinfo=UTC)
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise EntryMalformedError("The time is outside years 1 to 9999 in UTC.", "/occurred_at") from None
+        raise EntryMalformedError("The time is outside years 1 to 9999 in UTC.", pointer) from None

@@ -1,0 +1,77 @@
+"""Double-entry bookkeeping, pure: entries, the chart of accounts, periods and statements (ADR 0004, 0009)."""
+
+from domain.ledger.chart import (
+    CHART,
+    FORBIDDEN_ROOTS,
+    Account,
+    Kind,
+    check_declaration,
+    kind_in_chart,
+)
+from domain.ledger.entries import (
+    ACCOUNT_CHARS_MAX,
+    AMOUNT_MINOR_MAX,
+    DESCRIPTION_CHARS_MAX,
+    ENTRY_KEY_CHARS_MAX,
+    POSTINGS_MAX,
+    POSTINGS_MIN,
+    Entry,
+    Posting,
+    is_account,
+    is_currency_code,
+    is_entry_key,
+    reversal,
+)
+from domain.ledger.errors import (
+    AccountRefusedError,
+    EntryConflictError,
+    EntryMalformedError,
+    EntryReversedError,
+    EntryUnbalancedError,
+    PeriodClosedError,
+)
+from domain.ledger.periods import ClosedPeriod, Period, parse_period
+from domain.ledger.statements import (
+    Line,
+    Movement,
+    Progress,
+    StatementUnsoundError,
+    Summary,
+    continue_lines,
+)
+
+__all__ = [
+    "ACCOUNT_CHARS_MAX",
+    "AMOUNT_MINOR_MAX",
+    "CHART",
+    "DESCRIPTION_CHARS_MAX",
+    "ENTRY_KEY_CHARS_MAX",
+    "FORBIDDEN_ROOTS",
+    "POSTINGS_MAX",
+    "POSTINGS_MIN",
+    "Account",
+    "AccountRefusedError",
+    "ClosedPeriod",
+    "Entry",
+    "EntryConflictError",
+    "EntryMalformedError",
+    "EntryReversedError",
+    "EntryUnbalancedError",
+    "Kind",
+    "Line",
+    "Movement",
+    "Period",
+    "PeriodClosedError",
+    "Posting",
+    "Progress",
+    "StatementUnsoundError",
+    "Summary",
+    "check_declaration",
+    "continue_lines",
+    "is_account",
+    "is_currency_code",
+    "is_entry_key",
+    "kind_in_chart",
+    "parse_period",
+    "reversal",
+]
