@@ -37,7 +37,7 @@ RETRY_PAUSE_MAX_S = 5.0  # also the most that a Retry-After is believed
 STREAM_SILENCE_S = 40.0  # the server sends a heartbeat every 15 s
 EVENT_LINE_CHARS_MAX = 65_536  # an order's event is about 1 KB
 PAGES_MAX = 1_000  # of 100 SKUs each; a cursor that never ends is a broken server
-TERMINAL = frozenset({"delivered", "expired", "cancelled"})
+TERMINAL = frozenset({"delivered", "expired", "cancelled", "refunded", "dispute_won", "dispute_lost"})
 HTTP_TOO_MANY, HTTP_UNAVAILABLE, HTTP_CONFLICT = 429, 503, 409
 
 

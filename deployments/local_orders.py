@@ -8,13 +8,13 @@ import time
 
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
-from actors.orders.host import OrderHost, PlacedOrder, ReleasedKey
+from actors.orders.host import OrderHost, PlacedOrder, RefundReply, ReleasedKey
 from actors.orders.metrics import BacklogWatch, OrderCollector
 from actors.orders.sweep import Sweep
 from deployments.clock import utc_now
 from deployments.placement import SignerDirectory
 from deployments.settings import Settings
-from domain.orders.commands import PlaceOrder
+from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, PaymentNews
 from storage.finance_client import FinanceClient
 from storage.market.dead_letters import DeadLetters
@@ -67,6 +67,10 @@ class LocalOrders:
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         """See ``OrderHost.release_key``."""
         return await self._host.release_key(order_id, delivery_id)
+
+    async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
+        """See ``OrderHost.refund``."""
+        return await self._host.refund(order_id, command)
 
     async def ready(self) -> bool:
         """Whether this process takes orders."""

@@ -13,12 +13,12 @@ from typing import Any
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from actors.orders.host import PlacedOrder, ReleasedKey
+from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
-from domain.orders.commands import PlaceOrder
+from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
 from storage.batching import Batcher
 
@@ -159,6 +159,11 @@ class OrderDirectory:
         """See ``OrderHost.release_key``."""
         released: ReleasedKey = await self._call(order_id, "release_key", order_id, delivery_id)
         return released
+
+    async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
+        """See ``OrderHost.refund``."""
+        answer: RefundReply = await self._call(order_id, "refund", order_id, command)
+        return answer
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

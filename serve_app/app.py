@@ -30,6 +30,7 @@ from serve_app.routes import (
     ops,
     orders,
     proposals,
+    refunds,
     sales,
     service,
     webhooks,
@@ -62,6 +63,7 @@ def build_app(
     listed = (
         *webhooks.operations(hooks),
         *orders.operations(watcher),
+        *refunds.operations(),
         *catalogue.operations(guard),
         *licences.operations(monotonic),
         *ops.operations(),

@@ -91,6 +91,7 @@ ORDER: dict[str, Any] = {
             "unit_price_minor": 1999,
             "amount_minor": 5997,
             "licence_id": None,
+            "licence_status": None,
             "delivery_id": None,
         }
     ],
@@ -107,9 +108,25 @@ ORDER: dict[str, Any] = {
         "error": None,
     },
     "end": None,
+    "refunded_minor": 0,
+    "refunds": [],
+    "disputes": [],
     "created_at": _TIME,
     "updated_at": _TIME,
     "seq": 3,
+}
+REFUND: dict[str, Any] = {
+    "id": "rfd_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "status": "requested",
+    "amount_minor": 5997,
+    "currency": "USD",
+    "lines": [{"line_no": 1, "amount_minor": 5997}],
+    "origin": "buyer",
+    "reason": "Bought by mistake.",
+    "stripe_refund_id": None,
+    "failure": None,
+    "requested_at": _TIME,
+    "ended_at": None,
 }
 SUMMARY = {
     "id": _ORDER_ID,

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from prometheus_client.registry import Collector
 
-from actors.orders.host import PlacedOrder, ReleasedKey
+from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
-from domain.orders.commands import PlaceOrder
+from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
@@ -42,12 +42,18 @@ class Orders(Protocol):
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         """Record and hand out the key of a released-key delivery."""
 
+    async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
+        """Record that money is to go back, and have Stripe return it."""
+
 
 class OrderReads(Protocol):
     """Postgres as the authority on orders; ``storage.market.order_store``."""
 
     async def load(self, order_id: str) -> StoredOrder | None:
         """Read an order's history."""
+
+    async def order_of_payment(self, payment_intent_id: str) -> str | None:
+        """Find the order that a PaymentIntent has paid."""
 
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         """List a buyer's orders, newest first."""

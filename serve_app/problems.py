@@ -79,6 +79,17 @@ TABLE: dict[str, tuple[int, str]] = {
     "recipient_mismatch": (422, "Recipient and delivery mode do not fit"),
     "delivery_mode_unknown": (422, "No such delivery mode"),
     "payment_method_unknown": (422, "No such payment method"),
+    # Refunds
+    "order_not_refundable": (409, "Nothing was paid for the order"),
+    "order_disputed": (409, "The payment is disputed"),
+    "refund_window_closed": (409, "The time to ask for a refund is over"),
+    "refund_exceeds_captured": (409, "More than is left to refund"),
+    "refund_line_returned": (409, "The line is refunded already"),
+    "refunds_full": (409, "Too many refunds of one order"),
+    "refund_amount_invalid": (422, "The amount cannot be refunded"),
+    "refund_line_unknown": (422, "The order has no such line"),
+    "refund_line_duplicate": (422, "A line is named twice"),
+    "licence_not_active": (409, "The line's licence does not hold"),
     # Payments and licences
     "webhook_order_unknown": (404, "The webhook names an order that is not here"),
     "licence_not_found": (404, "No such licence"),

@@ -29,6 +29,15 @@ LINGER_S = 0.003  # a booking waits this long for company: a request costs sever
 _REFUSALS = range(400, 500)
 _NOT_ALLOWED = (401, 403)
 _PERIOD_CLOSED = "period_closed"
+# By what follows the order's id in an entry's key; part of the entry's content, so never changed.
+_DESCRIPTIONS = {
+    "capture": "Sale",
+    "refund": "Refund",
+    "refund_reversal": "Refund that failed",
+    "dispute": "Dispute",
+    "dispute_won": "Dispute won",
+    "dispute_fee": "Dispute fee",
+}
 
 
 def _utc_now() -> datetime:
@@ -75,7 +84,7 @@ class FinanceClient:
             "entry_key": entry_key,
             "currency": currency,
             "occurred_at": at,
-            "description": "Sale",
+            "description": _DESCRIPTIONS.get(entry_key.split(":")[1], "Return"),
             "postings": [{"account": account, "amount_minor": amount} for account, amount in postings],
         }
         try:

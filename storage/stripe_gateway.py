@@ -1,4 +1,4 @@
-"""Stripe through its official SDK: opens and voids payments. Adapter of ``PaymentGateway``.
+"""Stripe through its official SDK: opens, voids and refunds payments. Adapter of ``PaymentGateway``.
 
 Each call carries ``<order>:<step>`` as idempotency key, so repeating a call after a crash or a lost reply
 names the same PaymentIntent or Session. No card data passes here: the buyer's browser gives it to Stripe.
@@ -16,14 +16,17 @@ import aiohttp
 import stripe
 
 from domain.errors import DependencyError, RejectedError
-from domain.orders.decide import OPEN_PAYMENT
-from domain.orders.ports import CapturedPayment, OpenedPayment
+from domain.orders.decide import OPEN_PAYMENT, REFUND_STEP
+from domain.orders.ports import CapturedPayment, MadeRefund, OpenedPayment
+from domain.orders.returned import Refund
+from domain.orders.returns import BUYER
 from domain.orders.state import Order
 
 # The SDK writes two lines per request; at this level it does not even make them.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 
 TIMEOUT_S = 8.0  # Stripe's own slowest percentiles are near 3 s; longer means that we do not know
+REFUNDS_LISTED_MAX = 100  # Stripe's page, and as many as an order takes of ours
 _LOST = (aiohttp.ClientError, TimeoutError)  # while reading a reply; the SDK wraps only those before
 
 
@@ -85,6 +88,40 @@ class StripeGateway:
         if intent["status"] != "succeeded":
             return None
         return CapturedPayment(intent["id"], intent["amount_received"], intent["currency"].upper())
+
+    async def refund(self, order: Order, refund: Refund) -> MadeRefund:
+        """Refund a part of the order's payment.
+
+        Stripe forgets idempotency keys after a day, and an outage may last longer: what was made before is
+        looked for first, by our id in its metadata.
+
+        Raises:
+            RejectedError: ``refund_refused``; Stripe will not make it.
+            DependencyError: ``payment_provider_unavailable``; not known to be done.
+        """
+        assert order.payment_intent_id is not None, "only what was paid is refunded"
+        key = f"{order.order_id}:{REFUND_STEP}:{refund.refund_id}"
+        params: dict[str, Any] = {
+            "payment_intent": order.payment_intent_id,
+            "amount": refund.amount_minor,
+            "metadata": {"order_id": order.order_id, "refund_id": refund.refund_id},
+        }
+        if refund.origin == BUYER:
+            params["reason"] = "requested_by_customer"
+        try:
+            made = await self._find_refund(order.payment_intent_id, refund.refund_id)
+            if made is None:
+                made = await self._post("/v1/refunds", params, key)
+        except (stripe.InvalidRequestError, stripe.CardError) as refused:
+            raise RejectedError("refund_refused", _words(refused)) from refused
+        return MadeRefund(made["id"], made["status"])
+
+    async def _find_refund(self, payment_intent_id: str, refund_id: str) -> Mapping[str, Any] | None:
+        listed = await self._request(
+            "get", "/v1/refunds", {"payment_intent": payment_intent_id, "limit": REFUNDS_LISTED_MAX}
+        )
+        own = [one for one in listed["data"] if (one.get("metadata") or {}).get("refund_id") == refund_id]
+        return own[0] if own else None
 
     async def close(self) -> None:
         """Close connections; calls under way fail as unavailable and are retried by their effect."""

@@ -15,7 +15,8 @@ from domain.errors import BusyError, DependencyError
 R = TypeVar("R")
 
 FAILURES_MAX = 8  # in a row: single lost calls are the retries' matter
-_NOT_ITS_FAULT = frozenset({"database_unavailable"})  # effects read our own database on their way
+# Effects read our own database on their way, and an order may hold its own fulfilment back.
+_NOT_ITS_FAULT = frozenset({"database_unavailable", "fulfilment_held"})
 OPEN_S = 2.0  # an outage's end is noticed this much later than its first retry would have
 
 

@@ -6,14 +6,20 @@ system stands behind its own circuit breaker.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from actors.orders.breakers import Breaker
 from domain.errors import RejectedError
 from domain.orders import commands as c
 from domain.orders import decide as steps
-from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
+from domain.orders.booking import (
+    capture_entry_key,
+    capture_postings,
+    cleared_minor,
+    return_entry_key,
+    return_postings,
+)
 from domain.orders.ports import (
     Books,
     Fulfiller,
@@ -63,6 +69,11 @@ class Effects:
             steps.VOID_PAYMENT: (stripe, self._void_payment),
             steps.FORGET_KEYS: (None, self._forget_keys),
         }
+        # Steps with an object of their own, as in ``refund:<refund>``.
+        self._runs_of: dict[str, tuple[Breaker, Callable[[Order, str], Awaitable[Outcome]]]] = {
+            steps.REFUND_STEP: (stripe, self._refund),
+            steps.BOOK_RETURN: (finance, self._book_return),
+        }
 
     async def run(self, step: str, order: Order) -> Outcome:
         """Do the step's outside work and return the command that records it.
@@ -71,6 +82,10 @@ class Effects:
             DependencyError: not known to be done; try again.
             RejectedError: the other side refuses for good, or the step is unknown.
         """
+        kind, _, subject = step.partition(":")
+        if subject and kind in self._runs_of:
+            guard, work_on = self._runs_of[kind]
+            return await guard.call(lambda: work_on(order, subject))
         if step not in self._runs:
             raise RejectedError("effect_unknown", f"No effect is called {step!r} in this build.")
         breaker, work = self._runs[step]
@@ -107,14 +122,53 @@ class Effects:
             raise RejectedError(
                 "booking_mismatch", f"Finance booked {answer.postings} where {postings} was asked."
             )
-        cleared_minor = sum(amount for account, amount in answer.postings if account == CLEARING)
         command = c.RecordBooking(
-            answer.entry_key, answer.entry_id, answer.currency, cleared_minor, self._clock()
+            answer.entry_key,
+            answer.entry_id,
+            answer.currency,
+            cleared_minor(answer.postings),
+            self._clock(),
         )
         return command, EffectResult()
 
+    async def _book_return(self, order: Order, movement: str) -> Outcome:
+        at, postings = return_postings(order, movement)
+        key = return_entry_key(order.order_id, movement)
+        answer = await self._books.book(key, order.currency, at, postings)
+        if sorted(answer.postings) != sorted(postings):
+            raise RejectedError(
+                "booking_mismatch", f"Finance booked {answer.postings} where {postings} was asked."
+            )
+        command = c.RecordReturnBooked(
+            movement,
+            answer.entry_key,
+            answer.entry_id,
+            answer.currency,
+            cleared_minor(answer.postings),
+            self._clock(),
+        )
+        return command, EffectResult()
+
+    async def _refund(self, order: Order, refund_id: str) -> Outcome:
+        refund = order.find_refund(refund_id)
+        if refund is None:
+            raise RejectedError("refund_unknown", f"{order.order_id} has no refund {refund_id}.")
+        try:
+            made = await self._payments.refund(order, refund)
+        except RejectedError as refused:
+            refusal = c.RecordRefundRefused(refund_id, refused.code, refused.detail, self._clock())
+            return refusal, EffectResult()
+        command = c.RecordRefund(refund_id, made.stripe_refund_id, made.status, self._clock())
+        return command, EffectResult()
+
     async def _fulfil(self, order: Order) -> Outcome:
-        fulfilment = await self._fulfiller.fulfil(order)
+        steps.require_settled(order)
+        lines = steps.entitled_lines(order)
+        if not lines:  # all of it went back meanwhile; the order says so when it is told
+            return c.RecordFulfilment((), (), "", self._clock()), EffectResult()
+        fulfilment = await self._fulfiller.fulfil(
+            order if lines is order.lines else replace(order, lines=lines)
+        )
         command = c.RecordFulfilment(
             licence_ids=tuple(licence.licence_id for licence in fulfilment.licences),
             delivery_ids=tuple(delivery.delivery_id for delivery in fulfilment.deliveries),

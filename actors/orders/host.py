@@ -32,13 +32,17 @@ from domain.errors import (
 from domain.orders.commands import (
     Command,
     ConfirmPayment,
+    NoticeDispute,
+    NoticeRefund,
     PlaceOrder,
     RecordPaymentFailure,
     ReleaseDeliveryKey,
+    RequestRefund,
 )
-from domain.orders.decide import OPEN_PAYMENT, Effect, decide, effects_after
+from domain.orders.decide import OPEN_PAYMENT, Effect, decide, turn_effects
 from domain.orders.events import Event, OrderCancelled, OrderPaid, PaymentOpened
-from domain.orders.ports import Idempotency, OrderStore, PaymentNews, Turn
+from domain.orders.ports import DISPUTE_NEWS, REFUND_NEWS, Idempotency, OrderStore, PaymentNews, Turn
+from domain.orders.returned import Refund
 from domain.orders.state import Order, evolve, fold
 
 log = logging.getLogger("marketplace.orders")
@@ -80,6 +84,15 @@ class ReleasedKey:
 
     identity: str = field(repr=False)
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefundReply:
+    """Reply to ``refund``: where it stands, and whether an earlier, equal request had made it."""
+
+    refund: Refund
+    currency: str
+    replayed: bool
 
 
 class OrderHost:
@@ -136,7 +149,7 @@ class OrderHost:
         events = decide(None, command)
         order = fold(order_id, events)
         assert order is not None
-        due, done = _effects_of(events)
+        due, done = turn_effects(events)
         turn = Turn(order=order, fence=0, events=events, due=due, done=done)
         if not await self._store.place(turn, idempotency):
             return await self._replay(command.buyer_id, idempotency)
@@ -190,6 +203,18 @@ class OrderHost:
         released = ReleasedKey(*await self._effects.open_identity(order_id, delivery_id))
         await self.execute(order_id, command)
         return released
+
+    async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
+        """Record that money is to go back; Stripe is asked right after. An equal request changes nothing.
+
+        Raises:
+            NotFoundError, ConflictError, RejectedError: see ``domain.orders.returns``; nothing is written.
+        """
+        asked = await self.execute(order_id, command)
+        order = (await self._grains.turn(order_id, _peek)).order
+        refund = order.find_refund(command.refund_id)
+        assert refund is not None, "it is on record, by this request or an earlier one"
+        return RefundReply(refund, order.currency, replayed=not asked)
 
     async def execute(self, order_id: str, command: Command, result: EffectResult | None = None) -> bool:
         """Decide, commit, and start the effects that follow; False when nothing was left to do."""
@@ -334,6 +359,28 @@ class OrderHost:
             return ConfirmPayment(
                 news.payment_intent_id, news.event_id, news.amount_minor, news.currency, self._clock()
             )
+        if news.kind in REFUND_NEWS:
+            return NoticeRefund(
+                news.object_id,
+                news.refund_id,
+                news.payment_intent_id,
+                news.amount_minor,
+                news.currency,
+                news.object_status,
+                news.code,
+                self._clock(),
+            )
+        if news.kind in DISPUTE_NEWS:
+            return NoticeDispute(
+                news.object_id,
+                news.payment_intent_id,
+                news.amount_minor,
+                news.currency,
+                news.object_status,
+                news.code,
+                news.fee_minor,
+                self._clock(),
+            )
         return RecordPaymentFailure(news.event_id, news.code, news.message, self._clock())
 
     async def _load(self, order_id: str) -> Cached | None:
@@ -378,7 +425,7 @@ def _in_progress() -> ConflictError:
 
 def _turn(order: Order, events: list[Event], result: EffectResult) -> Turn:
     fence = order.seq
-    due, done = _effects_of(events)
+    due, done = turn_effects(events)
     for event in events:
         order = evolve(order.order_id, order, event)
     return Turn(
@@ -396,16 +443,6 @@ def _turn(order: Order, events: list[Event], result: EffectResult) -> Turn:
 
 def _weigh(cached: Cached) -> int:
     return STATE_BYTES + LINE_BYTES * len(cached.order.lines)
-
-
-def _effects_of(events: list[Event]) -> tuple[list[Effect], list[str]]:
-    due: list[Effect] = []
-    done: list[str] = []
-    for event in events:
-        starts, ends = effects_after(event)
-        due += starts
-        done += ends
-    return due, done
 
 
 async def _peek(cached: Cached | None, fresh: bool) -> tuple[Cached | None, Cached]:  # noqa: FBT001 - the runtime's signature

@@ -17,7 +17,15 @@ from typing import Any
 from actors.orders.host import OrderHost
 from actors.orders.retries import backoff_s, code_of, is_final, is_unforeseen
 from domain.errors import MarketplaceError
-from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
+from domain.orders.decide import (
+    BOOK,
+    EXPIRE,
+    FORGET_KEYS,
+    FULFIL,
+    OPEN_PAYMENT,
+    REFUND_STEP,
+    VOID_PAYMENT,
+)
 from domain.orders.ports import OrderStore, PaymentNews
 
 log = logging.getLogger("marketplace.sweep")
@@ -27,7 +35,8 @@ RUNNING_MAX = 64  # items of one lane at once
 LEASE_S = 9.0  # above Stripe's deadline of 8 s; a row of a sweep that died comes back after it
 FAILURE_PAUSE_S = 2.0
 PASSIVATION_INTERVAL_S = 10.0  # a thirtieth of how long an idle order stays
-LANES = ((OPEN_PAYMENT, VOID_PAYMENT), (BOOK, FULFIL, EXPIRE, FORGET_KEYS))
+# Kinds of steps: "book" takes in the bookings of returns, "refund" every refund.
+LANES = ((OPEN_PAYMENT, VOID_PAYMENT, REFUND_STEP), (BOOK, FULFIL, EXPIRE, FORGET_KEYS))
 
 Item = Callable[[], Coroutine[Any, Any, None]]  # begun only when its task is, so none is left un-awaited
 Claim = Callable[[int], Awaitable[list[Item]]]

@@ -75,6 +75,12 @@ class SimulatedOrderStore:
         """See the port."""
         return await self._run("claim_due_effects", "", lambda: self._claim_effects(steps, limit, lease_s))
 
+    async def order_of_payment(self, payment_intent_id: str) -> str | None:
+        """See the adapter."""
+        return await self._run(
+            "order_of_payment", "", lambda: self._database.order_of_payment(payment_intent_id)
+        )
+
     async def defer_effect(
         self, order_id: str, step: str, delay_s: float, error: str, *, unforeseen: bool = False
     ) -> None:

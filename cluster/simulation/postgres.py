@@ -16,7 +16,15 @@ from domain.errors import ConflictError
 from domain.events import shard_of
 from domain.events.ports import OutboxRow
 from domain.ids import derive_id
-from domain.orders.events import DeliveryKeysForgotten, Event
+from domain.orders.decide import licence_id, step_kind
+from domain.orders.events import (
+    DeliveryKeysForgotten,
+    Event,
+    LicencesRestored,
+    LicencesRevoked,
+    LicencesSuspended,
+    OrderPaid,
+)
 from domain.orders.ports import (
     DueEffect,
     Idempotency,
@@ -28,6 +36,7 @@ from domain.orders.ports import (
     Turn,
 )
 
+STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 EFFECT_LEASE_S = 3  # as in storage.market.turn_rows: the head start of the grain that committed an effect
 
 
@@ -125,6 +134,7 @@ class Postgres:
     inbox: dict[str, InboxRow] = field(default_factory=dict)
     commands: dict[tuple[str, str], RecordedCommand] = field(default_factory=dict)
     licences: dict[str, tuple[str, IssuedLicence]] = field(default_factory=dict)
+    standings: dict[str, str] = field(default_factory=dict)  # each licence's status, by its id
     deliveries: dict[str, DeliveryRow] = field(default_factory=dict)
     outbox: dict[int, OutboxRow] = field(default_factory=dict)  # by position
     commits: list[Commit] = field(default_factory=list)
@@ -176,13 +186,21 @@ class Postgres:
         """Look an idempotency key up."""
         return self.commands.get((principal_id, key))
 
+    def order_of_payment(self, payment_intent_id: str) -> str | None:
+        """Find the order that a PaymentIntent has paid."""
+        for order_id, row in self.orders.items():
+            for event in row.events:
+                if isinstance(event, OrderPaid) and event.payment_intent_id == payment_intent_id:
+                    return order_id
+        return None
+
     def claim_due_effects(self, steps: Sequence[str], limit: int, lease_s: float) -> list[DueEffect]:
         """Claim overdue effects, oldest first; moving the due time is the claim."""
         now = self.clock()
         due = sorted(
             (row.due_at, key)
             for key, row in self.effects.items()
-            if row.due_at <= now and row.dead_code is None and key[1] in steps
+            if row.due_at <= now and row.dead_code is None and step_kind(key[1]) in steps
         )
         claimed = []
         for _, (order_id, step) in due[:limit]:
@@ -317,6 +335,9 @@ class Postgres:
             self.settle_webhook(turn.news, "applied")
         for licence in turn.licences:
             self.licences[licence.licence_id] = (order_id, licence)
+            self.standings[licence.licence_id] = "active"
+        for event in turn.events:
+            self._judge(order_id, event)
         for delivery in turn.deliveries:
             self.deliveries[delivery.delivery_id] = _delivery_row(order_id, delivery, now)
         if any(isinstance(event, DeliveryKeysForgotten) for event in turn.events):
@@ -326,6 +347,16 @@ class Postgres:
         self.enqueue(order_id, first_seq, order.seq)
         for watcher in self.watchers:
             watcher(self.commits[-1])
+
+    def _judge(self, order_id: str, event: Event) -> None:
+        """Let a licence's status follow; revoked is for ever, as the schema has it."""
+        if not isinstance(event, LicencesSuspended | LicencesRestored | LicencesRevoked):
+            return
+        status = STANDINGS[type(event)]
+        for line_no in event.line_nos:
+            name = licence_id(order_id, line_no)
+            if name in self.standings:
+                self.standings[name] = status
 
     def enqueue(self, order_id: str, first_seq: int, last_seq: int) -> None:
         """Put a stretch of an order's events into the outbox."""
@@ -340,6 +371,13 @@ class Postgres:
     def _refuse_duplicates(self, turn: Turn) -> None:
         # Not refused is an event number twice, so that the checks see what the fence alone is worth.
         order_id = turn.order.order_id
+        if not 0 <= turn.order.returned_minor <= turn.order.total_minor:
+            raise IntegrityError(f"orders: {order_id} returns {turn.order.returned_minor}")
+        for event in turn.events:
+            if isinstance(event, LicencesSuspended | LicencesRestored):
+                names = {licence_id(order_id, line_no) for line_no in event.line_nos}
+                if any(self.standings.get(name) == "revoked" for name in names):
+                    raise IntegrityError(f"licences: one of {order_id} is revoked for good")
         for licence in turn.licences:
             if licence.licence_id in self.licences:
                 raise IntegrityError(f"licences: {licence.licence_id} exists")

@@ -109,6 +109,87 @@ class ForgetKeys:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRefund:
+    """An operator or the buyer asks for money back.
+
+    Either ``lines`` as (line number, amount or None for all that is left of it), or ``amount_minor`` to be
+    spread over all lines, or neither: everything that is left. ``origin`` is ``operator`` or ``buyer``.
+    """
+
+    refund_id: str
+    lines: tuple[tuple[int, int | None], ...]
+    amount_minor: int | None
+    origin: str
+    requested_by: str
+    reason: str
+    request_digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefund:
+    """Stripe's answer to a refund of ours; ``status`` is Stripe's word for where it stands."""
+
+    refund_id: str
+    stripe_refund_id: str
+    status: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefundRefused:
+    """Stripe will not make a refund of ours, whatever we repeat."""
+
+    refund_id: str
+    code: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRefund:
+    """A verified webhook about a refund, ours (``refund_id`` from its metadata) or made in the dashboard."""
+
+    stripe_refund_id: str
+    refund_id: str
+    payment_intent_id: str
+    amount_minor: int
+    currency: str
+    status: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeDispute:
+    """A verified webhook about a dispute: opened, moved on or closed, as ``status`` says in its words."""
+
+    dispute_id: str
+    payment_intent_id: str
+    amount_minor: int
+    currency: str
+    status: str
+    reason: str
+    fee_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReturnBooked:
+    """Finance's acknowledgement of a return; ``cleared_minor`` is what it says it moved in clearing."""
+
+    movement: str
+    entry_key: str
+    entry_id: str
+    currency: str
+    cleared_minor: int
+    at: datetime
+
+
+ReturnCommand = (
+    RequestRefund | RecordRefund | RecordRefundRefused | NoticeRefund | NoticeDispute | RecordReturnBooked
+)
 Command = (
     PlaceOrder
     | RecordPaymentOpened
@@ -121,4 +202,5 @@ Command = (
     | ExpireOrder
     | RecordPaymentVoided
     | ForgetKeys
+    | ReturnCommand
 )

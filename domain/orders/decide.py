@@ -12,26 +12,40 @@ Legal order::
 Payment wins over expiry: a capture that arrives after ``expired`` revives the order, because the buyer's
 money is real. A command that finds its work already done returns no events: effects and webhooks repeat.
 What this module refuses: a second charge, a wrong amount, a licence before Finance's acknowledgement.
-Refunds and disputes are not decided here yet.
+What goes back afterwards is decided in ``returns``. A line that is returned before it was licensed gets no
+licence: fulfilment waits while a line is suspended, and leaves out what was revoked.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import assert_never
 
 from domain import policy
-from domain.errors import ConflictError, NotFoundError, RejectedError
+from domain.errors import ConflictError, DependencyError, NotFoundError, RejectedError
 from domain.ids import derive_id
 from domain.money import AMOUNT_MINOR_MAX, is_currency
 from domain.orders import commands as c
-from domain.orders.booking import capture_entry_key
+from domain.orders import returns
+from domain.orders.booking import (
+    DISPUTE,
+    DISPUTE_FEE,
+    DISPUTE_WON,
+    REFUND,
+    REFUND_REVERSAL,
+    capture_entry_key,
+)
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeUpdated,
+    DisputeWon,
     Event,
+    FulfilmentEnded,
+    Line,
     OrderBooked,
     OrderCancelled,
     OrderCreated,
     OrderDelivered,
+    OrderDisputed,
     OrderExpired,
     OrderLicensed,
     OrderPaid,
@@ -39,6 +53,10 @@ from domain.orders.events import (
     PaymentFailed,
     PaymentOpened,
     PaymentVoided,
+    RefundAccepted,
+    RefundFailed,
+    RefundRequested,
+    ReturnBooked,
 )
 from domain.orders.state import Order, Status
 
@@ -70,6 +88,14 @@ BOOK = "book"
 FULFIL = "fulfil"
 VOID_PAYMENT = "void_payment"
 FORGET_KEYS = "forget_keys"
+# Steps of which an order may have many: ``refund:<refund>`` and ``book:<movement>``.
+REFUND_STEP = "refund"
+BOOK_RETURN = "book"
+
+
+def step_kind(step: str) -> str:
+    """Return a step without what it is about: lanes and effects are chosen by it."""
+    return step.partition(":")[0]
 
 
 def decide(state: Order | None, command: c.Command) -> list[Event]:
@@ -109,10 +135,10 @@ def decide(state: Order | None, command: c.Command) -> list[Event]:
             voidable = state.status is Status.EXPIRED and not state.voided
             return [PaymentVoided(command.at)] if voidable else []
         case c.ForgetKeys():
-            forgettable = state.status is Status.DELIVERED and not state.keys_forgotten
+            forgettable = state.stage is Status.DELIVERED and not state.keys_forgotten
             return [DeliveryKeysForgotten(command.at)] if forgettable else []
-        case _ as unreachable:
-            assert_never(unreachable)
+        case _:
+            return returns.decide(state, command)
 
 
 def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
@@ -138,8 +164,48 @@ def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
             return [], [OPEN_PAYMENT]
         case PaymentVoided():
             return [], [VOID_PAYMENT]
+        case FulfilmentEnded():
+            return [], [FULFIL]
+        case _:
+            return _effects_after_return(event)
+
+
+def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
+    match event:
+        case RefundRequested(origin=returns.OPERATOR | returns.BUYER):
+            return [Effect(f"{REFUND_STEP}:{event.refund_id}")], []
+        case RefundAccepted():
+            return [_booking_of(REFUND, event.refund_id)], [f"{REFUND_STEP}:{event.refund_id}"]
+        case RefundFailed():
+            due = [_booking_of(REFUND_REVERSAL, event.refund_id)] if event.accepted else []
+            return due, [f"{REFUND_STEP}:{event.refund_id}"]
+        case OrderDisputed():
+            kinds = (DISPUTE, DISPUTE_FEE) if event.fee_minor else (DISPUTE,)
+            return [_booking_of(kind, event.dispute_id) for kind in kinds], []
+        case DisputeUpdated(fee_added=True):
+            return [_booking_of(DISPUTE_FEE, event.dispute_id)], []
+        case DisputeWon():
+            return [_booking_of(DISPUTE_WON, event.dispute_id)], []
+        case ReturnBooked():
+            return [], [f"{BOOK_RETURN}:{event.movement}"]
         case _:
             return [], []
+
+
+def _booking_of(kind: str, of_id: str) -> Effect:
+    return Effect(f"{BOOK_RETURN}:{kind}:{of_id}")
+
+
+def turn_effects(events: Iterable[Event]) -> tuple[list[Effect], list[str]]:
+    """Return the effects that are due after all of ``events``, and the steps that they complete."""
+    due: list[Effect] = []
+    done: list[str] = []
+    for event in events:
+        starts, ends = effects_after(event)
+        due = [effect for effect in due if effect.step not in ends] if ends else due
+        due += starts
+        done += ends
+    return due, done
 
 
 def licence_id(order_id: str, line_no: int) -> str:
@@ -259,7 +325,7 @@ def _payment_failure(state: Order, command: c.RecordPaymentFailure) -> list[Even
 
 
 def _booking(state: Order, command: c.RecordBooking) -> list[Event]:
-    if state.status is not Status.PAID:
+    if state.stage is not Status.PAID:
         return []
     expected = (capture_entry_key(state.order_id), state.currency, state.total_minor)
     if (command.entry_key, command.currency, command.total_minor) != expected:
@@ -268,15 +334,43 @@ def _booking(state: Order, command: c.RecordBooking) -> list[Event]:
             f"Finance acknowledged {command.total_minor} {command.currency} under {command.entry_key}, "
             f"expected {expected[2]} {expected[1]} under {expected[0]}.",
         )
-    return [OrderBooked(command.entry_key, command.entry_id, command.at)]
+    booked = OrderBooked(command.entry_key, command.entry_id, command.at)
+    return [booked] if entitled_lines(state) else [booked, FulfilmentEnded(command.at)]
+
+
+def entitled_lines(state: Order) -> tuple[Line, ...]:
+    """Return the lines that get a licence: all but those that were returned first."""
+    if not state.revoked_lines:
+        return state.lines
+    return tuple(line for line in state.lines if line.line_no not in state.revoked_lines)
+
+
+def require_settled(state: Order) -> None:
+    """Refuse to fulfil while it is not certain which lines the buyer keeps.
+
+    Raises:
+        DependencyError: ``fulfilment_held``; a refund of a whole line, or a dispute, is under way.
+    """
+    if state.suspended_lines:
+        raise DependencyError(
+            "fulfilment_held",
+            "A refund or a dispute is under way; nothing is issued before it is decided.",
+            1,
+        )
 
 
 def _fulfilment(state: Order, command: c.RecordFulfilment) -> list[Event]:
-    if state.status is not Status.BOOKED:
+    if state.stage is not Status.BOOKED:
         return []
-    expected_licences = tuple(licence_id(state.order_id, line.line_no) for line in state.lines)
-    expected_deliveries = tuple(delivery_id(state.order_id, line.line_no) for line in state.lines)
+    require_settled(state)
+    lines = entitled_lines(state)
+    expected_licences = tuple(licence_id(state.order_id, line.line_no) for line in lines)
+    expected_deliveries = tuple(delivery_id(state.order_id, line.line_no) for line in lines)
     if (command.licence_ids, command.delivery_ids) != (expected_licences, expected_deliveries):
+        if state.revoked_lines:
+            raise DependencyError(
+                "fulfilment_outdated", "A line was returned while the order was licensed.", 1
+            )
         raise RejectedError("fulfilment_mismatch", "Every line takes exactly its one licence and delivery.")
     return [
         OrderLicensed(command.licence_ids, command.key_id, command.at),
@@ -297,6 +391,11 @@ def _release_key(state: Order, command: c.ReleaseDeliveryKey) -> list[Event]:
         )
     if state.keys_forgotten:
         raise RejectedError("delivery_key_expired", "The time to ask for this key is over; it was destroyed.")
+    withheld = state.suspended_lines | state.revoked_lines
+    if any(command.delivery_id == delivery_id(state.order_id, line_no) for line_no in withheld):
+        raise ConflictError(
+            "licence_not_active", "The line was refunded or is disputed; its key is not handed out."
+        )
     if command.delivery_id in state.released_delivery_ids:
         return []
     return [DeliveryKeyReleased(command.delivery_id, command.at)]

@@ -41,6 +41,15 @@ class DeliveryChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A line's part of money that goes back; ``fee_minor`` of it is the platform's fee given up."""
+
+    line_no: int
+    amount_minor: int
+    fee_minor: int
+
+
+@dataclass(frozen=True, slots=True)
 class OrderCreated:
     """The cart was accepted as quoted."""
 
@@ -163,6 +172,133 @@ class OrderCancelled:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RefundRequested:
+    """Money is to go back. ``origin`` is ``operator``, ``buyer`` or ``dashboard`` (made at Stripe by hand).
+
+    ``request_digest`` is the SHA-256 of the request in hexadecimal, so that its key names one request only.
+    """
+
+    refund_id: str
+    shares: tuple[Share, ...]
+    origin: str
+    requested_by: str
+    reason: str
+    request_digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefundAccepted:
+    """Stripe took the refund on: from here on the money has left what it holds for us."""
+
+    refund_id: str
+    stripe_refund_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefunded:
+    """Stripe says that the refund succeeded."""
+
+    refund_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefundFailed:
+    """The refund will not happen, or was undone. ``accepted``: Stripe had taken it on, the money is back."""
+
+    refund_id: str
+    stripe_refund_id: str | None
+    accepted: bool
+    code: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDisputed:
+    """The buyer's bank took money back; ``fee_minor`` is what Stripe charges for it, as far as known."""
+
+    dispute_id: str
+    shares: tuple[Share, ...]
+    fee_minor: int
+    reason: str
+    stage: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeUpdated:
+    """An open dispute's stage or fee changed; ``fee_minor`` is the whole fee as of now."""
+
+    dispute_id: str
+    stage: str
+    fee_minor: int
+    fee_added: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeWon:
+    """The bank decided for us: the disputed money is back."""
+
+    dispute_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeLost:
+    """The bank decided for the buyer: the disputed money is gone for good."""
+
+    dispute_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnBooked:
+    """Finance acknowledged an entry of money that went back, or came back. ``movement`` names it."""
+
+    movement: str
+    entry_key: str
+    entry_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LicencesSuspended:
+    """These lines' licences do not hold for the moment."""
+
+    line_nos: tuple[int, ...]
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LicencesRestored:
+    """These lines' suspended licences hold again."""
+
+    line_nos: tuple[int, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LicencesRevoked:
+    """These lines' licences never hold again; a line that has none yet will get none."""
+
+    line_nos: tuple[int, ...]
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FulfilmentEnded:
+    """Every line was returned before it was licensed: there is nothing left to deliver."""
+
+    at: datetime
+
+
 Event = (
     OrderCreated
     | OrderScreened
@@ -177,6 +313,19 @@ Event = (
     | OrderExpired
     | PaymentVoided
     | OrderCancelled
+    | RefundRequested
+    | RefundAccepted
+    | OrderRefunded
+    | RefundFailed
+    | OrderDisputed
+    | DisputeUpdated
+    | DisputeWon
+    | DisputeLost
+    | ReturnBooked
+    | LicencesSuspended
+    | LicencesRestored
+    | LicencesRevoked
+    | FulfilmentEnded
 )
 
 KINDS: dict[str, type[Event]] = {
@@ -193,10 +342,23 @@ KINDS: dict[str, type[Event]] = {
     "order.expired": OrderExpired,
     "order.payment_voided": PaymentVoided,
     "order.cancelled": OrderCancelled,
+    "order.refund_requested": RefundRequested,
+    "order.refund_accepted": RefundAccepted,
+    "order.refunded": OrderRefunded,
+    "order.refund_failed": RefundFailed,
+    "order.disputed": OrderDisputed,
+    "order.dispute_updated": DisputeUpdated,
+    "order.dispute_won": DisputeWon,
+    "order.dispute_lost": DisputeLost,
+    "order.return_booked": ReturnBooked,
+    "order.licence_suspended": LicencesSuspended,
+    "order.licence_restored": LicencesRestored,
+    "order.licence_revoked": LicencesRevoked,
+    "order.fulfilment_ended": FulfilmentEnded,
 }
 KIND_OF: dict[type[Event], str] = {cls: kind for kind, cls in KINDS.items()}
 
-_TUPLES = ("reasons", "licence_ids", "delivery_ids")
+_TUPLES = ("reasons", "licence_ids", "delivery_ids", "line_nos")
 
 
 def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
@@ -206,6 +368,8 @@ def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
     if kind == "order.created":
         values["lines"] = tuple(Line(**line) for line in values["lines"])
         values["delivery"] = DeliveryChoice(**values["delivery"])
+    elif "shares" in values:
+        values["shares"] = tuple(Share(**share) for share in values["shares"])
     for name in _TUPLES:
         if name in values:
             values[name] = tuple(values[name])

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from domain.orders.decide import Effect
 from domain.orders.events import Event
+from domain.orders.returned import Refund
 from domain.orders.state import Order
 
 
@@ -130,6 +131,32 @@ class PaymentNews:
     message: str
     attempts: int = 0
     unforeseen: int = 0
+    # Of a refund or dispute: Stripe's id and status, our refund's id from its metadata, what a dispute costs.
+    object_id: str = ""
+    object_status: str = ""
+    refund_id: str = ""
+    fee_minor: int = 0
+
+
+# Stripe's event types about refunds and disputes. ``charge.refunded`` is read for the refund that it embeds.
+REFUND_NEWS = frozenset(
+    {
+        "refund.created",
+        "refund.updated",
+        "refund.failed",
+        "charge.refund.updated",
+        "charge.refunded",
+    }
+)
+DISPUTE_NEWS = frozenset(
+    {
+        "charge.dispute.created",
+        "charge.dispute.updated",
+        "charge.dispute.closed",
+        "charge.dispute.funds_withdrawn",
+        "charge.dispute.funds_reinstated",
+    }
+)
 
 
 class OrderStore(Protocol):
@@ -196,8 +223,19 @@ class CapturedPayment:
     currency: str
 
 
+@dataclass(frozen=True, slots=True)
+class MadeRefund:
+    """A refund that Stripe holds; ``status`` is Stripe's word for where it stands."""
+
+    stripe_refund_id: str
+    status: str
+
+
 class PaymentGateway(Protocol):
     """Stripe."""
+
+    async def refund(self, order: Order, refund: Refund) -> MadeRefund:
+        """Make a refund of the order's payment, once, however often this is asked."""
 
     async def open_payment(self, order: Order) -> OpenedPayment:
         """Create the PaymentIntent or Checkout Session of an order."""

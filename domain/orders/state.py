@@ -1,7 +1,7 @@
 """An order's state and how each event changes it. Total: ``evolve`` never refuses a stored fact."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter
@@ -11,20 +11,34 @@ from domain.orders.events import (
     DeliveryChoice,
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeLost,
+    DisputeUpdated,
+    DisputeWon,
     Event,
+    FulfilmentEnded,
+    LicencesRestored,
+    LicencesRevoked,
+    LicencesSuspended,
     Line,
     OrderBooked,
     OrderCancelled,
     OrderCreated,
     OrderDelivered,
+    OrderDisputed,
     OrderExpired,
     OrderLicensed,
     OrderPaid,
+    OrderRefunded,
     OrderScreened,
     PaymentFailed,
     PaymentOpened,
     PaymentVoided,
+    RefundAccepted,
+    RefundFailed,
+    RefundRequested,
+    ReturnBooked,
 )
+from domain.orders.returned import UNDECIDED, Dispute, DisputeStatus, Refund, RefundStatus
 
 
 class Status(StrEnum):
@@ -39,18 +53,36 @@ class Status(StrEnum):
     DELIVERED = "delivered"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    REFUNDING = "refunding"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
 
 
-TERMINAL = frozenset({Status.DELIVERED, Status.EXPIRED, Status.CANCELLED})
+# Where nothing more is to come unless somebody wants it.
+TERMINAL = frozenset(
+    {
+        Status.DELIVERED,
+        Status.EXPIRED,
+        Status.CANCELLED,
+        Status.REFUNDED,
+        Status.DISPUTE_WON,
+        Status.DISPUTE_LOST,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Everything that a decision about an order may depend on. ``seq`` counts its events."""
+    """Everything that a decision about an order may depend on. ``seq`` counts its events.
+
+    ``stage`` is how far the sale itself has come, whatever was returned of it; ``status`` tells both.
+    """
 
     order_id: str
     seq: int
-    status: Status
+    stage: Status
     buyer_id: str
     currency: str
     lines: tuple[Line, ...]
@@ -74,6 +106,54 @@ class Order:
     keys_forgotten: bool = False
     end_code: str | None = None
     end_reason: str | None = None
+    refunds: tuple[Refund, ...] = ()
+    disputes: tuple[Dispute, ...] = ()
+    booked_returns: frozenset[str] = frozenset()  # movements that Finance acknowledged
+    suspended_lines: frozenset[int] = frozenset()
+    revoked_lines: frozenset[int] = frozenset()
+
+    @property
+    def status(self) -> Status:
+        """Where the order stands: its stage, unless money went back or is fought over."""
+        if not self.refunds and not self.disputes:
+            return self.stage
+        disputes = {one.status for one in self.disputes}
+        if DisputeStatus.OPEN in disputes:
+            return Status.DISPUTED
+        if any(one.status in UNDECIDED for one in self.refunds):
+            return Status.REFUNDING
+        if self.refunds and self.refunded_minor == self.total_minor:
+            return Status.REFUNDED
+        if DisputeStatus.LOST in disputes:
+            return Status.DISPUTE_LOST
+        if DisputeStatus.WON in disputes and self.stage is Status.DELIVERED:
+            return Status.DISPUTE_WON
+        return self.stage
+
+    @property
+    def refunded_minor(self) -> int:
+        """What refunds return: asked for, under way, or done."""
+        return sum(one.amount_minor for one in self.refunds if one.returns)
+
+    @property
+    def disputed_minor(self) -> int:
+        """What disputes hold: open or lost."""
+        return sum(one.amount_minor for one in self.disputes if one.returns)
+
+    @property
+    def returned_minor(self) -> int:
+        """Never more than was captured."""
+        if not self.refunds and not self.disputes:
+            return 0
+        return self.refunded_minor + self.disputed_minor
+
+    def find_refund(self, refund_id: str) -> Refund | None:
+        """Return a refund by our id."""
+        return next((one for one in self.refunds if one.refund_id == refund_id), None)
+
+    def find_dispute(self, dispute_id: str) -> Dispute | None:
+        """Return a dispute by Stripe's id."""
+        return next((one for one in self.disputes if one.dispute_id == dispute_id), None)
 
 
 _FIELDS = tuple(one.name for one in fields(Order))
@@ -86,7 +166,7 @@ def evolve(order_id: str, state: Order | None, event: Event) -> Order:
         return Order(
             order_id=order_id,
             seq=1,
-            status=Status.CREATED,
+            stage=Status.CREATED,
             buyer_id=event.buyer_id,
             currency=event.currency,
             lines=event.lines,
@@ -110,10 +190,10 @@ def _values(state: Order) -> dict[str, Any]:
 def _changes(state: Order, event: Event) -> dict[str, Any]:
     match event:
         case OrderScreened():
-            return {"status": Status.SCREENED} if event.stage == "payment" else {}
+            return {"stage": Status.SCREENED} if event.stage == "payment" else {}
         case PaymentOpened():
             return {
-                "status": Status.AWAITING_PAYMENT,
+                "stage": Status.AWAITING_PAYMENT,
                 "payment_intent_id": event.payment_intent_id,
                 "checkout_session_id": event.checkout_session_id,
             }
@@ -124,7 +204,7 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
             }
         case OrderPaid():
             return {
-                "status": Status.PAID,
+                "stage": Status.PAID,
                 "payment_intent_id": event.payment_intent_id,
                 "payment_error": None,
                 "paid_at": event.at,
@@ -132,23 +212,105 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
                 "end_reason": None,
             }
         case OrderBooked():
-            return {"status": Status.BOOKED, "entry_key": event.entry_key, "booked_at": event.at}
+            return {"stage": Status.BOOKED, "entry_key": event.entry_key, "booked_at": event.at}
         case OrderLicensed():
-            return {"status": Status.LICENSED, "licence_ids": event.licence_ids}
+            return {"stage": Status.LICENSED, "licence_ids": event.licence_ids}
         case OrderDelivered():
-            return {"status": Status.DELIVERED, "delivery_ids": event.delivery_ids}
+            return {"stage": Status.DELIVERED, "delivery_ids": event.delivery_ids}
         case DeliveryKeyReleased():
             return {"released_delivery_ids": state.released_delivery_ids | {event.delivery_id}}
         case DeliveryKeysForgotten():
             return {"keys_forgotten": True}
         case OrderExpired():
-            return {"status": Status.EXPIRED, "end_code": "payment_expired"}
+            return {"stage": Status.EXPIRED, "end_code": "payment_expired"}
         case OrderCancelled():
-            return {"status": Status.CANCELLED, "end_code": event.code, "end_reason": event.reason}
+            return {"stage": Status.CANCELLED, "end_code": event.code, "end_reason": event.reason}
         case PaymentVoided():
             return {"voided": True}
         case OrderCreated():
             raise ValueError(f"{state.order_id}: created twice")
+        case _:
+            return _returns(state, event)
+
+
+def _returns(state: Order, event: Event) -> dict[str, Any]:
+    match event:
+        case RefundRequested():
+            refund = Refund(
+                event.refund_id,
+                event.shares,
+                event.origin,
+                event.requested_by,
+                event.reason,
+                event.request_digest,
+                event.at,
+            )
+            return {"refunds": (*state.refunds, refund)}
+        case RefundAccepted() | OrderRefunded() | RefundFailed():
+            return {"refunds": _refunds(state, event)}
+        case OrderDisputed():
+            dispute = Dispute(
+                event.dispute_id, event.shares, event.fee_minor, event.reason, event.stage, event.at, event.at
+            )
+            return {"disputes": (*state.disputes, dispute)}
+        case DisputeUpdated() | DisputeWon() | DisputeLost():
+            return {"disputes": _disputes(state, event)}
+        case ReturnBooked():
+            return {"booked_returns": state.booked_returns | {event.movement}}
+        case LicencesSuspended():
+            return {"suspended_lines": state.suspended_lines | set(event.line_nos)}
+        case LicencesRestored():
+            return {"suspended_lines": state.suspended_lines - set(event.line_nos)}
+        case LicencesRevoked():
+            line_nos = set(event.line_nos)
+            return {
+                "suspended_lines": state.suspended_lines - line_nos,
+                "revoked_lines": state.revoked_lines | line_nos,
+            }
+        case FulfilmentEnded():
+            return {"stage": Status.CANCELLED, "end_code": "returned_before_delivery"}
+        case _:
+            raise AssertionError(f"{type(event).__name__} changes nothing")
+
+
+def _refunds(state: Order, event: RefundAccepted | OrderRefunded | RefundFailed) -> tuple[Refund, ...]:
+    def changed(refund: Refund) -> Refund:
+        match event:
+            case RefundAccepted():
+                return replace(
+                    refund,
+                    status=RefundStatus.PENDING,
+                    stripe_refund_id=event.stripe_refund_id,
+                    accepted_at=event.at,
+                    ended_at=None,
+                    failure=None,
+                )
+            case OrderRefunded():
+                return replace(refund, status=RefundStatus.SUCCEEDED, ended_at=event.at)
+            case RefundFailed():
+                return replace(
+                    refund,
+                    status=RefundStatus.FAILED,
+                    stripe_refund_id=event.stripe_refund_id,
+                    ended_at=event.at,
+                    failure=(event.code, event.reason),
+                )
+
+    return tuple(changed(one) if one.refund_id == event.refund_id else one for one in state.refunds)
+
+
+def _disputes(state: Order, event: DisputeUpdated | DisputeWon | DisputeLost) -> tuple[Dispute, ...]:
+    def changed(dispute: Dispute) -> Dispute:
+        match event:
+            case DisputeUpdated():
+                fee_at = event.at if event.fee_added else dispute.fee_at
+                return replace(dispute, stage=event.stage, fee_minor=event.fee_minor, fee_at=fee_at)
+            case DisputeWon():
+                return replace(dispute, status=DisputeStatus.WON, stage="won", closed_at=event.at)
+            case DisputeLost():
+                return replace(dispute, status=DisputeStatus.LOST, stage="lost", closed_at=event.at)
+
+    return tuple(changed(one) if one.dispute_id == event.dispute_id else one for one in state.disputes)
 
 
 def fold(order_id: str, events: Iterable[Event]) -> Order | None:

@@ -11,7 +11,16 @@ from typing import get_args
 
 from starlette.responses import Response
 
-from domain.orders.decide import BOOK, EXPIRE, FORGET_KEYS, FULFIL, OPEN_PAYMENT, VOID_PAYMENT
+from domain.orders.decide import (
+    BOOK,
+    EXPIRE,
+    FORGET_KEYS,
+    FULFIL,
+    OPEN_PAYMENT,
+    REFUND_STEP,
+    VOID_PAYMENT,
+    step_kind,
+)
 from serve_app import examples
 from serve_app.auth import OPERATOR
 from serve_app.calls import Call, read_model, reply
@@ -67,8 +76,13 @@ UNFINISHED = {
     "Stripe, or the buyer has paid for nothing.",
     EXPIRE: "The order stays unfinished: it waits for its payment for ever.",
     VOID_PAYMENT: "The payment stays open at Stripe: a buyer may still pay for an order that has ended.",
+    REFUND_STEP: "The order stays unfinished: it goes on counting the refund as under way. If Stripe did not "
+    "make it, nobody will; make it there by hand, with the refund's id in its metadata.",
     FORGET_KEYS: "The wrapped keys of the order's delivery stay stored.",
 }
+UNBOOKED_RETURN = (
+    "Finance never learns of it: its books and Stripe's balance differ until it is entered by hand."
+)
 UNFINISHED_OTHERWISE = "The order stays as it is: nobody will finish this step."
 
 
@@ -112,7 +126,12 @@ def _retried(name: LetterName) -> str:
 
 
 def _dropped(name: LetterName) -> str:
-    return DROPPED.get(name.kind) or UNFINISHED.get(name.work, UNFINISHED_OTHERWISE)
+    if name.kind in DROPPED:
+        return DROPPED[name.kind]
+    kind = step_kind(name.work)
+    if kind == BOOK and name.work != BOOK:
+        return UNBOOKED_RETURN
+    return UNFINISHED.get(kind, UNFINISHED_OTHERWISE)
 
 
 def _page_of(call: Call) -> tuple[Kind | None, tuple[datetime, str] | None, int]:

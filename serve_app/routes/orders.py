@@ -111,7 +111,7 @@ class OrderRoutes:
 
     async def get(self, call: Call) -> Response:
         """GET /v1/orders/{order_id}."""
-        order, stored = await _visible_order(call)
+        order, stored = await visible_order(call)
         document = schemas.order_document(
             order,
             stored.payment_handle,
@@ -123,7 +123,7 @@ class OrderRoutes:
     async def events(self, call: Call) -> ASGIApp:
         """GET /v1/orders/{order_id}/events."""
         order_id = call.parameters["order_id"]
-        _, stored = await _visible_order(call)
+        _, stored = await visible_order(call)
         events = [NumberedEvent(order_id, seq, event) for seq, event in enumerate(stored.events, 1)]
         progress = _Progress(order_id)
         if JSON.encode() in call.headers.get(b"accept", b""):
@@ -135,8 +135,8 @@ class OrderRoutes:
 
     async def deliveries(self, call: Call) -> Response:
         """GET /v1/orders/{order_id}/deliveries."""
-        order, _ = await _visible_order(call, _BUYER)
-        if order.status is not Status.DELIVERED:
+        order, _ = await visible_order(call, _BUYER)
+        if order.stage is not Status.DELIVERED:
             raise ConflictError(
                 "order_not_delivered",
                 f"The order is {order.status.value}. Follow /v1/orders/{order.order_id}/events until it is "
@@ -151,6 +151,8 @@ class OrderRoutes:
                 released=row.delivery_id in order.released_delivery_ids,
             )
             for row in await call.ports.licences.deliveries(order.order_id)
+            # What was refunded, or is disputed, is not handed out again.
+            if row.line_no not in order.suspended_lines and row.line_no not in order.revoked_lines
         ]
         return reply(200, {"items": items}, _PRIVATE)
 
@@ -281,7 +283,12 @@ def _placed(call: Call, placed: PlacedOrder) -> Response:
     return reply(201, document, {**headers, **REPLAYED} if placed.replayed else headers)
 
 
-async def _visible_order(call: Call, roles: frozenset[str] = _READERS) -> tuple[Order, StoredOrder]:
+async def visible_order(call: Call, roles: frozenset[str] = _READERS) -> tuple[Order, StoredOrder]:
+    """Read the order that the path names.
+
+    Raises:
+        NotFoundError: ``order_not_found``; there is none, or it is not the caller's to see.
+    """
     order_id = call.parameters["order_id"]
     stored = await call.ports.reads.load(order_id) if is_id("ord", order_id) else None
     if stored is not None:
@@ -396,6 +403,7 @@ def _delivery_operations(routes: OrderRoutes) -> Sequence[Operation]:
                 "delivery_not_found",
                 "delivery_has_recipient",
                 "delivery_key_expired",
+                "licence_not_active",
                 *HOST_PROBLEMS,
                 "signer_unavailable",
                 "signer_busy",

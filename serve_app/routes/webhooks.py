@@ -9,7 +9,9 @@ host cannot be reached the webhook is kept alone, and a sweep applies it.
 import hashlib
 import hmac
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +20,7 @@ from starlette.responses import Response
 from domain.errors import BusyError, DependencyError, MarketplaceError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.money import AMOUNT_MINOR_MAX
-from domain.orders.ports import PaymentNews
+from domain.orders.ports import DISPUTE_NEWS, REFUND_NEWS, PaymentNews
 from serve_app import examples
 from serve_app.calls import Call, parse_json, reply
 from serve_app.observability import IngressMetrics
@@ -32,7 +34,9 @@ SIGNATURE_HEADER_CHARS_MAX = 2_048
 SIGNATURES_MAX = 8  # one per active secret while secrets rotate
 ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
-KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
+PAYMENT_KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
+KINDS = frozenset({*PAYMENT_KINDS, *REFUND_NEWS, *DISPUTE_NEWS})
+_OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,100}")  # it becomes part of a step's and of an entry's name
 
 
 def verify_signature(header: bytes, body: bytes, secrets: Sequence[str], now: datetime) -> None:
@@ -69,6 +73,8 @@ def verify_signature(header: bytes, body: bytes, secrets: Sequence[str], now: da
 def news_of(event: Any) -> PaymentNews | None:
     """Reduce a verified event to what an order decides on; None for what concerns no order of ours.
 
+    News of refunds and disputes may name its payment only: ``order_id`` is then empty.
+
     Raises:
         RejectedError: ``body_malformed``.
     """
@@ -83,6 +89,8 @@ def news_of(event: Any) -> PaymentNews | None:
     intent = data.get("object") if isinstance(data, dict) else None
     if not isinstance(intent, dict):
         raise _malformed()
+    if kind not in PAYMENT_KINDS:
+        return _return_news(str(event_id), kind, intent)
     metadata = intent.get("metadata")
     order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
     if not isinstance(order_id, str) or not is_id("ord", order_id):
@@ -107,6 +115,64 @@ def news_of(event: Any) -> PaymentNews | None:
         code=code,
         message=message,
     )
+
+
+def _return_news(event_id: str, kind: str, about: Mapping[str, Any]) -> PaymentNews | None:
+    """Read a Refund or a Dispute."""
+    if kind == "charge.refunded":
+        # A charge: older API versions embed its refunds, newest first. Newer ones tell each by itself.
+        embedded = about.get("refunds")
+        refunds = embedded.get("data") if isinstance(embedded, dict) else None
+        if not isinstance(refunds, list) or not refunds or not isinstance(refunds[0], dict):
+            return None
+        about = {**refunds[0], "payment_intent": about.get("payment_intent")}
+    intent_id = about.get("payment_intent")
+    if intent_id is None:
+        return None  # of a charge without a PaymentIntent: none of ours
+    object_id, status = about.get("id"), about.get("status")
+    amount_minor, currency = about.get("amount"), about.get("currency")
+    if (
+        not isinstance(object_id, str)
+        or not _OBJECT_ID.fullmatch(object_id)
+        or not _is_short(intent_id)
+        or not _is_short(status)
+        or type(amount_minor) is not int
+        or not 0 <= amount_minor <= AMOUNT_MINOR_MAX
+        or not isinstance(currency, str)
+        or len(currency) != 3  # noqa: PLR2004 - ISO 4217
+    ):
+        raise _malformed()
+    metadata = about.get("metadata")
+    own = metadata if kind in REFUND_NEWS and isinstance(metadata, dict) else {}
+    order_id, refund_id = own.get("order_id"), own.get("refund_id")
+    known = isinstance(order_id, str) and is_id("ord", order_id)
+    named = isinstance(refund_id, str) and is_id("rfd", refund_id)
+    reason = about.get("failure_reason" if kind in REFUND_NEWS else "reason")
+    return PaymentNews(
+        event_id=event_id,
+        order_id=str(order_id) if known else "",
+        kind=kind,
+        payment_intent_id=str(intent_id),
+        amount_minor=amount_minor,
+        currency=currency.upper(),
+        code=str(reason or "")[:TEXT_CHARS_MAX],
+        message="",
+        object_id=object_id,
+        object_status=str(status),
+        refund_id=str(refund_id) if known and named else "",
+        fee_minor=_dispute_fee(about, currency) if kind in DISPUTE_NEWS else 0,
+    )
+
+
+def _dispute_fee(dispute: Mapping[str, Any], currency: str) -> int:
+    """What Stripe charged for it, so far; 0 when it was charged in another currency than the payment's."""
+    moves = dispute.get("balance_transactions")
+    fees: list[int] = [
+        move["fee"]
+        for move in (moves if isinstance(moves, list) else [])
+        if isinstance(move, dict) and move.get("currency") == currency and type(move.get("fee")) is int
+    ]
+    return min(AMOUNT_MINOR_MAX, sum(fee for fee in fees if fee > 0))
 
 
 def _reason(kind: str, intent: Mapping[str, Any]) -> tuple[str, str]:
@@ -158,6 +224,15 @@ async def _receive(call: Call) -> str:
     news = news_of(parse_json(body))
     if news is None:
         return "ignored"
+    if not news.order_id:
+        order_id = await call.ports.reads.order_of_payment(news.payment_intent_id)
+        if order_id is None:
+            raise NotFoundError(
+                "webhook_order_unknown",
+                f"No order is known to be paid by {news.payment_intent_id}. The event is not kept: send it "
+                "again later.",
+            )
+        news = replace(news, order_id=order_id)
     try:
         return await call.ports.orders.receive(news)
     except NotFoundError:

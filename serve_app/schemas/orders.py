@@ -6,27 +6,40 @@ only while the order waits for payment.
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.licences import armour
+from domain.orders.decide import licence_id
 from domain.orders.events import (
     DeliveryKeyReleased,
+    DisputeLost,
+    DisputeUpdated,
+    DisputeWon,
     Event,
+    LicencesRestored,
+    LicencesRevoked,
+    LicencesSuspended,
     OrderCancelled,
     OrderCreated,
     OrderDelivered,
+    OrderDisputed,
     OrderLicensed,
     OrderPaid,
+    OrderRefunded,
     OrderScreened,
     PaymentFailed,
     PaymentOpened,
+    RefundAccepted,
+    RefundFailed,
+    RefundRequested,
 )
 from domain.orders.state import Order as OrderState
 from domain.orders.state import Status
 from serve_app.schemas.base import Document, Request, rfc3339
+from serve_app.schemas.refunds import Dispute, Refund, dispute_document, refund_document
 from storage.market.licences import DeliveryRow
 from storage.market.order_store import OrderSummary as OrderSummaryRow
 from storage.s3 import Link
@@ -65,6 +78,9 @@ class NoBody(Request):
     """An empty object."""
 
 
+LicenceStatus = Literal["active", "suspended", "revoked"]
+
+
 class OrderLine(Document):
     """A line as bought; its licence and delivery once they exist."""
 
@@ -78,6 +94,7 @@ class OrderLine(Document):
     unit_price_minor: int
     amount_minor: int
     licence_id: str | None
+    licence_status: LicenceStatus | None = Field(description="None before there is a licence, or without one")
     delivery_id: str | None
 
 
@@ -128,6 +145,9 @@ class Order(Document):
     country: str | None
     payment: Payment
     end: End | None
+    refunded_minor: int = Field(description="By refunds asked for, under way or done")
+    refunds: list[Refund]
+    disputes: list[Dispute]
     created_at: str
     updated_at: str
     seq: int
@@ -229,7 +249,7 @@ def order_document(
 ) -> dict[str, Any]:
     """Write an ``Order``; ``handle`` is what the buyer needs to pay."""
     shown = handle if handle and for_buyer and order.status is Status.AWAITING_PAYMENT else {}
-    licences, deliveries = order.licence_ids, order.delivery_ids
+    licence_of, delivery_of = _held(order)
     return {
         "id": order.order_id,
         "status": order.status.value,
@@ -247,10 +267,11 @@ def order_document(
                 "quantity": line.quantity,
                 "unit_price_minor": line.unit_price_minor,
                 "amount_minor": line.amount_minor,
-                "licence_id": licences[index] if licences else None,
-                "delivery_id": deliveries[index] if deliveries else None,
+                "licence_id": licence_of.get(line.line_no),
+                "licence_status": _standing(order, line.line_no) if line.line_no in licence_of else None,
+                "delivery_id": delivery_of.get(line.line_no),
             }
-            for index, line in enumerate(order.lines)
+            for line in order.lines
         ],
         "delivery": {"mode": order.delivery.mode, "recipient": order.delivery.recipient},
         "country": order.country,
@@ -267,10 +288,34 @@ def order_document(
             else {"code": order.payment_error[0], "message": order.payment_error[1]},
         },
         "end": None if order.end_code is None else {"code": order.end_code, "reason": order.end_reason},
+        "refunded_minor": order.refunded_minor,
+        "refunds": [refund_document(one, order.currency) for one in order.refunds],
+        "disputes": [dispute_document(one, order.currency) for one in order.disputes],
         "created_at": rfc3339(order.created_at),
         "updated_at": rfc3339(order.updated_at),
         "seq": order.seq,
     }
+
+
+def _held(order: OrderState) -> tuple[Mapping[int, str], Mapping[int, str]]:
+    """Return the licence and the delivery of each line that has them: one returned early has none."""
+    if len(order.licence_ids) == len(order.lines):
+        line_nos = [line.line_no for line in order.lines]
+    else:
+        issued = set(order.licence_ids)
+        line_nos = [
+            line.line_no for line in order.lines if licence_id(order.order_id, line.line_no) in issued
+        ]
+    return (
+        dict(zip(line_nos, order.licence_ids, strict=False)),
+        dict(zip(line_nos, order.delivery_ids, strict=False)),
+    )
+
+
+def _standing(order: OrderState, line_no: int) -> str:
+    if line_no in order.revoked_lines:
+        return "revoked"
+    return "suspended" if line_no in order.suspended_lines else "active"
 
 
 def summary_document(row: OrderSummaryRow) -> dict[str, Any]:
@@ -325,6 +370,28 @@ def _public_data(event: Event) -> dict[str, Any]:
             return {"delivery_id": event.delivery_id}
         case OrderCancelled():
             return {"code": event.code, "reason": event.reason}
+        case _:
+            return _public_return(event)
+
+
+def _public_return(event: Event) -> dict[str, Any]:
+    match event:
+        case RefundRequested():
+            amount_minor = sum(share.amount_minor for share in event.shares)
+            return {"refund_id": event.refund_id, "amount_minor": amount_minor, "origin": event.origin}
+        case RefundAccepted() | OrderRefunded():
+            return {"refund_id": event.refund_id}
+        case RefundFailed():
+            return {"refund_id": event.refund_id, "code": event.code, "reason": event.reason}
+        case OrderDisputed():
+            amount_minor = sum(share.amount_minor for share in event.shares)
+            return {"dispute_id": event.dispute_id, "amount_minor": amount_minor, "reason": event.reason}
+        case DisputeUpdated():
+            return {"dispute_id": event.dispute_id, "stage": event.stage}
+        case DisputeWon() | DisputeLost():
+            return {"dispute_id": event.dispute_id}
+        case LicencesSuspended() | LicencesRestored() | LicencesRevoked():
+            return {"line_nos": list(event.line_nos)}
         case _:
             return {}
 

@@ -30,7 +30,8 @@ KINDS: tuple[Kind, ...] = (EFFECT, WEBHOOK, EVENT)
 Verb = Literal["retry", "drop"]
 
 COUNTED_MAX = 10_000  # letters of a kind that are counted: beyond it the exact number changes nothing
-_WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # steps and consumers are named in code
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # consumers are named in code
+_STEP = re.compile(r"[a-z][A-Za-z0-9_:-]{0,150}")  # steps too, and may go on with what they are about
 _EVENT_ID = re.compile(r"[!-~]{1,255}")
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 _AFTER_EVERY_ID = "~"
@@ -57,7 +58,7 @@ class LetterName:
         first, _, second = rest.partition(":")
         if kind == WEBHOOK and _EVENT_ID.fullmatch(rest):
             return cls(letter_id, WEBHOOK, event_id=rest)
-        if kind == EFFECT and is_id("ord", first) and _WORD.fullmatch(second):
+        if kind == EFFECT and is_id("ord", first) and _STEP.fullmatch(second):
             return cls(letter_id, EFFECT, order_id=first, work=second)
         if kind == EVENT and _WORD.fullmatch(first) and is_id("ord", second):
             return cls(letter_id, EVENT, order_id=second, work=first)

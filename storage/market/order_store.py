@@ -30,7 +30,7 @@ from domain.orders.ports import (
 )
 from storage.batching import Batcher
 from storage.market.pool import Pool, borrow, fetch
-from storage.market.turn_rows import EFFECT_LEASE_S, placing_rows, turn_rows, webhook_payload
+from storage.market.turn_rows import EFFECT_LEASE_S, RETURN_MEMBERS, placing_rows, turn_rows, webhook_payload
 from storage.sql import load_queries
 
 log = logging.getLogger("marketplace.storage")
@@ -220,6 +220,11 @@ class PostgresOrderStore:
             "bury_webhook", {**_webhook_row(news), "code": code, "error": error[:ERROR_CHARS_MAX]}
         )
 
+    async def order_of_payment(self, payment_intent_id: str) -> str | None:
+        """Find the order that a PaymentIntent has paid."""
+        rows = await self._fetch("order_of_payment", {"payment_intent_id": payment_intent_id})
+        return str(rows[0][0]) if rows else None
+
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         """List a buyer's orders, newest first, with ids below ``before``."""
         rows = await self._fetch(
@@ -288,4 +293,5 @@ def _news(row: TupleRow) -> PaymentNews:
         message=payload["message"],
         attempts=attempts,
         unforeseen=unforeseen,
+        **{name: payload[name] for name in RETURN_MEMBERS if name in payload},
     )

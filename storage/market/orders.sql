@@ -40,7 +40,8 @@ SELECT order_id, true FROM placed
 -- operator has dropped: nothing of that turn was written either.
 WITH input AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(turns)s::json) AS t (
-        order_id text, fence int, seq int, status text, payment_handle jsonb, shard smallint)
+        order_id text, fence int, seq int, status text, returned_minor bigint, payment_handle jsonb,
+        shard smallint)
 ), dropped AS MATERIALIZED (
     SELECT n.order_id FROM json_to_recordset(%(news)s::json) AS n (order_id text, event_id text)
     JOIN market.inbox AS i ON i.event_id = n.event_id AND i.outcome = 'dropped'
@@ -50,7 +51,7 @@ WITH input AS MATERIALIZED (
     ORDER BY o.order_id FOR NO KEY UPDATE OF o
 ), fenced AS (
     UPDATE market.orders AS o
-    SET seq = t.seq, status = t.status, updated_at = now(),
+    SET seq = t.seq, status = t.status, returned_minor = t.returned_minor, updated_at = now(),
         payment_handle = coalesce(t.payment_handle, o.payment_handle)
     FROM held JOIN input AS t USING (order_id)
     WHERE o.order_id = held.order_id AND o.seq = t.fence
@@ -100,6 +101,11 @@ WITH input AS MATERIALIZED (
     UPDATE market.deliveries AS v SET wrapped_identity = NULL
     FROM json_array_elements_text(%(forgotten)s::json) AS f (order_id) JOIN fenced USING (order_id)
     WHERE v.order_id = f.order_id
+), judged AS (
+    UPDATE market.licences AS c SET status = s.status
+    FROM json_to_recordset(%(standings)s::json) AS s (order_id text, line_no int, status text)
+        JOIN fenced USING (order_id)
+    WHERE c.order_id = s.order_id AND c.line_no = s.line_no
 )
 SELECT order_id, true FROM fenced UNION ALL SELECT order_id, false FROM dropped
 
@@ -119,7 +125,7 @@ UPDATE market.effects AS x
 SET attempts = attempts + 1, due_at = now() + %(lease_s)s * interval '1 second'
 FROM (
     SELECT order_id, step FROM market.effects
-    WHERE due_at <= now() AND dead_at IS NULL AND step = ANY(%(steps)s)
+    WHERE due_at <= now() AND dead_at IS NULL AND split_part(step, ':', 1) = ANY(%(steps)s)
     ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE x.order_id = due.order_id AND x.step = due.step
@@ -178,6 +184,12 @@ UPDATE market.inbox
 SET due_at = now() + %(delay_s)s * interval '1 second', outcome = %(error)s,
     unforeseen = unforeseen + %(unforeseen)s::int
 WHERE event_id = %(event_id)s AND processed_at IS NULL
+
+-- name: order_of_payment
+-- Disputes, and refunds made at Stripe by hand, name the payment only.
+SELECT order_id FROM market.order_events
+WHERE kind = 'order.paid' AND data ->> 'payment_intent_id' = %(payment_intent_id)s
+LIMIT 1
 
 -- name: list_orders_of_buyer
 SELECT order_id, status, currency, total_minor, created_at, updated_at

@@ -12,10 +12,20 @@ import orjson
 
 from domain.events import shard_of
 from domain.ids import derive_id
-from domain.orders.events import KIND_OF, DeliveryKeysForgotten
+from domain.orders.events import (
+    KIND_OF,
+    DeliveryKeysForgotten,
+    LicencesRestored,
+    LicencesRevoked,
+    LicencesSuspended,
+)
 from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
 
 EFFECT_LEASE_S = 3  # head start of the grain that committed an effect; then any sweep may take it
+
+# Members of news about refunds and disputes; left out of the payload where they say nothing.
+RETURN_MEMBERS = ("object_id", "object_status", "refund_id", "fee_minor")
+_STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 
 Row = dict[str, Any]
 
@@ -49,6 +59,7 @@ def turn_rows(turns: Sequence[Turn]) -> Mapping[str, str]:
                 "fence": turn.fence,
                 "seq": turn.order.seq,
                 "status": turn.order.status,
+                "returned_minor": turn.order.returned_minor,
                 "payment_handle": turn.payment_handle,
                 "shard": shard_of(turn.order.order_id),
             }
@@ -74,6 +85,7 @@ def turn_rows(turns: Sequence[Turn]) -> Mapping[str, str]:
             for turn in turns
             if any(isinstance(event, DeliveryKeysForgotten) for event in turn.events)
         ],
+        standings=[row for turn in turns for row in _standings(turn)],
     )
 
 
@@ -85,7 +97,7 @@ def webhook_payload(news: PaymentNews) -> Row:
         "currency": news.currency,
         "code": news.code,
         "message": news.message,
-    }
+    } | {name: value for name in RETURN_MEMBERS if (value := getattr(news, name))}
 
 
 def _encoded(**rows: list[Any]) -> Mapping[str, str]:
@@ -120,6 +132,18 @@ def _due(turns: Sequence[Turn]) -> list[Row]:
         }
         for turn in turns
         for effect in turn.due
+    ]
+
+
+def _standings(turn: Turn) -> list[Row]:
+    """What becomes of licences, at the end of the turn: one row per line, for an UPDATE joins each once."""
+    status_of: dict[int, str] = {}
+    for event in turn.events:
+        if isinstance(event, LicencesSuspended | LicencesRestored | LicencesRevoked):
+            status_of |= dict.fromkeys(event.line_nos, _STANDINGS[type(event)])
+    return [
+        {"order_id": turn.order.order_id, "line_no": line_no, "status": status}
+        for line_no, status in status_of.items()
     ]
 
 

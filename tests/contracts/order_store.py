@@ -17,6 +17,7 @@ from domain.orders.decide import (
     FORGET_KEYS,
     FULFIL,
     OPEN_PAYMENT,
+    REFUND_STEP,
     VOID_PAYMENT,
     decide,
     delivery_id,
@@ -60,6 +61,8 @@ class Seen(Protocol):
     async def wrapped_identity(self, delivery_id: str) -> bytes | None: ...
 
     async def drop_webhook(self, event_id: str) -> None: ...
+
+    async def licence_status(self, licence_id: str) -> str | None: ...
 
 
 def turn_of(state, *commands, number=1, **extras):
@@ -390,3 +393,44 @@ class OrderStoreContract:
         assert won[1:3].count(True) == 1
         winner = turns[1] if won[1] else rival
         assert fold(order_id(2), (await store.load(order_id(2))).events) == winner.order
+
+    async def test_licences_follow_the_money_in_the_same_commit(self, store, seen):
+        order = await delivered(store)
+        for command, status in (
+            (c.RequestRefund("rfd_1", (), None, "operator", "op_1", "why", "d", NOW), "suspended"),
+            (c.RecordRefundRefused("rfd_1", "refund_refused", "no", NOW), "active"),
+            (c.NoticeRefund("re_1", "", "pi_1", 1999, "USD", "succeeded", "", NOW), "revoked"),
+        ):
+            turn = turn_of(order, command)
+            assert not await store.commit(replace(turn, fence=turn.fence - 1))
+            assert await seen.licence_status(licence_id(order_id(), 1)) != status, (
+                "a stale fence changes none"
+            )
+            assert await store.commit(turn)
+            order = turn.order
+            assert await seen.licence_status(licence_id(order_id(), 1)) == status
+        assert fold(order_id(), (await store.load(order_id())).events) == order
+
+    async def test_effects_with_an_object_of_their_own_are_claimed_by_their_kind(self, store, expire):
+        order = await delivered(store)
+        asked = turn_of(order, c.RequestRefund("rfd_1", (), 5, "operator", "op_1", "why", "d", NOW))
+        assert await store.commit(asked)
+        await expire(4)
+        assert await store.claim_due_effects([BOOK, OPEN_PAYMENT], 10, 5) == []
+        (claimed,) = await store.claim_due_effects([REFUND_STEP], 10, 5)
+        assert claimed.step == "refund:rfd_1"
+        accepted = turn_of(asked.order, c.RecordRefund("rfd_1", "re_1", "succeeded", NOW))
+        assert await store.commit(accepted)
+        await expire(6)
+        assert [one.step for one in await store.claim_due_effects([BOOK, REFUND_STEP], 10, 5)] == [
+            "book:refund:rfd_1"
+        ]
+
+    async def test_news_of_refunds_and_disputes_is_kept_whole(self, store, expire):
+        await placed(store)
+        told = replace(
+            news(), kind="charge.dispute.created", object_id="dp_1", object_status="lost", fee_minor=1500
+        )
+        await store.store_webhook(told)
+        await expire(4)
+        assert await store.claim_due_webhooks(10, 5) == [replace(told, attempts=1)]

@@ -19,6 +19,7 @@ from actors.publisher.publication import Publisher
 from actors.publisher.sealing import ReleaseSealer
 from domain.fulfilment import ReleaseMaterial
 from domain.ids import new_id
+from domain.orders.events import OrderDelivered
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
 from storage.age.recipients import public_half, recipient_text
@@ -107,7 +108,8 @@ class FakeMarket:
         )
 
     def delivered_at(self, order_id: str) -> Any:
-        return self.store.orders[order_id].events[-1].at
+        events = self.store.orders[order_id].events
+        return next(event.at for event in events if isinstance(event, OrderDelivered))
 
     def check(self, name: str) -> Any:
         async def answer() -> bool:

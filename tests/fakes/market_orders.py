@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from actors.orders.host import OrderHost, PlacedOrder, ReleasedKey
+from actors.orders.host import OrderHost, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
-from domain.orders.commands import PlaceOrder
+from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.decide import RELEASED_KEY_TTL_S
+from domain.orders.events import OrderPaid
 from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.orders.state import Order, fold
 from domain.signing import KeyRecord
@@ -38,6 +39,12 @@ class FakeReads:
         if self.failure is not None:
             raise self.failure
         return await self.store.load(order_id)
+
+    async def order_of_payment(self, payment_intent_id: str) -> str | None:
+        for order_id, row in self.store.orders.items():
+            if any(isinstance(e, OrderPaid) and e.payment_intent_id == payment_intent_id for e in row.events):
+                return order_id
+        return None
 
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         summaries = []
@@ -96,6 +103,10 @@ class FakeDirectory:
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
         self._called()
         return await self.host.release_key(order_id, delivery_id)
+
+    async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
+        self._called()
+        return await self.host.refund(order_id, command)
 
     def _called(self) -> None:
         self.calls += 1
@@ -170,7 +181,7 @@ class FakeLicences:
             issued.sku_id,
             issued.release_id,
             issued.quantity,
-            self.statuses.get(licence_id, "active"),
+            self._standing(licence_id),
             issued.key_id,
             issued.envelope,
             issued.issued_at,
@@ -178,10 +189,14 @@ class FakeLicences:
 
     async def status(self, licence_id: str) -> str | None:
         known = licence_id in self.market.store.licences
-        return self.statuses.get(licence_id, "active") if known else None
+        return self._standing(licence_id) if known else None
 
     async def revoked(self) -> list[str]:
-        return sorted(one for one, status in self.statuses.items() if status == "revoked")
+        standings = self.market.store.standings | self.statuses
+        return sorted(one for one, status in standings.items() if status == "revoked")
+
+    def _standing(self, licence_id: str) -> str:
+        return self.statuses.get(licence_id) or self.market.store.standings.get(licence_id, "active")
 
     async def keys(self) -> list[KeyRecord]:
         return [self.market.key_record]

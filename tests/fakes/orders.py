@@ -11,8 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from domain.errors import ConflictError, DependencyError
-from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id
-from domain.orders.events import DeliveryKeysForgotten, Event
+from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id, step_kind
+from domain.orders.events import (
+    DeliveryKeysForgotten,
+    Event,
+    LicencesRestored,
+    LicencesRevoked,
+    LicencesSuspended,
+)
 from domain.orders.ports import (
     Acknowledgement,
     CapturedPayment,
@@ -20,6 +26,7 @@ from domain.orders.ports import (
     Fulfilment,
     Idempotency,
     IssuedLicence,
+    MadeRefund,
     OpenedPayment,
     PaymentNews,
     RecordedCommand,
@@ -27,9 +34,11 @@ from domain.orders.ports import (
     StoredOrder,
     Turn,
 )
+from domain.orders.returned import Refund
 from domain.orders.state import Order, Status
 
 LEASE_S = 3
+STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 
 
 @dataclass
@@ -95,6 +104,7 @@ class FakeOrderStore:
     commands: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
     licences: dict[str, IssuedLicence] = field(default_factory=dict)
     deliveries: dict[str, SealedDelivery] = field(default_factory=dict)
+    standings: dict[str, str] = field(default_factory=dict)
     fail_before: int = 0
     fail_after: int = 0
     followers: list[Callable[[Turn], None]] = field(default_factory=list)
@@ -131,6 +141,14 @@ class FakeOrderStore:
             self._process(turn.news, "applied")
         self.licences.update({licence.licence_id: licence for licence in turn.licences})
         self.deliveries.update({delivery.delivery_id: delivery for delivery in turn.deliveries})
+        assert 0 <= turn.order.returned_minor <= turn.order.total_minor, "the schema's CHECK"
+        for event in turn.events:
+            if isinstance(event, LicencesSuspended | LicencesRestored | LicencesRevoked):
+                word = STANDINGS[type(event)]
+                for line_no in event.line_nos:
+                    if (one := licence_id(turn.order.order_id, line_no)) in self.licences:
+                        assert self.standings.get(one) != "revoked", "I5: revoked is for ever"
+                        self.standings[one] = word
         if any(isinstance(event, DeliveryKeysForgotten) for event in turn.events):
             for delivery in turn.order.delivery_ids:
                 self.deliveries[delivery] = replace(self.deliveries[delivery], wrapped_identity=None)
@@ -153,7 +171,7 @@ class FakeOrderStore:
         due = sorted(
             (row.due_at, key)
             for key, row in self.effects.items()
-            if row.due_at <= self.clock() and row.dead_code is None and key[1] in steps
+            if row.due_at <= self.clock() and row.dead_code is None and step_kind(key[1]) in steps
         )
         claimed = []
         for _, key in due[:limit]:
@@ -242,6 +260,8 @@ class FakeGateway:
 
     intents: dict[str, str] = field(default_factory=dict)
     voided: set[str] = field(default_factory=set)
+    refunds: dict[str, int] = field(default_factory=dict)
+    refund_status: str = "succeeded"
     paid: dict[str, CapturedPayment] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
     hook: Callable[[Order], None] | None = None
@@ -253,6 +273,13 @@ class FakeGateway:
         if self.hook:
             self.hook(order)
         return OpenedPayment(intent, None, {"client_secret": f"{intent}_secret"})
+
+    async def refund(self, order: Order, refund: Refund) -> MadeRefund:
+        if self.failures:
+            raise self.failures.pop(0)
+        made = f"re_{refund.refund_id}"
+        self.refunds[made] = refund.amount_minor
+        return MadeRefund(made, self.refund_status)
 
     async def void_payment(self, order: Order) -> CapturedPayment | None:
         if order.order_id not in self.paid:

@@ -14,14 +14,24 @@ from domain.orders.events import DeliveryChoice, DeliveryKeysForgotten, OrderScr
 from domain.orders.ports import Idempotency
 from storage import migrations
 from storage.market.fulfilment import FulfilmentReads
-from storage.market.order_store import PostgresOrderStore
+from storage.market.order_store import SQL, PostgresOrderStore
 from storage.market.pool import build_pool
-from tests.contracts.order_store import EffectSeen, InboxSeen, OrderStoreContract, news, placed, turn_of
+from tests.contracts.order_store import (
+    EffectSeen,
+    InboxSeen,
+    OrderStoreContract,
+    delivered,
+    news,
+    paid,
+    placed,
+    turn_of,
+)
 from tests.fakes.carts import BUYER, cart, order_id
 from tests.fakes.order_world import settle
 from tests.fakes.orders import FakeBooks, FakeClock, FakeFulfiller, FakeGateway, FakeMonotonic
 
 pytestmark = pytest.mark.integration
+ORDER_OF_PAYMENT = SQL["order_of_payment"].decode()
 
 RELEASE = """
 INSERT INTO market.skus VALUES ('sku_1', 'seller_1', 'logline', 'Logline', '');
@@ -104,6 +114,10 @@ class PostgresSeen:
                 (event_id,),
             )
 
+    async def licence_status(self, licence_id):
+        row = await self._row("SELECT status FROM market.licences WHERE licence_id = %s", licence_id)
+        return None if row is None else row[0]
+
     @staticmethod
     def _alive_or_dead(row):
         *values, dead = row
@@ -145,6 +159,36 @@ class TestPostgresOrderStore(OrderStoreContract):
         assert [row.order_id for row in page] == [order_id(3), order_id(2)]
         rest = await store.list_of_buyer(BUYER, page[-1].order_id, 2)
         assert [row.order_id for row in rest] == [order_id(1)]
+
+
+async def test_an_order_is_found_by_its_payment(store, migrated):
+    order = await paid(store)
+    assert await store.order_of_payment(order.payment_intent_id) == order.order_id
+    assert await store.order_of_payment("pi_of_nobody") is None
+    with psycopg.connect(migrated.dsn, autocommit=True) as owner:
+        owner.execute("SET enable_seqscan = off")
+        plan = owner.execute(f"EXPLAIN {ORDER_OF_PAYMENT}", {"payment_intent_id": "pi_1"}).fetchall()
+    assert "order_events_by_payment" in str(plan)
+
+
+async def test_the_schema_refuses_to_return_more_than_was_captured(store, migrated):
+    order = await paid(store)
+    unpaid = await placed(store, 2)
+    with psycopg.connect(migrated.dsn_for("market_app"), autocommit=True) as connection:
+        for order_id_, returned in ((order.order_id, 2000), (order.order_id, -1), (unpaid.order_id, 1)):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute(
+                    "UPDATE market.orders SET returned_minor = %s WHERE order_id = %s", [returned, order_id_]
+                )
+
+
+async def test_the_schema_keeps_a_revoked_licence_revoked(store, migrated):
+    await delivered(store)
+    with psycopg.connect(migrated.dsn_for("market_app"), autocommit=True) as connection:
+        connection.execute("UPDATE market.licences SET status = 'revoked'")
+        for status in ("active", "suspended"):
+            with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="revoked for good"):
+                connection.execute("UPDATE market.licences SET status = %s", [status])
 
 
 async def test_history_cannot_be_rewritten(store, migrated):

@@ -366,7 +366,7 @@ def expiry_forgets_to_void(patch: Patch) -> None:
         due, done = real(event)
         return [effect for effect in due if effect.step != decide_module.VOID_PAYMENT], done
 
-    patch.setattr(host_module, "effects_after", effects)
+    patch.setattr(decide_module, "effects_after", effects)
 
 
 def _booked(effects: Effects, order: Any) -> c.RecordBooking:

@@ -60,6 +60,9 @@ class ModelSeen:
     async def drop_webhook(self, event_id):
         self._database.drop_webhook(event_id)
 
+    async def licence_status(self, licence_id):
+        return self._database.standings.get(licence_id)
+
 
 class TestSimulatedOrderStore(OrderStoreContract):
     @pytest.fixture

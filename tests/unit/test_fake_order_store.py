@@ -24,6 +24,10 @@ class FakeSeen:
     async def drop_webhook(self, event_id):
         self._store.drop_webhook(event_id)
 
+    async def licence_status(self, licence_id):
+        known = licence_id in self._store.licences
+        return self._store.standings.get(licence_id, "active") if known else None
+
 
 class TestFakeOrderStore(OrderStoreContract):
     @pytest.fixture

@@ -305,6 +305,7 @@ async def test_the_contracts_paths_are_all_there(description):
         ("get", "/v1/orders/{order_id}"),
         ("get", "/v1/orders/{order_id}/events"),
         ("get", "/v1/orders/{order_id}/deliveries"),
+        ("post", "/v1/orders/{order_id}/refunds"),
         ("post", "/v1/deliveries/{delivery_id}/key"),
         ("post", "/v1/webhooks/stripe"),
         ("get", "/v1/licences/{licence_id}"),

@@ -1,0 +1,104 @@
+"""Money of an order that went back, or may: refunds and disputes as they stand, and what is left to return.
+
+Returned is what a refund asked for, unless it failed, and what a dispute took, unless it was won. The one
+bound, kept by ``domain.orders.returns`` and by the database: of a line never more is returned than it cost,
+so of an order never more than was captured. Nothing is decided here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from domain.orders.events import Line, Share
+
+
+class RefundStatus(StrEnum):
+    """``requested``: Stripe has not answered; ``pending``: it took the refund on; then how it ended."""
+
+    REQUESTED = "requested"
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class DisputeStatus(StrEnum):
+    """Whether a dispute's money is still fought over."""
+
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+UNDECIDED = frozenset({RefundStatus.REQUESTED, RefundStatus.PENDING})
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """One refund. ``failure`` is (code, reason); times are those of the events that changed it."""
+
+    refund_id: str
+    shares: tuple[Share, ...]
+    origin: str
+    requested_by: str
+    reason: str
+    request_digest: str
+    requested_at: datetime
+    status: RefundStatus = RefundStatus.REQUESTED
+    stripe_refund_id: str | None = None
+    accepted_at: datetime | None = None
+    ended_at: datetime | None = None
+    failure: tuple[str, str] | None = None
+
+    @property
+    def amount_minor(self) -> int:
+        """What goes back, over all lines."""
+        return sum(share.amount_minor for share in self.shares)
+
+    @property
+    def returns(self) -> bool:
+        """Whether it counts as returned."""
+        return self.status is not RefundStatus.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """One dispute. ``stage`` is Stripe's word for where an open one stands; ``fee_minor`` is Stripe's fee."""
+
+    dispute_id: str
+    shares: tuple[Share, ...]
+    fee_minor: int
+    reason: str
+    stage: str
+    opened_at: datetime
+    fee_at: datetime
+    status: DisputeStatus = DisputeStatus.OPEN
+    closed_at: datetime | None = None
+
+    @property
+    def amount_minor(self) -> int:
+        """What the bank took, over all lines."""
+        return sum(share.amount_minor for share in self.shares)
+
+    @property
+    def returns(self) -> bool:
+        """Whether it counts as returned."""
+        return self.status is not DisputeStatus.WON
+
+
+Return = Refund | Dispute
+
+
+def shares_returned(returns: Iterable[Return]) -> Iterator[Share]:
+    """Yield the shares of everything that counts as returned."""
+    for one in returns:
+        if one.returns:
+            yield from one.shares
+
+
+def left_by_line(lines: Iterable[Line], returns: Iterable[Return]) -> Mapping[int, int]:
+    """Return what is left to return of each line, in minor units, by line number."""
+    left = {line.line_no: line.amount_minor for line in lines}
+    for share in shares_returned(returns):
+        left[share.line_no] -= share.amount_minor
+    return left
