@@ -21,8 +21,9 @@ from cluster.client import ClientError
 from cluster.local import postgres
 from cluster.local.layout import Layout, read_json
 from domain.orders.booking import CLEARING
-from domain.orders.invariants import Examination, Totals, Violation, check_entry
+from domain.orders.invariants import Examination, Violation, check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
+from domain.orders.totals import Totals
 from storage.audit.charges import SpooledCharges, captured_charges, spooled
 from storage.audit.pages import OrderPages, Page
 

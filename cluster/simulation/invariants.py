@@ -115,10 +115,15 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
             RecordedEvent(seq, event_id, event)
             for seq, (event_id, event) in enumerate(zip(row.event_ids, row.events, strict=True), 1)
         ],
-        row=OrderRow(row.status, row.seq, row.buyer_id, row.currency, row.total_minor),
+        row=OrderRow(row.status, row.seq, row.buyer_id, row.currency, row.total_minor, row.returned_minor),
         licences=[
             StoredLicence(
-                one.licence_id, one.line_no, one.release_id, one.quantity, terms=LicenceTerms(one.sku_id)
+                one.licence_id,
+                one.line_no,
+                one.release_id,
+                one.quantity,
+                database.standings[one.licence_id],
+                terms=LicenceTerms(one.sku_id),
             )
             for of_order, one in database.licences.values()
             if of_order == order_id

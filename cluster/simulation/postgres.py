@@ -56,6 +56,7 @@ class OrderRow:
     events: list[Event]
     event_ids: list[str]
     payment_handle: Mapping[str, str] | None = None
+    returned_minor: int = 0
 
 
 @dataclass
@@ -322,7 +323,7 @@ class Postgres:
         first_seq = order.seq - len(turn.events) + 1
         row.events += turn.events
         row.event_ids += [self.event_id(order_id, seq) for seq in range(first_seq, order.seq + 1)]
-        row.seq, row.status = order.seq, order.status.value
+        row.seq, row.status, row.returned_minor = order.seq, order.status.value, order.returned_minor
         if turn.payment_handle is not None:
             row.payment_handle = dict(turn.payment_handle)
         for step in turn.done:

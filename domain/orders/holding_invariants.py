@@ -45,9 +45,11 @@ class DeliveryTerms:
     document: Mapping[str, object] | None = None
 
 
-def expected_status(_order: Order, _line: Line) -> str:
+def expected_status(order: Order, line: Line) -> str:
     """Return the state in which the licence of a licensed order's line must be."""
-    return "active"
+    if line.line_no in order.revoked_lines:
+        return "revoked"
+    return "suspended" if line.line_no in order.suspended_lines else "active"
 
 
 def check_licences(order: Order, rows: "Sequence[StoredLicence]") -> Found:

@@ -1,26 +1,31 @@
 """The order's invariants, checked on facts: what must hold of one order whoever stored it, and whenever.
 
 Decides what is a violation (DESIGN: I1 money, I2 one charge, I3 one licence per line, I4 none before Finance,
-I6 events 1..n, I9 nothing is forgotten, I10 nothing acknowledged is lost). I5 has nothing to check before
-there are refunds; I8 shows as a gap or a repetition in I6. Refuses to guess: a part of the facts that the
+I6 events 1..n, I9 nothing is forgotten, I10 nothing acknowledged is lost); what goes back, I5 with it, is in
+``return_invariants``. I8 shows as a gap or a repetition in I6. Refuses to guess: a part of the facts that the
 caller does not have is ``None`` and is not checked, and it never reads anything by itself.
 
 Facts may be read while orders run. What the books, Stripe and the order say of the same payment is then
 not of one instant: ``grace_s`` is how long one of them may be ahead of another.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from domain.ids import derive_id
-from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
+from domain.orders.booking import (
+    capture_entry_key,
+    capture_postings,
+    cleared_minor,
+    return_entry_key,
+)
 from domain.orders.decide import delivery_id, effects_after, licence_id
 from domain.orders.events import (
     KIND_OF,
     Event,
+    Line,
     OrderBooked,
     OrderCreated,
     OrderDelivered,
@@ -29,6 +34,13 @@ from domain.orders.events import (
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
 from domain.orders.publication_invariants import Publication, check_publication
+from domain.orders.return_invariants import (
+    check_bound,
+    check_refunded,
+    check_standing,
+    issued_lines,
+    return_entries,
+)
 from domain.orders.state import TERMINAL, Order, fold
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
@@ -71,6 +83,7 @@ class OrderRow:
     buyer_id: str
     currency: str
     total_minor: int
+    returned_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +141,22 @@ class LedgerEntry:
     @property
     def cleared_minor(self) -> int:
         """What it says that Stripe holds for us."""
-        return sum(amount for account, amount in self.postings if account == CLEARING)
+        return cleared_minor(self.postings)
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A payment that Stripe says has succeeded. ``captured_at`` None: long ago."""
+    """A payment that Stripe says has succeeded. ``captured_at`` None: long ago.
+
+    ``refunded_minor`` and ``disputed_minor`` are what it returned since; None is "not asked".
+    """
 
     payment_intent_id: str
     amount_minor: int
     currency: str
     captured_at: datetime | None = None
+    refunded_minor: int | None = None
+    disputed_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +198,7 @@ class Examination:
         self.booked: OrderBooked | None = None
         self.violations: list[Violation] = []
         self._grace = timedelta(seconds=grace_s)
+        self._issued: tuple[Line, ...] = ()
         self._licence_ids: tuple[str, ...] = ()
         self._delivery_ids: tuple[str, ...] = ()
         for invariant, detail in self._examine():
@@ -201,8 +220,9 @@ class Examination:
         assert order is not None, "there is a first event"
         # Derived once: of what a check costs, a tenth is spent on ids.
         if order.licence_ids or order.delivery_ids:
-            self._licence_ids = tuple(licence_id(order.order_id, line.line_no) for line in order.lines)
-            self._delivery_ids = tuple(delivery_id(order.order_id, line.line_no) for line in order.lines)
+            self._issued = issued_lines(order)
+            self._licence_ids = tuple(licence_id(order.order_id, line.line_no) for line in self._issued)
+            self._delivery_ids = tuple(delivery_id(order.order_id, line.line_no) for line in self._issued)
         for event in events:
             if isinstance(event, OrderPaid):
                 self.paid = event
@@ -211,7 +231,9 @@ class Examination:
         yield from _milestones(events)
         yield from self._payment(order)
         yield from _row(facts.row, order)
+        yield from check_bound(order)
         yield from self._licences(order)
+        yield from check_standing(order, events, facts.licences)
         yield from self._deliveries(order)
         yield from self._effects(order, events)
         yield from self._webhooks()
@@ -245,7 +267,7 @@ class Examination:
             return
         expected = {
             (derived, line.line_no, line.release_id, line.quantity)
-            for derived, line in zip(self._licence_ids, order.lines, strict=True)
+            for derived, line in zip(self._licence_ids, self._issued, strict=True)
         }
         stored = {(row.licence_id, row.line_no, row.release_id, row.quantity) for row in rows}
         yield from _compared("I3", "licence", expected, stored, len(rows))
@@ -266,7 +288,7 @@ class Examination:
             return
         expected = {
             (derived, line.line_no, line.release_id)
-            for derived, line in zip(self._delivery_ids, order.lines, strict=True)
+            for derived, line in zip(self._delivery_ids, self._issued, strict=True)
         }
         stored = {(row.delivery_id, row.line_no, row.release_id) for row in rows}
         yield from _compared("I3", "delivery", expected, stored, len(rows))
@@ -336,9 +358,17 @@ class Examination:
             yield "I4", f"order.booked names entry {self.booked.entry_key} instead of {capture_key}"
         if self.booked and not any(entry.entry_key == capture_key for entry in entries):
             yield "I4", f"is booked, but Finance has no entry {capture_key}"
+        returned = return_entries(order) if order.refunds or order.disputes else {}
+        held = {entry.entry_key for entry in entries}
+        for movement in sorted(order.booked_returns):
+            if return_entry_key(order.order_id, movement) not in held:
+                yield "I1", f"Finance acknowledged {movement}, and has no entry of it"
         for entry in entries:
             yield from check_entry(entry)
-            if entry.entry_key != capture_key:
+            if entry.entry_key in returned:
+                if sorted(entry.postings) != sorted(returned[entry.entry_key]):
+                    yield "I1", f"Finance booked {_words(entry)}, the return is {returned[entry.entry_key]}"
+            elif entry.entry_key != capture_key:
                 yield "I1", f"Finance has entry {entry.entry_key}, which nothing in the order explains"
             elif self.paid is None:
                 if self._settled(entry.posted_at, self.facts.as_of):
@@ -373,6 +403,7 @@ class Examination:
             if (charge.amount_minor, charge.currency) != (order.total_minor, order.currency):
                 total = f"{order.total_minor} {order.currency}"
                 yield "I1", f"Stripe captured {charge.amount_minor} {charge.currency} for a total of {total}"
+            yield from check_refunded(order, charge)
 
 
 def check_entry(entry: LedgerEntry) -> Iterator[tuple[str, str]]:
@@ -408,7 +439,14 @@ def _milestones(events: Sequence[Event]) -> Iterator[tuple[str, str]]:
 def _row(row: OrderRow | None, order: Order) -> Iterator[tuple[str, str]]:
     if row is None:
         return
-    folded = OrderRow(order.status.value, order.seq, order.buyer_id, order.currency, order.total_minor)
+    folded = OrderRow(
+        order.status.value,
+        order.seq,
+        order.buyer_id,
+        order.currency,
+        order.total_minor,
+        order.returned_minor,
+    )
     if row != folded:
         yield "I6", f"its row says {_row_words(row)}, its events say {_row_words(folded)}"
 
@@ -431,66 +469,3 @@ def _compared(
 
 def _words(entry: LedgerEntry) -> str:
     return f"{list(entry.postings)} {entry.currency}"
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerTotal:
-    """Finance's own sums of everything posted up to an instant, in one currency."""
-
-    currency: str
-    cleared_minor: int
-    sum_minor: int
-
-
-class Totals:
-    """Sums over all orders, by currency; I1 as a whole. Holds a few numbers, however many orders."""
-
-    def __init__(self) -> None:
-        self.captured_minor: Counter[str] = Counter()  # by order.paid
-        self.booked_minor: Counter[str] = Counter()  # by order.booked, of sound orders
-        self.charged_minor: Counter[str] = Counter()  # by Stripe
-        self.cleared_minor: Counter[str] = Counter()  # by Finance's entries of the same orders
-        self.ledger_minor: Counter[str] = Counter()  # by every entry that is older than the cut
-
-    def add(self, examined: Examination) -> None:
-        """Add one order."""
-        order = examined.order
-        if order is not None and examined.paid is not None:
-            self.captured_minor[order.currency] += examined.paid.amount_minor
-        # An order that has been told apart already would only be told again, as a difference of sums.
-        if order is not None and examined.booked is not None and not examined.violations:
-            self.booked_minor[order.currency] += order.total_minor
-            for entry in examined.facts.entries or ():
-                self.cleared_minor[entry.currency] += entry.cleared_minor
-        for charge in examined.facts.charges or ():
-            self.charged_minor[charge.currency] += charge.amount_minor
-
-    def add_entries(self, entries: Iterable[LedgerEntry], cut: datetime | None) -> None:
-        """Add entries, of orders or not, for the comparison with Finance's own sums up to ``cut``."""
-        for entry in entries:
-            if cut is None or entry.posted_at is None or entry.posted_at < cut:
-                self.ledger_minor[entry.currency] += entry.cleared_minor
-
-    def merge(self, other: "Totals") -> None:
-        """Add the sums of other orders."""
-        for name, sums in vars(other).items():
-            getattr(self, name).update(sums)
-
-    def violations(self, ledger: Mapping[str, LedgerTotal] | None) -> list[Violation]:
-        """Compare; ``ledger`` are Finance's sums up to the same cut, by currency, None if not asked."""
-        found = []
-        if ledger is not None:
-            for currency in sorted({*self.booked_minor, *self.cleared_minor}):
-                booked, cleared = self.booked_minor[currency], self.cleared_minor[currency]
-                if booked != cleared:
-                    found.append(f"orders were booked at {booked} {currency}, their entries clear {cleared}")
-            for currency in sorted({*self.ledger_minor, *ledger}):
-                total = ledger.get(currency, LedgerTotal(currency, 0, 0))
-                if total.sum_minor:
-                    found.append(f"the ledger sums to {total.sum_minor} {currency} instead of zero")
-                if total.cleared_minor != self.ledger_minor[currency]:
-                    found.append(
-                        f"Finance's {CLEARING} holds {total.cleared_minor} {currency}, "
-                        f"its entries one by one {self.ledger_minor[currency]}"
-                    )
-        return [Violation("I1", "", detail) for detail in found]

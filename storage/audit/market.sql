@@ -4,7 +4,7 @@
 -- and length, so every collation sorts them alike.
 
 -- name: page_of_orders
-SELECT order_id, status, seq, buyer_id, currency, total_minor
+SELECT order_id, status, seq, buyer_id, currency, total_minor, returned_minor
 FROM market.orders
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 ORDER BY order_id LIMIT %(limit)s

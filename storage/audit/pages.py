@@ -30,7 +30,6 @@ from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
     Charge,
     LedgerEntry,
-    LedgerTotal,
     OrderFacts,
     OrderRow,
     RecordedEvent,
@@ -40,6 +39,7 @@ from domain.orders.invariants import (
     StoredWebhook,
 )
 from domain.orders.publication_invariants import SALES, Behind, Publication, Sums
+from domain.orders.totals import LedgerTotal
 from storage.audit.charges import SpooledCharges
 from storage.audit.documents import predicate
 from storage.sql import load_queries
