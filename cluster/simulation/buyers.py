@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from actors.orders.host import PlacedOrder
+from cluster.simulation.aftersale import Aftersale, wants_of
 from cluster.simulation.faults import FaultPlan
 from cluster.simulation.hosts import Cluster
 from cluster.simulation.ingress import Acknowledgements, Cart, Ingress, is_worth_repeating
@@ -47,6 +48,7 @@ class Wish:
     habit: str
     clicks_twice: bool
     reuses_key: bool
+    wants: tuple[str, ...]
 
 
 def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float) -> Wish:
@@ -76,6 +78,7 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
         habit=habit,
         clicks_twice=rng.random() < 0.4,  # noqa: PLR2004 - a share
         reuses_key=rng.random() < 0.2,  # noqa: PLR2004 - a share
+        wants=wants_of(rng) if number else (),
     )
 
 
@@ -130,6 +133,9 @@ class Buyer:
         if wish.reuses_key:
             await self._reuse(key)
         await self._pay(order_id)
+        if wish.wants and wish.habit != "abandons":
+            after = Aftersale(self._network, self._database, self._stripe, self._ask, order_id)
+            await after.happen(wish.wants)
         if wish.cart.delivery.mode == "released_key":
             await self._fetch_key(order_id)
 

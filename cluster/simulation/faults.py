@@ -103,6 +103,11 @@ BOUNDARIES: dict[str, tuple[Fault, ...]] = {
     "ingress.place": _INGRESS,
     "ingress.webhook": _INGRESS,
     "ingress.release_key": _INGRESS,
+    "postgres.order_of_payment": _DATABASE,
+    "stripe.create_refund": _STRIPE_POST,
+    "stripe.list_refunds": _OUTSIDE,
+    "host.refund": _HOST,
+    "ingress.refund": _INGRESS,
 }
 COMBINATIONS = tuple((boundary, fault) for boundary, faults in BOUNDARIES.items() for fault in faults)
 _POLLS = frozenset(
@@ -134,6 +139,10 @@ _RARE = (
     "host.place",
     "host.receive",
     "host.release_key",
+    "postgres.order_of_payment",
+    "stripe.create_refund",
+    "stripe.list_refunds",
+    "host.refund",
 )
 _WEIGHTS = dict.fromkeys(_POLLS, POLLED) | dict.fromkeys(_RARE, RARELY_MADE)
 _AIMED = (
@@ -185,6 +194,10 @@ SITUATIONS = (
     "dead letters dropped",
     "poison event parked",
     "relay session ended under it",
+    "refund asked for",
+    "refund refused",
+    "refund from the dashboard",
+    "payment disputed",
 )
 
 

@@ -24,9 +24,15 @@ from cluster.simulation.order_store import SimulatedOrderStore
 from cluster.simulation.postgres import Postgres
 from cluster.simulation.visits import visit
 from domain.errors import BusyError, DependencyError, MarketplaceError
-from domain.ids import RANDOM_BYTES, new_id
-from domain.orders.commands import PlaceOrder
-from domain.orders.events import DeliveryChoice, DeliveryKeyReleased, DeliveryKeysForgotten, Line
+from domain.ids import RANDOM_BYTES, derive_id, new_id
+from domain.orders.commands import PlaceOrder, RequestRefund
+from domain.orders.events import (
+    DeliveryChoice,
+    DeliveryKeyReleased,
+    DeliveryKeysForgotten,
+    Line,
+    RefundRequested,
+)
 from domain.orders.ports import Idempotency, PaymentNews
 from serve_app.calls import Call
 from serve_app.observability import IngressMetrics
@@ -138,7 +144,9 @@ class Ingress:
         response = await self._routes.receive(call)
         outcome = str(orjson.loads(response.body)["outcome"])
         event = orjson.loads(body)
-        self._acknowledge_webhook(event["id"], event["data"]["object"]["metadata"]["order_id"], outcome)
+        self._acknowledge_webhook(
+            event["id"], event["data"]["object"]["metadata"].get("order_id", ""), outcome
+        )
         return outcome
 
     async def release_key(self, order_id: str, delivery_id: str) -> ReleasedKey:
@@ -153,6 +161,30 @@ class Ingress:
             self._network.plan.situation("key asked for too late")
         self._acknowledged.keys.append((order_id, delivery_id, key.identity))
         return key
+
+    async def refund(
+        self,
+        order_id: str,
+        key: str,
+        lines: tuple[tuple[int, int | None], ...],
+        amount_minor: int | None,
+        origin: str,
+    ) -> None:
+        """POST /v1/orders/{id}/refunds; when it returns, 201 was answered."""
+        refund_id = derive_id("rfd", order_id, f"{origin}\0{key}")
+        command = RequestRefund(
+            refund_id, lines, amount_minor, origin, origin, "why", f"{lines} {amount_minor}", self._clock()
+        )
+        answer = await self._at(order_id, "refund", lambda host: host.refund(order_id, command))
+        asked = [
+            event
+            for event in self._database.orders[order_id].events
+            if isinstance(event, RefundRequested) and event.refund_id == refund_id
+        ]
+        if len(asked) != 1 or answer.refund.refund_id != refund_id:
+            self._broken(
+                "I10", order_id, f"201 was answered, and refund {refund_id} is stored {len(asked)} times"
+            )
 
     async def _place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         return await self._at(command.order_id, "place", lambda host: host.place(command, idempotency))

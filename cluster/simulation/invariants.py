@@ -7,23 +7,32 @@ truth, the leases of claims, and that everything comes to its end.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from actors.orders.retries import UNFORESEEN_TRIES_MAX
 from cluster.simulation.hosts import Outside
 from cluster.simulation.ingress import Acknowledgements
 from cluster.simulation.postgres import Commit, Postgres
+from cluster.simulation.returned import Dispute, Refund
 from cluster.simulation.stripe import Charge
 from domain.orders import decide
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeLost,
+    DisputeWon,
     Event,
     OrderDelivered,
+    OrderDisputed,
     OrderExpired,
+    OrderRefunded,
     PaymentFailed,
     PaymentOpened,
     PaymentVoided,
+    RefundAccepted,
+    RefundRequested,
+    ReturnBooked,
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
@@ -58,6 +67,10 @@ TRANSIENT_CODES = frozenset(
         "mailbox_full",
         "mailbox_timeout",
         "host_full",
+        "refund_undecided",
+        "payment_not_recorded",
+        "fulfilment_held",
+        "fulfilment_outdated",
     }
 )
 CLAIM_GAP_S = 0.45  # the shortest backoff is half a second; a faster second claim means that one was not kept
@@ -159,8 +172,21 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
         ],
         charges=None
         if charges is None
-        else [KnownCharge(one.intent_id, one.amount_minor, one.currency) for one in charges],
+        else [
+            KnownCharge(
+                one.intent_id,
+                one.amount_minor,
+                one.currency,
+                refunded_minor=_gone(outside.stripe.returns.refunds.values(), one.intent_id),
+                disputed_minor=_gone(outside.stripe.returns.disputes.values(), one.intent_id),
+            )
+            for one in charges
+        ],
     )
+
+
+def _gone(returns: Iterable[Refund | Dispute], intent_id: str) -> int:
+    return sum(one.amount_minor for one in returns if one.intent_id == intent_id and one.returns)
 
 
 def repeated_facts(events: list[Event]) -> list[str]:
@@ -174,6 +200,12 @@ def repeated_facts(events: list[Event]) -> list[str]:
                 counts[f"DeliveryKeyReleased {event.delivery_id}"] += 1
             case PaymentOpened() | OrderExpired() | PaymentVoided() | DeliveryKeysForgotten():
                 counts[type(event).__name__] += 1
+            case RefundRequested() | RefundAccepted() | OrderRefunded():
+                counts[f"{type(event).__name__} {event.refund_id}"] += 1
+            case OrderDisputed() | DisputeWon() | DisputeLost():
+                counts[f"{type(event).__name__} {event.dispute_id}"] += 1
+            case ReturnBooked():
+                counts[f"ReturnBooked {event.movement}"] += 1
             case _:
                 pass
     return [what for what, count in counts.items() if count > 1]
@@ -236,12 +268,23 @@ def _order_violations(order: Order, outside: Outside) -> list[Violation]:
             )
     if order.status not in TERMINAL:
         found.append(Violation("I9", order.order_id, f"is still {order.status} long after all has healed"))
-    if used and order.status is not Status.DELIVERED:
+    delivered = order.stage is Status.DELIVERED or order.end_code == "returned_before_delivery"
+    if used and not delivered:
         found.append(
             Violation("I1", order.order_id, f"took money by {used[0].intent_id} and is {order.status}")
         )
     dropped = any(order_id == order.order_id for order_id, _ in database.dropped)
     found += _payment_violations(order, outside, dead=bool(effects) or dropped)
+    made = Counter(
+        one.metadata["refund_id"]
+        for one in outside.stripe.returns.refunds.values()
+        if one.order_id == order.order_id and one.metadata
+    )
+    found += [
+        Violation("I1", order.order_id, f"refund {refund_id} was made {count} times at Stripe")
+        for refund_id, count in made.items()
+        if count > 1
+    ]
     return found
 
 

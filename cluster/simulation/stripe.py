@@ -17,7 +17,9 @@ import stripe
 from cluster.simulation.faults import Fault
 from cluster.simulation.loop import Process
 from cluster.simulation.network import Network, Server
+from cluster.simulation.returned import ReturnRefusedError, Returns
 from domain.errors import DependencyError
+from domain.orders.decide import OPEN_PAYMENT
 from domain.orders.ports import PaymentNews
 from storage.stripe_gateway import TIMEOUT_S, StripeGateway
 
@@ -77,9 +79,14 @@ class Stripe:
     charges: list[Charge] = field(default_factory=list)
     # Orders whose payment was opened anew, because Stripe had forgotten the key of the first time.
     reopened: set[str] = field(default_factory=set)
+    returns: Returns = field(init=False)
     _pruned: set[str] = field(default_factory=set)
     _keys: dict[str, tuple[object, Any]] = field(default_factory=dict)
     _count: int = 0
+
+    def __post_init__(self) -> None:
+        """Let refunds and disputes tell their news the same way."""
+        self.returns = Returns(self.emit, self._id)
 
     # What merchants call.
 
@@ -94,7 +101,7 @@ class Stripe:
             if fault is Fault.EXECUTED_STORED_500:
                 result = StoredError("api_error")
             self._keys[key] = (params, result)
-            if key in self._pruned:
+            if key in self._pruned and key.endswith(f":{OPEN_PAYMENT}"):
                 self.reopened.add(key.partition(":")[0])
         if isinstance(result, StoredError):
             raise result
@@ -139,6 +146,15 @@ class Stripe:
         if intent and intent.status == "requires_payment_method":
             self.cancel_intent(intent.intent_id)
         return self.session(session_id)
+
+    def refund_intent(
+        self, intent_id: str, amount_minor: int, metadata: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """POST /v1/refunds, by us or by hand; raises ReturnRefusedError."""
+        intent = self.intents[intent_id]
+        return self.returns.refund(
+            intent_id, intent.order_id, intent.received_minor, intent.currency, amount_minor, metadata
+        )
 
     def prune_keys(self) -> None:
         """Forget idempotency keys, as Stripe may after a day."""
@@ -232,8 +248,8 @@ class SimulatedGateway(StripeGateway):
     async def close(self) -> None:
         """Close nothing."""
 
-    async def _request(self, _method: str, path: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        boundary, subject, execute = self._route(path, params)
+    async def _request(self, method: str, path: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        boundary, subject, execute = self._route(method, path, params)
         try:
             answer: Mapping[str, Any] = await self._network.call(
                 self._process, self._server, boundary, subject, execute, _lost, TIMEOUT_S
@@ -242,7 +258,7 @@ class SimulatedGateway(StripeGateway):
             raise DependencyError("payment_provider_unavailable", f"Stripe: {error}") from error
         return answer
 
-    def _route(self, path: str, params: Mapping[str, Any]) -> tuple[str, str, Callable[[], Any]]:
+    def _route(self, method: str, path: str, params: Mapping[str, Any]) -> tuple[str, str, Callable[[], Any]]:
         model = self._model
         if path == "/v1/payment_intents":
             order_id = params["metadata"]["order_id"]
@@ -267,6 +283,12 @@ class SimulatedGateway(StripeGateway):
                     lambda: model.create_session(order_id, total_minor, currency),
                 ),
             )
+        if path == "/v1/refunds":
+            intent_id = params["payment_intent"]
+            if method == "get":
+                listing = lambda: model.returns.listed(intent_id)  # noqa: E731 - one of three alike
+                return "stripe.list_refunds", self._order_of(intent_id), listing
+            return "stripe.create_refund", self._order_of(intent_id), lambda: self._refund(params)
         kind, object_id, *action = path.removeprefix("/v1/checkout/").removeprefix("/v1/").split("/")
         what = "intent" if kind == "payment_intents" else "session"
         verb = action[0] if action else "retrieve"
@@ -277,6 +299,17 @@ class SimulatedGateway(StripeGateway):
             "expire session": model.expire_session,
         }[f"{verb} {what}"]
         return f"stripe.{verb}_{what}", self._order_of(object_id), lambda: run(object_id)
+
+    def _refund(self, params: Mapping[str, Any]) -> Any:
+        try:
+            return self._create(
+                params,
+                lambda: self._model.refund_intent(
+                    params["payment_intent"], params["amount"], params["metadata"]
+                ),
+            )
+        except ReturnRefusedError as refused:
+            raise _refusal(str(refused)) from refused
 
     def _create(self, params: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         content = {name: value for name, value in params.items() if name != "idempotency_key"}

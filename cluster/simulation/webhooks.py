@@ -113,7 +113,10 @@ class Deliveries:
 
 def signed(news: PaymentNews, at_s: int) -> tuple[bytes, bytes]:
     """Return an event's body and its ``Stripe-Signature`` header."""
-    intent: dict[str, Any] = {
+    if news.object_id:
+        intent = _returned(news)
+        return _signed(news, intent, at_s)
+    intent = {
         "id": news.payment_intent_id,
         "metadata": {"order_id": news.order_id},
         "amount_received": news.amount_minor,
@@ -123,6 +126,27 @@ def signed(news: PaymentNews, at_s: int) -> tuple[bytes, bytes]:
         intent["last_payment_error"] = {"code": news.code, "message": news.message}
     elif news.kind != SUCCEEDED:
         intent["cancellation_reason"] = "abandoned"
+    return _signed(news, intent, at_s)
+
+
+def _returned(news: PaymentNews) -> dict[str, Any]:
+    """Write a Refund or a Dispute as its event shows it; only our own refunds name their order."""
+    own = {"order_id": news.order_id, "refund_id": news.refund_id} if news.refund_id else {}
+    currency = news.currency.lower()
+    return {
+        "id": news.object_id,
+        "payment_intent": news.payment_intent_id,
+        "amount": news.amount_minor,
+        "currency": currency,
+        "status": news.object_status,
+        "metadata": own,
+        "failure_reason": news.code or None,
+        "reason": news.code or None,
+        "balance_transactions": [{"fee": news.fee_minor, "currency": currency}],
+    }
+
+
+def _signed(news: PaymentNews, intent: dict[str, Any], at_s: int) -> tuple[bytes, bytes]:
     body = orjson.dumps({"id": news.event_id, "type": news.kind, "data": {"object": intent}})
     signature = hmac.new(WEBHOOK_SECRET.encode(), b"%d.%b" % (at_s, body), hashlib.sha256).hexdigest()
     return body, b"t=%d,v1=%b" % (at_s, signature.encode())

@@ -22,7 +22,7 @@ from cluster.simulation.finance import Finance
 from cluster.simulation.hosts import EPOCH, Cluster, Outside
 from cluster.simulation.ingress import Acknowledgements
 from cluster.simulation.invariants import FINAL_CODES, SafetyWatch, final_violations, settled
-from cluster.simulation.loop import LivelockError, SimulatedLoop
+from cluster.simulation.loop import WORLD, LivelockError, SimulatedLoop
 from cluster.simulation.network import Network
 from cluster.simulation.outbox import Relaying
 from cluster.simulation.postgres import Postgres
@@ -90,6 +90,10 @@ class _World:
         self.acknowledged = Acknowledgements()
         finance = Finance()
         self.outside = Outside(Postgres(self._now), Stripe(self._emit), finance, Signer(finance))
+        self.outside.stripe.returns.chance = rng.random
+        self.outside.stripe.returns.later = lambda delay_s, what: loop.call_later(
+            delay_s, what, context=WORLD.context.copy()
+        )
         self.safety = SafetyWatch(self.outside)
         self.relays = RelayWatch(
             Relaying(self.outside.database, self.outside.servers["postgres"], loop.time),

@@ -180,11 +180,11 @@ def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
             due = [_booking_of(REFUND_REVERSAL, event.refund_id)] if event.accepted else []
             return due, [f"{REFUND_STEP}:{event.refund_id}"]
         case OrderDisputed():
-            kinds = (DISPUTE, DISPUTE_FEE) if event.fee_minor else (DISPUTE,)
-            return [_booking_of(kind, event.dispute_id) for kind in kinds], []
+            kinds = {DISPUTE: bool(event.shares), DISPUTE_FEE: event.fee_minor > 0}
+            return [_booking_of(kind, event.dispute_id) for kind, due in kinds.items() if due], []
         case DisputeUpdated(fee_added=True):
             return [_booking_of(DISPUTE_FEE, event.dispute_id)], []
-        case DisputeWon():
+        case DisputeWon(counted=True):
             return [_booking_of(DISPUTE_WON, event.dispute_id)], []
         case ReturnBooked():
             return [], [f"{BOOK_RETURN}:{event.movement}"]

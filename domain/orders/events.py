@@ -242,9 +242,10 @@ class DisputeUpdated:
 
 @dataclass(frozen=True, slots=True)
 class DisputeWon:
-    """The bank decided for us: the disputed money is back."""
+    """The bank decided for us: the disputed money is back. ``counted``: it was told of while it was gone."""
 
     dispute_id: str
+    counted: bool
     at: datetime
 
 

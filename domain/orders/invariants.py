@@ -233,7 +233,7 @@ class Examination:
         yield from _row(facts.row, order)
         yield from check_bound(order)
         yield from self._licences(order)
-        yield from check_standing(order, events, facts.licences)
+        yield from check_standing(order, events)
         yield from self._deliveries(order)
         yield from self._effects(order, events)
         yield from self._webhooks()

@@ -174,11 +174,16 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
     known = state.find_dispute(command.dispute_id)
     events: list[Event] = []
     if known is None:
-        shares = _spread(state, command.amount_minor, command.currency, "dispute_exceeds_captured")
+        # Of one that was won already nothing is gone, and meanwhile the money may have gone another way.
+        won = outcome is DisputeStatus.WON
+        shares = (
+            () if won else _spread(state, command.amount_minor, command.currency, "dispute_exceeds_captured")
+        )
         stage = _STAGES[0] if outcome else command.status
         events.append(OrderDisputed(command.dispute_id, shares, command.fee_minor, command.reason, stage, at))
     else:
-        if (command.amount_minor, command.currency) != (known.amount_minor, state.currency):
+        counted = bool(known.shares)
+        if counted and (command.amount_minor, command.currency) != (known.amount_minor, state.currency):
             raise RejectedError(
                 "dispute_mismatch",
                 f"Dispute {known.dispute_id} is over {known.amount_minor} {state.currency}, the webhook says "
@@ -197,7 +202,7 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
                 )
             outcome = None
     if outcome is DisputeStatus.WON:
-        events.append(DisputeWon(command.dispute_id, at))
+        events.append(DisputeWon(command.dispute_id, known is not None, at))
     elif outcome is DisputeStatus.LOST:
         events.append(DisputeLost(command.dispute_id, at))
     return _concluded(state, events, at, "dispute")

@@ -293,6 +293,17 @@ def test_the_fee_may_be_told_later_and_is_booked_once(sold):
 def test_a_dispute_may_be_heard_of_only_when_it_is_over(sold):
     assert sold.dispute(status="won") == ["disputed", "dispute_won"]
     assert sold.balances() == dict(capture_postings(sold.state))
+    assert sold.due == set()
+
+
+def test_a_dispute_that_was_won_before_a_refund_is_heard_of_after_it(sold):
+    """Found by the simulation: opened and won at Stripe, then refunded in full, and only then told."""
+    sold.ask()
+    sold.answer()
+    assert code_of(sold.dispute) == "dispute_exceeds_captured"
+    assert sold.dispute(status="won", fee=1500) == ["disputed", "dispute_won"]
+    assert sold.due == {"book:refund:rfd_1", "book:dispute_fee:dp_1"}
+    assert sold.dispute() == [], "the dead letter, retried"
 
 
 def test_an_inquiry_moves_nothing(sold):
