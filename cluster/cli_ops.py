@@ -1,4 +1,4 @@
-"""``marketplace ops``: what operators do by hand. Here: ``dlq``, the dead letters.
+"""``marketplace ops``: what operators do by hand. Here: ``dlq``, the dead letters, and ``refund``.
 
 Every decision needs a reason, which is kept with the operator's name. ``retry`` takes ids, or every letter of
 one code at once, as after a fault that has been mended; ``drop`` takes ids only, because each one leaves
@@ -18,13 +18,15 @@ from cluster import cli_proposals
 from cluster.client import PAGES_MAX, ApiError, ClientError, MarketplaceClient
 from cluster.connection import resolve
 from cluster.terminal import JsonFlag, Terminal, command
+from domain.money import format_money
 
 LETTERS_MAX = 10_000  # listed or retried by one command; more are a fault to be mended first
 ERROR_CHARS_MAX = 160  # of an error in the list; --json has all of it
 GONE = frozenset({"dead_letter_gone", "dead_letter_not_found"})
 
 app = typer.Typer(
-    no_args_is_help=True, help="Operate: dlq, propose, approve, reject, withdraw, proposals, operators."
+    no_args_is_help=True,
+    help="Operate: dlq, refund, propose, approve, reject, withdraw, proposals, operators.",
 )
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, retry, drop.")
 app.add_typer(dlq, name="dlq")
@@ -87,6 +89,11 @@ class OperatorClient(MarketplaceClient):
         """Retry or drop a letter; raises ApiError ``dead_letter_not_found`` or ``dead_letter_gone``."""
         path = f"/v1/ops/dead-letters/{quote(letter_id, safe='')}/{verb}"
         return cast("Decision", self._write("POST", path, {"reason": reason}, key))
+
+    def refund(self, order_id: str, body: dict[str, Any], key: str) -> dict[str, Any]:
+        """Ask for a refund; raises ApiError with the reason why not."""
+        path = f"/v1/orders/{quote(order_id, safe='')}/refunds"
+        return self._write("POST", path, body, key)
 
 
 def _client(url: str | None, token_file: Path | None) -> OperatorClient:
@@ -175,6 +182,36 @@ def drop(
     """Let dead letters go; what stays undone is told for each."""
     with command(as_json=as_json) as terminal, _client(url, token_file) as client:
         _decide_all(client, terminal, "drop", ids, reason)
+
+
+@app.command()
+def refund(
+    order_id: Annotated[str, typer.Argument(help="The order's id.")],
+    *,
+    reason: ReasonOption,
+    line: Annotated[int | None, typer.Option("--line", help="Only this line, by its number.")] = None,
+    amount_minor: Annotated[
+        int | None,
+        typer.Option("--amount-minor", help="Only this much, in minor units; else all that is left."),
+    ] = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Return money of an order: all of it, an amount, or a line. Stripe is asked right after."""
+    with command(as_json=as_json) as terminal, _client(url, token_file) as client:
+        body: dict[str, Any] = {"reason": reason}
+        if line is not None:
+            named = {"line_no": line, "amount_minor": amount_minor}
+            body["lines"] = [{name: value for name, value in named.items() if value is not None}]
+        elif amount_minor is not None:
+            body["amount_minor"] = amount_minor
+        made = client.refund(order_id, body, secrets.token_hex(16))
+        terminal.say(
+            f"{made['id']}: {format_money(made['amount_minor'], made['currency'])} of {order_id}, "
+            f"{made['status']}. GET /v1/orders/{order_id} says how it goes on."
+        )
+        terminal.result({"ok": True, **made})
 
 
 def _decide_all(client: OperatorClient, terminal: Terminal, verb: Verb, ids: list[str], reason: str) -> None:

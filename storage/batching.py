@@ -71,7 +71,7 @@ class Batcher(Generic[T, R]):
             self._draining -= 1
 
     async def _send_batch(self) -> None:
-        # Whoever has given up meanwhile is not sent: after a stall the backlog must not stand before fresh work.
+        # Whoever has given up is not sent: after a stall the backlog must not stand before fresh work.
         waiting = [one for one in self._queue if not one[1].done()]
         batch, self._queue = waiting[: self._batch_max], waiting[self._batch_max :]
         if not batch:

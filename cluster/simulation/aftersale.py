@@ -6,7 +6,8 @@ order's history at that moment (I10).
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from cluster.simulation.ingress import Ingress, is_worth_repeating
 from cluster.simulation.network import Network
@@ -24,7 +25,7 @@ TRIES_MAX = 40
 POLL_S, POLLS_MAX = 1.5, 110
 PATIENCE_S = 9.0
 
-Ask = Callable[[str, Callable[[Ingress], Awaitable[None]]], Awaitable[None]]
+Ask = Callable[[str, Callable[[Ingress], Coroutine[Any, Any, None]]], Awaitable[None]]
 
 
 def wants_of(rng: random.Random) -> tuple[str, ...]:

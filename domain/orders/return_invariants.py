@@ -29,7 +29,7 @@ from domain.orders.returned import DisputeStatus, RefundStatus, Return
 from domain.orders.state import Order
 
 if TYPE_CHECKING:
-    from domain.orders.invariants import Charge, StoredLicence
+    from domain.orders.invariants import Charge
 
 Found = Iterator[tuple[str, str]]
 

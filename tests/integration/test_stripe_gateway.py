@@ -9,7 +9,9 @@ import stripe
 from domain.errors import DependencyError, RejectedError
 from domain.orders.commands import RecordPaymentOpened
 from domain.orders.decide import decide
+from domain.orders.events import Share
 from domain.orders.ports import CapturedPayment
+from domain.orders.returned import Refund
 from domain.orders.state import evolve, fold
 from storage.stripe_gateway import StripeGateway
 from tests.fakes.carts import NOW, cart, line, order_id
@@ -113,3 +115,21 @@ async def test_nobody_listening_is_an_outage(unused_tcp_port):
     with pytest.raises(DependencyError, match="payment_provider_unavailable"):
         await gateway.open_payment(order())
     await gateway.close()
+
+
+async def test_a_refund_is_made_once_and_found_again_when_its_key_is_forgotten(gateway, client):
+    placed = order()
+    payment = await gateway.open_payment(placed)
+    client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
+    paid = opened(placed, payment)
+    asked = Refund("rfd_1", (Share(1, 500, 50),), "buyer", "buyer_ada", "why", "d", NOW)
+    made = await gateway.refund(paid, asked)
+    assert made.status == "succeeded"
+    assert await gateway.refund(paid, asked) == made
+    listed = client.v1.refunds.list({"payment_intent": payment.payment_intent_id}).data
+    assert [(one.id, one.amount, one.metadata["refund_id"]) for one in listed] == [
+        (made.stripe_refund_id, 500, "rfd_1")
+    ]
+    more = replace(asked, refund_id="rfd_2", shares=(Share(1, 1500, 150),))
+    with pytest.raises(RejectedError, match="refund_refused"):
+        await gateway.refund(paid, more)

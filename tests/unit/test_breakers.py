@@ -127,9 +127,7 @@ async def test_one_probe_at_a_time(breaker, system, clock):
     assert await breaker.call(system) == "done"
 
 
-async def test_a_probe_that_is_cancelled_makes_room_for_the_next(
-    breaker, system, clock
-):
+async def test_a_probe_that_is_cancelled_makes_room_for_the_next(breaker, system, clock):
     await opened(breaker, system)
     clock.now_s += OPEN_S
     system.gate = asyncio.Event()
