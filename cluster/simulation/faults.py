@@ -154,6 +154,8 @@ _AIMED = (
 # What must go wrong before some calls are made at all: nothing is buried that was not refused.
 _PRELUDES: dict[str, tuple[tuple[str, Fault], ...]] = {
     "postgres.bury_effect": (("finance.post_entries", Fault.REJECTED),),
+    # A relay that stands still over a failure while another one parks the event: it reports late.
+    "postgres.record_failure": (("postgres.record_failure", Fault.CALLER_PAUSED_BEFORE),) * 3,
     "postgres.store_webhook": (("host.receive", Fault.LOST), ("postgres.commit", Fault.REFUSED)),
     "postgres.defer_webhook": (
         *((("host.receive", Fault.LOST),) * 4),

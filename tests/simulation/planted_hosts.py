@@ -31,7 +31,7 @@ from tests.simulation.planting import Patch, planted
 # The host.
 
 
-@planted(21)
+@planted(0)
 def webhook_marked_before_its_effect(patch: Patch) -> None:
     """The inbox says "done" first; then the order is changed, unless something happens in between."""
 
@@ -73,7 +73,7 @@ def cached_state_kept_after_a_lost_race(patch: Patch) -> None:
     patch.setattr(Grains, "_run", run)
 
 
-@planted(5)
+@planted(4)
 def lost_commit_taken_for_done(patch: Patch) -> None:
     """The connection broke inside COMMIT; the host goes on as if it had been committed."""
     real = SimulatedOrderStore.commit
@@ -87,7 +87,7 @@ def lost_commit_taken_for_done(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "commit", commit)
 
 
-@planted(12)
+@planted(9)
 def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     """A caller gives up in the middle of a turn, and the order's mailbox stays shut in this host."""
 
@@ -105,7 +105,7 @@ def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     patch.setattr(Grains, "turn", turn)
 
 
-@planted(3)
+@planted(0)
 def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     """The booking is committed alone, and the fulfilment that should have joined it is forgotten."""
     real = OrderHost._join
@@ -117,7 +117,7 @@ def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     patch.setattr(OrderHost, "_join", join)
 
 
-@planted(9)
+@planted(16)
 def shutdown_parks_what_still_runs(patch: Patch) -> None:
     """A host that stops puts off the work in its hands so far that nobody takes it up."""
     real = OrderHost.close
@@ -198,7 +198,7 @@ def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     patch.setattr(OrderHost, "_failed", failed)
 
 
-@planted(22)
+@planted(61)
 def breaker_never_closes(patch: Patch) -> None:
     """A circuit that has opened once stays open."""
     patch.setattr(breakers, "OPEN_S", 1e9)
@@ -219,7 +219,7 @@ def fresh_idempotency_key_per_attempt(patch: Patch) -> None:
     patch.setattr(StripeGateway, "_post", post)
 
 
-@planted(2)
+@planted(11)
 def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     """Finance did not answer in time, so it will have booked."""
     real = Effects._book
@@ -233,7 +233,7 @@ def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(0)
+@planted(4)
 def licence_before_finances_acknowledgement(patch: Patch) -> None:
     """The booking is sent off, and the order goes on at once."""
     real = Effects._book
@@ -265,7 +265,7 @@ def acknowledged_amounts_not_compared(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(1)
+@planted(0)
 def void_ignores_that_it_was_paid(patch: Patch) -> None:
     """Stripe says that the expired order was paid after all; nobody listens."""
 
@@ -284,7 +284,7 @@ def _patch_decide(patch: Patch, decider: Callable[[Any, Any], Any]) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(4)
+@planted(2)
 def amount_not_checked(patch: Patch) -> None:
     """Whatever Stripe captured pays the order."""
 
@@ -345,7 +345,7 @@ def second_charge_shrugged_off(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(6)
+@planted(8)
 def void_recorded_at_each_repeat(patch: Patch) -> None:
     """The command that records a result is not harmless the second time."""
 

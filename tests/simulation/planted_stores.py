@@ -109,7 +109,7 @@ def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "store_webhook", store_webhook)
 
 
-@planted(9)
+@planted(5)
 def dropped_letter_comes_back(patch: Patch) -> None:
     """A webhook that an operator dropped is a dead letter again when Stripe repeats it."""
     real = Postgres.bury_webhook
@@ -182,7 +182,7 @@ def consumer_takes_duplicates(patch: Patch) -> None:
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
 
 
-@planted(15)
+@planted(18)
 def progress_not_compared_at_commit(patch: Patch) -> None:
     """Two instances of a consumer both take what both have read as new."""
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
@@ -204,7 +204,7 @@ def poison_blocks_everything(patch: Patch) -> None:
     patch.setattr(Consumer, "_take", take)
 
 
-@planted(2)
+@planted(0)
 def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     """A parked event is skipped, and its order's later events are taken without it."""
 
@@ -219,7 +219,7 @@ def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     patch.setattr(Consumer, "_park", park)
 
 
-@planted(31)
+@planted(44)
 def late_failure_unparks_an_event(patch: Patch) -> None:
     """The failure of an instance that lagged behind overwrites that the event was parked."""
     real = Relaying.record_failure
