@@ -25,7 +25,7 @@ from domain.orders.state import Order
 PLATFORM_FEE_BPS = 1_000  # ten per cent until price models become proposals (see docs/limits.md)
 CLEARING = "stripe:clearing"
 FEES = "platform:fees"
-DISPUTE_FEES = "platform:dispute_fees"  # what Stripe charges for disputes; the platform bears it
+DISPUTE_FEES = "stripe:dispute_fees"  # what Stripe charges for disputes; the platform bears it
 
 REFUND, REFUND_REVERSAL = "refund", "refund_reversal"
 DISPUTE, DISPUTE_WON, DISPUTE_FEE = "dispute", "dispute_won", "dispute_fee"

@@ -8,8 +8,17 @@ from datetime import timedelta
 import pytest
 
 from domain.errors import ConflictError, DependencyError, MarketplaceError, RejectedError
+from domain.ledger import kind_in_chart
 from domain.orders import commands as c
-from domain.orders.booking import capture_entry_key, capture_postings, return_entry_key, return_postings
+from domain.orders.booking import (
+    CLEARING,
+    DISPUTE_FEES,
+    FEES,
+    capture_entry_key,
+    capture_postings,
+    return_entry_key,
+    return_postings,
+)
 from domain.orders.decide import (
     FULFIL,
     decide,
@@ -266,7 +275,7 @@ def test_a_dispute_suspends_and_a_won_one_restores(sold):
     assert sold.dispute(status="needs_response") == [], "older news"
     assert sold.dispute(status="won") == ["dispute_won", "licence_restored"]
     assert sold.state.status is Status.DISPUTE_WON
-    expected = dict(capture_postings(sold.state)) | {"platform:dispute_fees": 1500}
+    expected = dict(capture_postings(sold.state)) | {"stripe:dispute_fees": 1500}
     del expected["stripe:clearing"]  # 1500 were captured, and the fee took as much
     assert sold.balances() == expected
     assert code_of(sold.dispute, status="lost") == "dispute_contradicted"
@@ -287,7 +296,7 @@ def test_the_fee_may_be_told_later_and_is_booked_once(sold):
     assert sold.dispute(fee=1500) == []
     sold.book_returns()
     assert sold.state.booked_returns == {"dispute:dp_1", "dispute_fee:dp_1"}
-    assert sold.balances() == {"stripe:clearing": -1500, "platform:dispute_fees": 1500}
+    assert sold.balances() == {"stripe:clearing": -1500, "stripe:dispute_fees": 1500}
 
 
 def test_a_dispute_may_be_heard_of_only_when_it_is_over(sold):
@@ -503,3 +512,8 @@ def test_whatever_happens_the_money_adds_up_and_licences_only_go_one_way(block):
         assert {n for n, word in standing.items() if word == "suspended"} == life.state.suspended_lines
     assert steps == 1800
     assert done > steps // 10
+
+
+def test_every_account_that_orders_book_to_is_in_finances_chart():
+    for account in (CLEARING, FEES, DISPUTE_FEES, "seller:sel_1:payable"):
+        assert kind_in_chart(account) is not None, account
