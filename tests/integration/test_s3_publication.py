@@ -36,10 +36,13 @@ from storage import migrations
 from storage.market.access import AccessTokens, Principal, register_access_tokens
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
+from storage.market.dead_letters import DeadLetters
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
+from storage.market.proposals import Proposals
+from storage.market.sales import Sales
 from storage.market.signing_keys import register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
@@ -118,6 +121,9 @@ class Market:
                 licences=LicenceReads(pool),
                 access=AccessTokens(pool),
                 commands=Commands(pool),
+                dead_letters=DeadLetters(pool),
+                sales=Sales(pool),
+                proposals=Proposals(pool),
                 signing=signer,
                 payloads=payloads,
                 uploads=uploads,
