@@ -46,7 +46,8 @@ class ChildSpec:
 
     ``ready`` answers quickly and never raises; ``user`` is (uid, gid) to run as. ``needs`` names parts
     whose restart makes this one's restart necessary. ``death_signal`` is what the kernel sends when the
-    launcher dies, ``stop_signal`` unless given.
+    launcher dies, ``stop_signal`` unless given. ``start_retries`` is how often its first start is repeated
+    when it exits early.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ChildSpec:
     death_signal: signal.Signals | None = None
     user: tuple[int, int] | None = None
     needs: tuple[str, ...] = ()
+    start_retries: int = 0
 
 
 @dataclass(slots=True)
@@ -106,11 +108,15 @@ class Supervisor:
             ChildFailedError: when it exits early or is not ready in time.
             CancelledStartError: when the start was cancelled meanwhile.
         """
-        child = self._spawn(spec)
+        child, retries = self._spawn(spec), spec.start_retries
         deadline = time.monotonic() + spec.ready_timeout_s
         while not spec.ready():
             status = child.process.poll()
-            if status is not None:
+            if status is not None and retries:
+                retries -= 1
+                self._reap(child)
+                child = self._spawn(spec)
+            elif status is not None:
                 raise ChildFailedError(f"{spec.name} {_exit_text(status)} while starting.", spec.log_path)
             if time.monotonic() > deadline:
                 raise ChildFailedError(

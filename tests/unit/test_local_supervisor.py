@@ -51,6 +51,14 @@ def shell(tmp_path: Path, script: str, name: str = "part", **options: object) ->
     )
 
 
+def test_a_first_start_that_ends_early_is_repeated_as_often_as_allowed(running: Supervisor, tmp_path: Path):
+    script = "test -e once && touch ready && exec sleep 60; touch once; exit 1"
+    running.start(shell(tmp_path, script, ready=(tmp_path / "ready").exists, start_retries=1))
+    assert (tmp_path / "once").exists()
+    with pytest.raises(ChildFailedError, match="exited with status 7 while starting"):
+        running.start(shell(tmp_path, "exit 7", name="other", ready=lambda: False, start_retries=2))
+
+
 def test_a_crashed_part_is_started_again(running: Supervisor, tmp_path: Path):
     running.start(shell(tmp_path, "exec sleep 60"))
     first = running.identities()["part"]
