@@ -16,6 +16,7 @@ from deployments.placement import SignerDirectory
 from deployments.settings import Settings
 from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, PaymentNews
+from storage.finance.client_tls import ClientTls
 from storage.finance_client import FinanceClient
 from storage.market.dead_letters import DeadLetters
 from storage.market.fulfilment import FulfilmentReads
@@ -30,7 +31,9 @@ class LocalOrders:
     def __init__(
         self, settings: Settings, pool: Pool, store: PostgresOrderStore, signer: SignerDirectory
     ) -> None:
-        self._finance = FinanceClient(settings.finance.url, settings.finance.token)
+        finance = settings.finance
+        tls = ClientTls(finance.poster) if finance.poster else None
+        self._finance = FinanceClient(finance.url, finance.token, tls=tls)
         self._gateway = StripeGateway(
             settings.stripe.secret_key, settings.stripe.api_base, settings.http.base_url
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from storage.finance.client_tls import ClientTlsFiles
+
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
@@ -36,10 +38,11 @@ class StripeSettings:
 
 @dataclass(frozen=True, slots=True)
 class FinanceSettings:
-    """Where Finance answers and the service token that it expects."""
+    """Where Finance answers and who we are to it: a certificate that may post, or a service token."""
 
     url: str
     token: str = field(repr=False)
+    poster: ClientTlsFiles | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,9 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
             publishable_key=stripe["publishable_key"],
             webhook_secrets=tuple(stripe["webhook_secrets"]),
         ),
-        finance=FinanceSettings(url=finance["url"], token=finance["token"]),
+        finance=FinanceSettings(
+            url=finance["url"], token=finance.get("token", ""), poster=_tls_files(finance.get("poster"))
+        ),
         http=HttpSettings(host=http["host"], port=int(http["port"]), base_url=http["base_url"]),
         signing_key_file=raw["signing"]["key_file"],
         ray_address=raw["ray"]["address"],
@@ -122,3 +127,9 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
         order_hosts=int(raw.get("order_hosts", 0)),
         ingress_replicas=int(raw.get("ingress_replicas", 2)),
     )
+
+
+def _tls_files(raw: Mapping[str, str] | None) -> ClientTlsFiles | None:
+    if raw is None:
+        return None
+    return ClientTlsFiles(ca=Path(raw["ca"]), certificate=Path(raw["certificate"]), key=Path(raw["key"]))

@@ -7,6 +7,7 @@ raises ``ProofError`` with what was expected and what was found.
 
 import hashlib
 import shutil
+import ssl
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -104,12 +105,11 @@ def delivery_by_pyrage(evidence: Evidence, encrypted: Path, identity_text: str) 
 def finance_books(evidence: Evidence, layout: Layout) -> str:
     """Check Finance's entry for the order to the unit, and that its books balance."""
     order = evidence.order
-    finance = read_json(layout.settings_json).get("finance", {})
-    with httpx.Client(
-        base_url=str(finance.get("url")),
-        headers={"Authorization": f"Bearer {finance.get('token')}"},
-        timeout=FINANCE_TIMEOUT_S,
-    ) as http:
+    local = read_json(layout.local_json)
+    reader = local.get("finance_reader", {})
+    tls = ssl.create_default_context(cafile=reader.get("ca"))
+    tls.load_cert_chain(str(reader.get("certificate")), str(reader.get("key")))
+    with httpx.Client(base_url=str(local.get("finance_url")), verify=tls, timeout=FINANCE_TIMEOUT_S) as http:
         entry = _read(http, f"/v1/entries/{capture_entry_key(order['id'])}")
         balance = _read(http, f"/v1/trial-balance?currency={order['currency']}")
     found = sorted((one["account"], one["amount_minor"]) for one in entry["postings"])

@@ -21,8 +21,18 @@ from typing import Any, Literal, Self
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cluster.local import (
+    certificates,
+    postgres,
+    preflight,
+    processes,
+    ray_head,
+    seaweed,
+    services,
+    settings_file,
+    state,
+)
 from cluster.local import ports as port_choice
-from cluster.local import postgres, preflight, processes, ray_head, seaweed, services, settings_file, state
 from cluster.local.failures import CancelledStartError, LaunchError
 from cluster.local.layout import (
     Layout,
@@ -32,7 +42,9 @@ from cluster.local.layout import (
     write_json,
     write_private,
 )
-from cluster.local.supervisor import Supervisor
+from cluster.local.ports import HOST
+from cluster.local.supervisor import ChildSpec, Supervisor
+from deployments.clock import utc_now
 from storage import migrations
 from storage.signing.devfile import DevelopmentKeyFile
 
@@ -86,6 +98,7 @@ class Stack:
         self._supervisor: Supervisor | None = None
         self._record: state.RunRecord | None = None
         self._credentials: state.Credentials | None = None
+        self._tls: certificates.LocalCertificates | None = None
         self._ports: dict[str, int] = {}
         self._environment: dict[str, str] = {}
         self._place: postgres.PostgresPlace | None = None
@@ -104,7 +117,8 @@ class Stack:
     def local(self) -> dict[str, Any]:
         """The contract document, as in ``var/local.json``."""
         assert self._credentials is not None, "the stack was never started"
-        return settings_file.local_document(self._credentials, self._ports, self._pids())
+        assert self._tls is not None
+        return settings_file.local_document(self._credentials, self._ports, self._tls, self._pids())
 
     @property
     def ray_environment(self) -> dict[str, str]:
@@ -198,7 +212,8 @@ class Stack:
         self._record = state.RunRecord(run_id, launcher, str(make_temporary()), outside=outside)
         self._record.write(self.layout.state_json)
         self._environment = services.clean_environment(os.environ, run_id, self.layout.home)
-        settings = settings_file.settings(self.layout, credentials, self._ports)
+        self._tls = certificates.ensure(self.layout.finance_certificates, [HOST, "localhost"], utc_now())
+        settings = settings_file.settings(self.layout, credentials, self._ports, self._tls)
         write_json(self.layout.settings_json, settings)
         for log in self.layout.log.glob("*.log"):
             log.unlink()  # each start's logs begin empty; the last failure's was shown when it happened
@@ -284,12 +299,14 @@ class Stack:
     def _start_finance(self, migrated: threading.Event) -> None:
         while not migrated.is_set():
             self._running().pause(0.05)
-        secret = self._secrets()
-        dsn = postgres.dsn("finance_app", secret["postgres_finance_app"], self._ports["postgres"])
-        child = services.finance(
-            self._modules.finance, self.layout, self._ports, secret["finance_token"], dsn, self._environment
+        self._step("finance", lambda: self._running().start(self._finance(self._ports["postgres"])))
+
+    def _finance(self, postgres_port: int) -> ChildSpec:
+        assert self._tls is not None
+        dsn = postgres.dsn("finance_app", self._secrets()["postgres_finance_app"], postgres_port)
+        return services.finance(
+            self._modules.finance, self.layout, self._ports, self._tls, dsn, self._environment
         )
-        self._step("finance", lambda: self._running().start(child))
 
     def _start_ray(self) -> None:
         ray_head.prepare(self._temporary)

@@ -84,6 +84,11 @@ class Layout:
         return self.keys / "dev-signing.json"
 
     @property
+    def finance_certificates(self) -> Path:
+        """The development CA and the certificates of Finance and of its callers."""
+        return self.keys / "finance-tls"
+
+    @property
     def ray_token(self) -> Path:
         """The token that Ray's processes ask of each other."""
         return self.keys / "ray-token"

@@ -7,12 +7,13 @@ and ``RAY_*`` variables that the user happens to have set: the launcher sets tho
 
 import http.client
 import os
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.local import ray_head
+from cluster.local import certificates, ray_head
 from cluster.local.layout import PRIVATE_DIR, Layout
 from cluster.local.ports import HOST
 from cluster.local.processes import RUN_MARKER
@@ -58,9 +59,15 @@ def clean_environment(environ: Mapping[str, str], run_id: str, home: Path) -> di
     return kept
 
 
-def answers(port: int, path: str, headers: Mapping[str, str] | None = None) -> bool:
-    """Whether ``GET path`` on loopback answers 200."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
+def answers(
+    port: int, path: str, headers: Mapping[str, str] | None = None, *, tls: ssl.SSLContext | None = None
+) -> bool:
+    """Whether ``GET path`` on loopback answers 200, by HTTPS if ``tls`` is given."""
+    connection = (
+        http.client.HTTPSConnection(HOST, port, timeout=PROBE_TIMEOUT_S, context=tls)
+        if tls
+        else http.client.HTTPConnection(HOST, port, timeout=PROBE_TIMEOUT_S)
+    )
     try:
         connection.request("GET", path, headers=dict(headers or {}))
         return connection.getresponse().status == HTTP_OK
@@ -70,9 +77,9 @@ def answers(port: int, path: str, headers: Mapping[str, str] | None = None) -> b
         connection.close()
 
 
-def probe(port: int, path: str) -> Callable[[], bool]:
+def probe(port: int, path: str, tls: ssl.SSLContext | None = None) -> Callable[[], bool]:
     """Return a health check."""
-    return lambda: answers(port, path)
+    return lambda: answers(port, path, tls=tls)
 
 
 def stripe(
@@ -107,23 +114,32 @@ def stripe(
 
 
 def finance(
-    module: str, layout: Layout, ports: Mapping[str, int], token: str, dsn: str, env: Mapping[str, str]
+    module: str,
+    layout: Layout,
+    ports: Mapping[str, int],
+    tls: certificates.LocalCertificates,
+    dsn: str,
+    env: Mapping[str, str],
 ) -> ChildSpec:
-    """Return how to start Finance."""
+    """Return how to start Finance: callers show certificates, there is no token."""
+    roles = ";".join(f"{uri}={','.join(names)}" for uri, names in certificates.LOCAL_ROLES.items())
     return ChildSpec(
         name=FINANCE,
         argv=(sys.executable, "-m", module),
         env={
             **env,
             "FINANCE_DSN": dsn,
-            "FINANCE_TOKEN": token,
+            "FINANCE_TLS_CERTIFICATE": str(tls.server.certificate),
+            "FINANCE_TLS_KEY": str(tls.server.key),
+            "FINANCE_TLS_CLIENT_CA": str(tls.ca),
+            "FINANCE_IDENTITIES": roles,
             "FINANCE_HOST": HOST,
             "FINANCE_PORT": str(ports["finance"]),
             "FINANCE_POOL_MAX": str(FINANCE_POOL),
         },
         cwd=layout.run,
         log_path=layout.log / "finance.log",
-        ready=probe(ports["finance"], "/readyz"),
+        ready=probe(ports["finance"], "/readyz", ssl.create_default_context(cafile=str(tls.ca))),
         stop_timeout_s=15.0,  # it drains for up to ten
     )
 

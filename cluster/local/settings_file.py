@@ -8,9 +8,11 @@ role and only hashes of the bearer tokens. ``var/local.json`` is the contract wi
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cluster.local import postgres, ray_head, seaweed
+from cluster.local.certificates import KeyPairFiles, LocalCertificates
 from cluster.local.layout import Layout
 from cluster.local.ports import HOST
 from cluster.local.state import Credentials
@@ -32,7 +34,9 @@ def base_url(ports: Mapping[str, int]) -> str:
     return f"http://{HOST}:{ports['http']}"
 
 
-def settings(layout: Layout, credentials: Credentials, ports: Mapping[str, int]) -> dict[str, Any]:
+def settings(
+    layout: Layout, credentials: Credentials, ports: Mapping[str, int], tls: LocalCertificates
+) -> dict[str, Any]:
     """Return the application's settings document."""
     secrets = credentials.secrets
     return {
@@ -44,7 +48,7 @@ def settings(layout: Layout, credentials: Credentials, ports: Mapping[str, int])
             "publishable_key": secrets["stripe_publishable_key"],
             "webhook_secrets": [secrets["stripe_webhook_secret"]],
         },
-        "finance": {"url": f"http://{HOST}:{ports['finance']}", "token": secrets["finance_token"]},
+        "finance": {"url": _finance_url(ports), "poster": _caller(tls.ca, tls.ingress)},
         "signing": {"key_file": str(layout.signing_key)},
         "http": {"host": HOST, "port": ports["http"], "base_url": base_url(ports)},
         "ray": {"address": ray_head.address(ports), "namespace": NAMESPACE},
@@ -60,7 +64,7 @@ def settings(layout: Layout, credentials: Credentials, ports: Mapping[str, int])
 
 
 def local_document(
-    credentials: Credentials, ports: Mapping[str, int], pids: Mapping[str, int]
+    credentials: Credentials, ports: Mapping[str, int], tls: LocalCertificates, pids: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return ``var/local.json``."""
     secrets = credentials.secrets
@@ -77,7 +81,8 @@ def local_document(
             "publishable_key": secrets["stripe_publishable_key"],
             "webhook_secret": secrets["stripe_webhook_secret"],
         },
-        "finance_url": f"http://{HOST}:{ports['finance']}",
+        "finance_url": _finance_url(ports),
+        "finance_reader": _caller(tls.ca, tls.reader),
         "tokens": dict(credentials.tokens),
         "pids": dict(pids),
     }
@@ -90,6 +95,14 @@ def _s3(secrets: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, Any]:
         "secret_key": secrets["s3_secret_key"],
         "buckets": dict(seaweed.BUCKETS),
     }
+
+
+def _finance_url(ports: Mapping[str, int]) -> str:
+    return f"https://{HOST}:{ports['finance']}"
+
+
+def _caller(ca: Path, pair: KeyPairFiles) -> dict[str, str]:
+    return {"ca": str(ca), "certificate": str(pair.certificate), "key": str(pair.key)}
 
 
 def _stripe_base(ports: Mapping[str, int]) -> str:

@@ -22,7 +22,7 @@ TOKEN_BYTES = 24
 ROLES = ("buyer", "seller", "operator", "operator2", "fraud", "auditor")
 _SECRETS = (
     *("postgres_market", "postgres_market_app", "postgres_finance_app"),
-    *("s3_secret_key", "finance_token", "ray_token"),
+    *("s3_secret_key", "ray_token"),
     *("weed_jwt_signing", "weed_jwt_signing_read", "weed_jwt_filer", "weed_jwt_filer_read"),
 )
 

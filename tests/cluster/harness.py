@@ -28,7 +28,7 @@ from harness_shoppers import Seen, settle
 
 from cluster import checking
 from cluster.demo.seeding import seed
-from cluster.local import ports, postgres, processes, ray_head, services, settings_file, state
+from cluster.local import ports, processes, ray_head, services, settings_file, state
 from cluster.local.launcher import Stack
 from cluster.local.layout import read_json, remove_tree, write_json
 
@@ -72,20 +72,14 @@ class ProxiedStack(LoneStack):
         for name in ("postgres", "finance", "stripe"):
             self.proxies[name] = Proxy(name, self._ports[name]).start()
         told = {**self._ports, **{name: proxy.port for name, proxy in self.proxies.items()}}
-        settings = settings_file.settings(self.layout, self._credentials, told)
+        settings = settings_file.settings(self.layout, self._credentials, told, self._tls)
         settings["order_hosts"] = self._order_hosts
         write_json(self.layout.settings_json, settings)
 
     def _start_finance(self, migrated) -> None:
         while not migrated.is_set():
             self._running().pause(0.05)
-        secret = self._secrets()
-        port = self.proxies["postgres"].port
-        dsn = postgres.dsn("finance_app", secret["postgres_finance_app"], port)
-        child = services.finance(
-            self._modules.finance, self.layout, self._ports, secret["finance_token"], dsn, self._environment
-        )
-        self._step("finance", lambda: self._running().start(child))
+        self._step("finance", lambda: self._running().start(self._finance(self.proxies["postgres"].port)))
 
     def _stop(self, status: str, message: str) -> None:
         super()._stop(status, message)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -52,6 +53,11 @@ def stack(home: Path) -> Iterator[Stack]:
     made.stop()
 
 
+def finance_answers(stack: Stack) -> bool:
+    trusting = ssl.create_default_context(cafile=stack.local["finance_reader"]["ca"])
+    return services.answers(stack._ports["finance"], "/readyz", tls=trusting)
+
+
 def run_id(home: Path) -> str:
     record = state.read_record(Layout(home).state_json)
     assert record is not None
@@ -93,9 +99,18 @@ def test_the_services_run_privately_and_as_promised(stack: Stack, home: Path):
     for bucket in seaweed.LOCKED:
         lock = client.get_object_lock_configuration(Bucket=bucket)
         assert lock["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
-    finance = urllib.request.urlopen(local["finance_url"] + "/readyz", timeout=5)
-    with finance:
-        assert finance.status == 200
+    assert finance_answers(stack)
+    # Without a certificate Finance shows nothing but how it is.
+    reader = local["finance_reader"]
+    trusting = ssl.create_default_context(cafile=reader["ca"])
+    balance = local["finance_url"] + "/v1/trial-balance?currency=USD"
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(balance, timeout=5, context=trusting)
+    refusal.value.close()
+    assert refusal.value.code == 401
+    trusting.load_cert_chain(reader["certificate"], reader["key"])
+    with urllib.request.urlopen(balance, timeout=5, context=trusting) as answer:
+        assert json.load(answer)["sum_minor"] == 0
 
 
 def test_wrong_passwords_and_anonymous_deletes_are_refused(stack: Stack):
@@ -115,7 +130,7 @@ def test_wrong_passwords_and_anonymous_deletes_are_refused(stack: Stack):
 def test_a_second_start_is_refused_while_the_first_runs(stack: Stack, home: Path):
     with pytest.raises(AlreadyRunningError):
         Stack(home, application=False, modules=MODULES).start()
-    assert services.answers(stack._ports["finance"], "/readyz")
+    assert finance_answers(stack)
     assert stack.layout.local_json.exists()
 
 
@@ -124,7 +139,7 @@ def test_crashed_parts_come_back(stack: Stack):
     os.kill(before["finance"], signal.SIGKILL)
     os.kill(before["postgres"], signal.SIGKILL)
     eventually(lambda: stack.local["pids"].get("finance", before["finance"]) != before["finance"])
-    eventually(lambda: services.answers(stack._ports["finance"], "/readyz"))
+    eventually(lambda: finance_answers(stack))
     written = json.loads(stack.layout.local_json.read_text(encoding="utf-8"))
     assert written["pids"]["finance"] != before["finance"]
     assert stack.failure is None
@@ -214,7 +229,7 @@ def test_what_a_killed_launcher_leaves_is_ended_and_the_next_start_works(home: P
     assert processes.of_run(marker) == []
     assert not [name for name, process in children.items() if process.alive()]
     with Stack(home, application=False, modules=MODULES) as stack:
-        assert services.answers(stack._ports["finance"], "/readyz")
+        assert finance_answers(stack)
 
 
 @pytest.mark.cluster

@@ -7,15 +7,17 @@ import signal
 import stat
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cluster.local import ports, postgres, processes, services, settings_file, state
+from cluster.local import certificates, ports, postgres, processes, services, settings_file, state
 from cluster.local.failures import AlreadyRunningError, ChildFailedError, PreflightError
 from cluster.local.launcher import PORT_NAMES
 from cluster.local.layout import Layout, read_json, write_json, write_private
 from deployments.settings import parse_settings
+from storage.finance.client_tls import ClientTlsFiles
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_the_lock_excludes_and_is_seen(layout: Layout):
 def test_settings_are_understood_and_hold_no_token(layout: Layout):
     credentials = state.load_credentials(layout)
     numbers = {name: 20_000 + index for index, name in enumerate(PORT_NAMES)}
-    document = settings_file.settings(layout, credentials, numbers)
+    tls = certificates.ensure(layout.finance_certificates, ["127.0.0.1"], datetime.now(UTC))
+    document = settings_file.settings(layout, credentials, numbers, tls)
     settings = parse_settings(json.loads(json.dumps(document)))
     text = json.dumps(document)
     assert all(token not in text for token in credentials.tokens.values())
@@ -91,15 +94,18 @@ def test_settings_are_understood_and_hold_no_token(layout: Layout):
     assert {(t.sha256, t.role) for t in settings.tokens} >= {(buyer, "buyer")}
     operators = [t.principal_id for t in settings.tokens if t.role == "operator"]
     assert len(set(operators)) == 2
+    assert settings.finance.url.startswith("https://")
+    assert settings.finance.poster == ClientTlsFiles(tls.ca, tls.ingress.certificate, tls.ingress.key)
 
 
 def test_the_local_document_keeps_its_contract(layout: Layout):
     credentials = state.load_credentials(layout)
     numbers = {name: 20_000 + index for index, name in enumerate(PORT_NAMES)}
-    local = settings_file.local_document(credentials, numbers, {"launcher": 1})
+    tls = certificates.ensure(layout.finance_certificates, ["127.0.0.1"], datetime.now(UTC))
+    local = settings_file.local_document(credentials, numbers, tls, {"launcher": 1})
     assert set(local) == {
         *("base_url", "ops_url", "ray_dashboard_url", "postgres_dsn", "s3", "kafka", "stripe"),
-        *("finance_url", "tokens", "pids"),
+        *("finance_url", "finance_reader", "tokens", "pids"),
     }
     assert local["kafka"] == {"bootstrap": None}
     assert set(local["tokens"]) == {"buyer", "seller", "operator", "operator2", "fraud", "auditor"}
