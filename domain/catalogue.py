@@ -13,7 +13,9 @@ from domain.money import AMOUNT_MINOR_MAX, is_currency, smallest_step
 
 TITLE_CHARS_MAX = 120
 DESCRIPTION_CHARS_MAX = 4_000
-PRICES_MAX = 50  # price points per SKU; more would be a price list, which is a resource of its own
+PRICES_MAX = 50  # currencies of a price list; nobody keeps more prices right
+SOFTWARE = "software"  # the tax category of a SKU that names no other
+TAX_CATEGORY_CHARS_MAX = 32
 _SLUG = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 SLUG_CHARS_MAX = 64
 
@@ -32,13 +34,17 @@ class Offer:
     unit_price_minor: int
     currency: str
     licence_days: int | None = None  # None is a perpetual licence
+    tax_category: str = SOFTWARE
 
 
-def validate_listing(name: str, title: str, description: str, prices: Mapping[str, int]) -> None:
-    """Check a new SKU's texts and prices.
+def validate_listing(
+    name: str, title: str, description: str, prices: Mapping[str, int], tax_category: str = SOFTWARE
+) -> None:
+    """Check a new SKU's texts, prices and tax category.
 
     Raises:
-        RejectedError: ``sku_name_invalid``, ``sku_text_too_long``, ``currency_unknown``, ``price_invalid``.
+        RejectedError: ``sku_name_invalid``, ``sku_text_too_long``, ``tax_category_invalid``,
+            ``currency_unknown``, ``price_invalid``.
     """
     if not _SLUG.fullmatch(name) or len(name) > SLUG_CHARS_MAX:
         raise RejectedError(
@@ -51,15 +57,34 @@ def validate_listing(name: str, title: str, description: str, prices: Mapping[st
             f"Give a title of 1 to {TITLE_CHARS_MAX} and a description of at most "
             f"{DESCRIPTION_CHARS_MAX} characters.",
         )
+    if not is_tax_category(tax_category):
+        raise RejectedError(
+            "tax_category_invalid",
+            f"A tax category is lower-case words joined by '-', at most {TAX_CATEGORY_CHARS_MAX} characters.",
+        )
+    validate_prices(prices)
+
+
+def is_tax_category(text: str) -> bool:
+    """Whether ``text`` can name a tax category; which ones are taxed how is the tax table's to say."""
+    return len(text) <= TAX_CATEGORY_CHARS_MAX and _SLUG.fullmatch(text) is not None
+
+
+def validate_prices(prices: Mapping[str, int]) -> None:
+    """Check a price list: minor units by currency. A price of zero is free.
+
+    Raises:
+        RejectedError: ``currency_unknown``, ``price_invalid``.
+    """
     if not 1 <= len(prices) <= PRICES_MAX:
         raise RejectedError("price_invalid", f"Give between 1 and {PRICES_MAX} prices.")
     for currency, amount_minor in prices.items():
         if not is_currency(currency):
             raise RejectedError("currency_unknown", f"{currency!r} is not an ISO 4217 code accepted here.")
-        if not 1 <= amount_minor <= AMOUNT_MINOR_MAX:
+        if not 0 <= amount_minor <= AMOUNT_MINOR_MAX:
             raise RejectedError(
                 "price_invalid",
-                f"The price in {currency} must be 1 to {AMOUNT_MINOR_MAX} minor units, not {amount_minor}.",
+                f"The price in {currency} must be 0 to {AMOUNT_MINOR_MAX} minor units, not {amount_minor}.",
             )
         if amount_minor % smallest_step(currency):
             raise RejectedError(

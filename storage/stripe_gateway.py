@@ -17,6 +17,7 @@ import stripe
 
 from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import OPEN_PAYMENT, REFUND_STEP
+from domain.orders.events import Line
 from domain.orders.ports import CapturedPayment, MadeRefund, OpenedPayment
 from domain.orders.returned import Refund
 from domain.orders.returns import BUYER
@@ -155,18 +156,23 @@ class StripeGateway:
             "payment_intent_data": {"metadata": metadata},
             "success_url": f"{self._return_url}/?order={order.order_id}&session={{CHECKOUT_SESSION_ID}}",
             "cancel_url": f"{self._return_url}/?order={order.order_id}",
-            "line_items": [
-                {
-                    "quantity": line.quantity,
-                    "price_data": {
-                        "currency": order.currency.lower(),
-                        "unit_amount": line.unit_price_minor,
-                        "product_data": {"name": f"{line.sku_name} {line.version}"},
-                    },
-                }
-                for line in order.lines
-            ],
+            "line_items": [_line_item(line, order.currency) for line in order.lines],
         }
+
+
+def _line_item(line: Line, currency: str) -> Mapping[str, Any]:
+    # Discount and tax are of the whole line and rarely divide by its seats: Stripe is told the line's amount.
+    name, quantity, unit_minor = f"{line.sku_name} {line.version}", line.quantity, line.unit_price_minor
+    if line.amount_minor != line.price_minor:
+        name, quantity, unit_minor = f"{line.quantity} x {name}", 1, line.amount_minor
+    return {
+        "quantity": quantity,
+        "price_data": {
+            "currency": currency.lower(),
+            "unit_amount": unit_minor,
+            "product_data": {"name": name},
+        },
+    }
 
 
 def _intent_params(order: Order) -> Mapping[str, Any]:

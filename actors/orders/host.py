@@ -40,7 +40,7 @@ from domain.orders.commands import (
     RequestRefund,
 )
 from domain.orders.decide import OPEN_PAYMENT, Effect, decide, turn_effects
-from domain.orders.events import Event, OrderCancelled, OrderPaid, PaymentOpened
+from domain.orders.events import ANSWERED, Event
 from domain.orders.ports import DISPUTE_NEWS, REFUND_NEWS, Idempotency, OrderStore, PaymentNews, Turn
 from domain.orders.returned import Refund
 from domain.orders.state import Order, evolve, fold
@@ -129,11 +129,12 @@ class OrderHost:
         return self._grains.passivate()
 
     async def place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
-        """Create the order and open its payment.
+        """Create the order and open its payment; one that costs nothing is fulfilled right after.
 
         Raises:
             RejectedError: the cart is wrong, or ``idempotency_key_reused`` with another body.
-            ConflictError: ``idempotency_in_progress``; the first request's commit is not visible yet.
+            ConflictError: ``idempotency_in_progress``; the first request's commit is not visible yet. Or what
+                the order needs is used up: ``discount_used_up``, ``free_orders_full``.
             BusyError: ``host_full``; nothing was written.
         """
         if self._placing >= PLACING_MAX or self._receiving + len(self._tasks) >= PAID_WAITING_MAX:
@@ -154,13 +155,20 @@ class OrderHost:
         if not await self._store.place(turn, idempotency):
             return await self._replay(command.buyer_id, idempotency)
         self._grains.assume(order_id, Cached(order, None))
+        for effect in due:
+            if effect.step == OPEN_PAYMENT:
+                await self._open_payment(order_id)
+            elif effect.delay_s == 0:
+                self._start(self.run_effect(order_id, effect.step))
+        cached = await self._grains.turn(order_id, _peek)
+        return PlacedOrder(cached.order, cached.payment_handle, replayed=False)
+
+    async def _open_payment(self, order_id: str) -> None:
         try:
             async with asyncio.timeout(OPEN_PAYMENT_WAIT_S):
                 await self.run_effect(order_id, OPEN_PAYMENT)
         except TimeoutError:
             log.warning("payment of %s is not open yet; the sweep goes on", order_id)
-        cached = await self._grains.turn(order_id, _peek)
-        return PlacedOrder(cached.order, cached.payment_handle, replayed=False)
 
     async def receive(self, news: PaymentNews) -> str:
         """Apply a verified webhook; when this returns it is kept, with its outcome. Safe to repeat.
@@ -342,11 +350,9 @@ class OrderHost:
             seen: list[Event] = []
             for event in stored.events:
                 seen.append(event)
-                if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
+                if isinstance(event, ANSWERED):
                     break
-            if isinstance(seen[-1], PaymentOpened | OrderPaid | OrderCancelled) or (
-                waited_s >= OPEN_PAYMENT_WAIT_S
-            ):
+            if isinstance(seen[-1], ANSWERED) or waited_s >= OPEN_PAYMENT_WAIT_S:
                 order = fold(recorded.subject, seen)
                 assert order is not None
                 return PlacedOrder(order, stored.payment_handle, replayed=True)

@@ -24,7 +24,8 @@ from cluster.local.layout import Layout, read_json
 from domain.dsse import Envelope, pae
 from domain.licences import PAYLOAD_TYPE, unarmour
 from domain.money import BASIS_POINTS, format_money
-from domain.orders.booking import CLEARING, FEES, PLATFORM_FEE_BPS, capture_entry_key
+from domain.orders.booking import CLEARING, FEES, capture_entry_key
+from domain.proposals.documents import GENESIS, Kind, PlatformFees
 
 OPENSSL_TIMEOUT_S = 10.0
 FINANCE_TIMEOUT_S = 10.0
@@ -124,16 +125,27 @@ def finance_books(evidence: Evidence, layout: Layout) -> str:
 
 
 def expected_postings(order: Order) -> list[tuple[str, int]]:
-    """Work out from the order alone what its entry must hold, sorted by account."""
-    gross: dict[str, int] = {}
+    """Work out from the order alone what its entry must hold, sorted by account.
+
+    Of a marketplace whose fees and splits are as they begin: a share of each line's net for the platform, the
+    rest for the seller.
+    """
+    fees = GENESIS[Kind.PLATFORM_FEES]
+    assert isinstance(fees, PlatformFees), "the document of that kind"
+    sums = {CLEARING: order["total_minor"]}
     for line in order["lines"]:
-        gross[line["seller_id"]] = gross.get(line["seller_id"], 0) + line["amount_minor"]
-    fees = {seller: amount * PLATFORM_FEE_BPS // BASIS_POINTS for seller, amount in gross.items()}
-    postings = [(CLEARING, order["total_minor"])]
-    postings += [(f"seller:{seller}:payable", fees[seller] - amount) for seller, amount in gross.items()]
-    if total_fees := sum(fees.values()):
-        postings.append((FEES, -total_fees))
-    return sorted(postings)
+        net_minor = line["amount_minor"]
+        for tax in line["taxes"]:
+            net_minor -= tax["amount_minor"]
+            account = f"tax:{tax['jurisdiction']}:payable"
+            sums[account] = sums.get(account, 0) - tax["amount_minor"]
+        fee_minor = net_minor * fees.fee_bps // BASIS_POINTS
+        for account, minor in (
+            (FEES, fee_minor),
+            (f"seller:{line['seller_id']}:payable", net_minor - fee_minor),
+        ):
+            sums[account] = sums.get(account, 0) - minor
+    return sorted((account, minor) for account, minor in sums.items() if minor)
 
 
 def _read(http: httpx.Client, path: str) -> dict[str, Any]:

@@ -21,12 +21,17 @@ from cluster.simulation.network import Network
 from cluster.simulation.postgres import Postgres
 from cluster.simulation.stripe import Stripe
 from cluster.simulation.visits import visit
+from domain.catalogue import Offer
 from domain.errors import ConflictError, DependencyError, MarketplaceError, RejectedError
 from domain.ids import RANDOM_BYTES, new_id
 from domain.orders import decide
 from domain.orders.commands import PlaceOrder
 from domain.orders.events import DeliveryChoice, Line, PaymentOpened
 from domain.orders.state import TERMINAL
+from domain.pricing import terms
+from domain.pricing.taxes import Rate, tax_on
+from domain.pricing.terms import Rules, Wanted
+from domain.proposals.documents import SELLER, PlatformFees, PriceModel, RoyaltySplits, Share
 
 T = TypeVar("T")
 DEADLINE_S = 11.0  # a browser's patience, above the ingress's own 10 s
@@ -35,6 +40,19 @@ POLL_S = 1.5
 PAYABLE_POLLS_MAX = 120
 LAST_ABANDONS = 2  # the first buyer pays, these two never do, one by each way to pay
 EARLY = 5  # buyers who come early enough for their deadlines to pass while things still go wrong
+RULES = Rules(
+    PriceModel(("USD",), 100),
+    PlatformFees(1_000, {"USD": 3}, 0, 0, {}),
+    RoyaltySplits(
+        (Share(SELLER, 10_000),),
+        {"sku_2": (Share(SELLER, 3_333), Share("author_1", 3_333), Share("a2", 3_334))},
+    ),
+)
+RATES = (
+    (),
+    (Rate("DE", 190_000, inclusive=True),),
+    (Rate("US_CA", 72_500, inclusive=False), Rate("US_CA_LA", 22_500, inclusive=False)),
+)
 HABITS = ("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly")
 
 
@@ -277,8 +295,8 @@ class Buyer:
 
 
 def _line(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> Line:
-    return Line(
-        line_no=line_no,
+    """Return a line with its terms: the second's are taxed and shared, the third's discounted and taxed."""
+    offer = Offer(
         sku_id=f"sku_{line_no}",
         sku_name="logline",
         seller_id=seller_id,
@@ -287,8 +305,13 @@ def _line(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> L
         bundle_name="logline-1.0.0.tar.gz",
         bundle_sha256="ab" * 32,
         unit_price_minor=price_minor,
-        quantity=quantity,
+        currency="USD",
     )
+    wanted = Wanted(offer, quantity)
+    off_minor = wanted.price_minor // 7 if line_no == len(RATES) else 0
+    taxes = tax_on(wanted.price_minor - off_minor, RATES[line_no - 1])
+    (line,) = terms.lines([wanted], [off_minor], [taxes], RULES, platform_discount=False)
+    return replace(line, line_no=line_no)
 
 
 def _unanswered(why: str) -> DependencyError:

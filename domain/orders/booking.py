@@ -1,30 +1,44 @@
-"""How an order is booked: the chart of accounts and the exact split of captured and of returned amounts.
+"""How an order is booked: the accounts and the exact amounts of a sale and of what goes back of it.
 
 Debits are positive, credits negative; a sale's entry is
 
-    stripe:clearing            + total        money that Stripe holds for us
-    seller:<id>:payable        - net          per seller, what we owe
-    platform:fees              - fee          what we earn
+    stripe:clearing             + total        money that Stripe holds for us
+    tax:<jurisdiction>:payable  - tax          per jurisdiction, what we owe a tax office
+    seller:<payee>:payable      - earned       per payee, what we owe
+    platform:fees               - fee          what we earn
 
-The platform's fee is taken per seller and floored, so that rounding never costs a seller a unit. A return
-undoes the sale in part: each share carries the fee that is given up with it, so that all returns of a seller
-add up to the sale exactly. What comes back (a failed refund, a won dispute) is the opposite entry.
+All of it is written in the order's lines, and so is everybody's part of what goes back (``parts``). A return
+is the sale in part; what comes back (a failed refund, a won dispute) is the opposite entry.
 
 A movement is one of ``refund:<id>``, ``refund_reversal:<id>``, ``dispute:<id>``, ``dispute_won:<id>`` and
 ``dispute_fee:<id>``; its entry's key is the order's id, a colon and the movement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from domain.errors import RejectedError
-from domain.money import BASIS_POINTS
 from domain.orders.events import Share
+from domain.orders.parts import FEES, earlier_fees, parts_of_line, parts_of_share, payable
 from domain.orders.state import Order
 
-PLATFORM_FEE_BPS = 1_000  # ten per cent until price models become proposals (see docs/limits.md)
+__all__ = [
+    "CLEARING",
+    "DISPUTE",
+    "DISPUTE_FEE",
+    "DISPUTE_FEES",
+    "DISPUTE_WON",
+    "FEES",
+    "REFUND",
+    "REFUND_REVERSAL",
+    "capture_entry_key",
+    "capture_postings",
+    "cleared_minor",
+    "return_entry_key",
+    "return_postings",
+]
+
 CLEARING = "stripe:clearing"
-FEES = "platform:fees"
 DISPUTE_FEES = "stripe:dispute_fees"  # what Stripe charges for disputes; the platform bears it
 
 REFUND, REFUND_REVERSAL = "refund", "refund_reversal"
@@ -36,30 +50,14 @@ def capture_entry_key(order_id: str) -> str:
     return f"{order_id}:capture"
 
 
-def platform_fee(gross_minor: int) -> int:
-    """Return the platform's fee on what a seller sold in one order, in minor units."""
-    return gross_minor * PLATFORM_FEE_BPS // BASIS_POINTS
-
-
-def gross_by_seller(order: Order) -> dict[str, int]:
-    """Return what each seller sold in the order, in minor units."""
-    gross: dict[str, int] = {}
-    for line in order.lines:
-        gross[line.seller_id] = gross.get(line.seller_id, 0) + line.amount_minor
-    return gross
-
-
 def capture_postings(order: Order) -> list[tuple[str, int]]:
     """Return ``(account, amount_minor)`` of a paid order; the amounts sum to zero."""
     postings = [(CLEARING, order.total_minor)]
-    fees_minor = 0
-    for seller_id, gross_minor in gross_by_seller(order).items():
-        fee_minor = platform_fee(gross_minor)
-        fees_minor += fee_minor
-        postings.append((_payable(seller_id), fee_minor - gross_minor))
-    if fees_minor:
-        postings.append((FEES, -fees_minor))
-    return postings
+    for line in order.lines:
+        postings += [(account, -minor) for account, minor in parts_of_line(line)]
+    for seller_id, fee_minor in earlier_fees(order.lines).items():
+        postings += [(payable(seller_id), fee_minor), (FEES, -fee_minor)]
+    return _by_account(postings)
 
 
 def return_entry_key(order_id: str, movement: str) -> str:
@@ -97,20 +95,17 @@ def cleared_minor(postings: Sequence[tuple[str, int]]) -> int:
 
 
 def _returned(order: Order, shares: Sequence[Share], sign: int) -> list[tuple[str, int]]:
-    seller_of = {line.line_no: line.seller_id for line in order.lines}
-    net_by_seller: dict[str, int] = {}
-    fees_minor = 0
+    line_of = {line.line_no: line for line in order.lines}
+    postings = [(CLEARING, -sign * sum(share.amount_minor for share in shares))]
     for share in shares:
-        seller_id = seller_of[share.line_no]
-        net_by_seller[seller_id] = net_by_seller.get(seller_id, 0) + share.amount_minor - share.fee_minor
-        fees_minor += share.fee_minor
-    total_minor = sum(share.amount_minor for share in shares)
-    postings = [(CLEARING, -sign * total_minor)]
-    postings += [(_payable(seller_id), sign * net) for seller_id, net in net_by_seller.items() if net]
-    if fees_minor:
-        postings.append((FEES, sign * fees_minor))
-    return postings
+        parts = parts_of_share(line_of[share.line_no], share)
+        postings += [(account, sign * minor) for account, minor in parts]
+    return _by_account(postings)
 
 
-def _payable(seller_id: str) -> str:
-    return f"seller:{seller_id}:payable"
+def _by_account(postings: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Sum up by account; what comes to nothing is no posting."""
+    sums: dict[str, int] = {}
+    for account, amount_minor in postings:
+        sums[account] = sums.get(account, 0) + amount_minor
+    return [(account, amount_minor) for account, amount_minor in sums.items() if amount_minor]

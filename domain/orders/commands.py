@@ -8,7 +8,7 @@ from domain.orders.events import DeliveryChoice, Line
 
 @dataclass(frozen=True, slots=True)
 class PlaceOrder:
-    """A buyer's cart, already quoted against the catalogue."""
+    """A buyer's cart, already quoted: its lines hold their terms (``domain.terms``)."""
 
     order_id: str
     buyer_id: str
@@ -18,6 +18,7 @@ class PlaceOrder:
     payment_method: str
     country: str | None
     at: datetime
+    discount_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

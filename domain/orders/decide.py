@@ -3,6 +3,7 @@
 Legal order::
 
     PlaceOrder -> created, screened            -> effect open_payment
+               -> created, screened, granted   -> effect fulfil, of an order that costs nothing
     RecordPaymentOpened -> awaiting_payment    -> timer  expire
     ConfirmPayment -> paid                     -> effect book
     RecordBooking -> booked                    -> effect fulfil
@@ -47,6 +48,7 @@ from domain.orders.events import (
     OrderDelivered,
     OrderDisputed,
     OrderExpired,
+    OrderGranted,
     OrderLicensed,
     OrderPaid,
     OrderScreened,
@@ -58,10 +60,13 @@ from domain.orders.events import (
     RefundRequested,
     ReturnBooked,
 )
+from domain.orders.parts import is_sound, parts_of_line
 from domain.orders.state import Order, Status
 
 LINES_MAX = 50  # a cart people can read; keeps an order's events under 64 KiB
 QUANTITY_MAX = 1_000  # seats per line; larger deals are negotiated, not checked out
+FREE_QUANTITY_MAX = 10  # seats per line of an order that costs nothing: each is a licence that we sign
+POSTINGS_MAX = 200  # of one entry at Finance: accounts that the lines' parts go to, and clearing
 PAYMENT_DEADLINE_S = 1_800  # long enough for 3-D Secure and a lost card, short enough to hold no price
 RELEASED_KEY_TTL_S = 86_400  # a released key can be asked for during one day after delivery
 DELIVERY_MODES = ("recipient", "released_key")
@@ -146,6 +151,8 @@ def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
     match event:
         case OrderScreened(stage="payment", outcome="clear"):
             return [Effect(OPEN_PAYMENT)], []
+        case OrderGranted():
+            return [Effect(FULFIL, joins=True)], [OPEN_PAYMENT]
         case PaymentOpened():
             return [Effect(EXPIRE, PAYMENT_DEADLINE_S)], [OPEN_PAYMENT]
         case OrderPaid():
@@ -208,6 +215,14 @@ def turn_effects(events: Iterable[Event]) -> tuple[list[Effect], list[str]]:
     return due, done
 
 
+def gives_discount_back(events: Iterable[Event]) -> bool:
+    """Whether an order that holds a use of a discount code has ended unpaid, for good.
+
+    Not when it expires: a payment that is under way may still win, and then the code was used.
+    """
+    return any(isinstance(event, PaymentVoided | OrderCancelled) for event in events)
+
+
 def licence_id(order_id: str, line_no: int) -> str:
     """Id of the one licence of a line: derived, so a repeated effect cannot make a second one."""
     return derive_id("lic", order_id, f"licence:{line_no}")
@@ -230,7 +245,7 @@ def _place(command: c.PlaceOrder) -> list[Event]:
     verdict = policy.screen(purchase)
     if verdict.outcome != "clear":
         raise RejectedError("policy_blocked", " ".join(verdict.reasons))
-    return [
+    events: list[Event] = [
         OrderCreated(
             buyer_id=command.buyer_id,
             currency=command.currency,
@@ -240,9 +255,13 @@ def _place(command: c.PlaceOrder) -> list[Event]:
             payment_method=command.payment_method,
             country=command.country,
             at=command.at,
+            discount_id=command.discount_id,
         ),
         OrderScreened("payment", verdict.outcome, verdict.reasons, verdict.policy_version, command.at),
     ]
+    if total_minor == 0:
+        events.append(OrderGranted(command.at))
+    return events
 
 
 def _validated_total(command: c.PlaceOrder) -> int:
@@ -267,11 +286,30 @@ def _validated_total(command: c.PlaceOrder) -> int:
         )
     if command.payment_method not in PAYMENT_METHODS:
         raise RejectedError("payment_method_unknown", f"Payment methods are {', '.join(PAYMENT_METHODS)}.")
+    return _total(command)
+
+
+def _total(command: c.PlaceOrder) -> int:
+    for line in command.lines:
+        if not is_sound(line):
+            raise RejectedError("terms_unsound", f"Line {line.line_no}: its parts do not make up its amount.")
     total_minor = sum(line.amount_minor for line in command.lines)
-    if not 1 <= total_minor <= AMOUNT_MINOR_MAX:
+    if total_minor > AMOUNT_MINOR_MAX:
         raise RejectedError(
             "total_out_of_range",
-            f"The total must be 1 to {AMOUNT_MINOR_MAX} minor units, not {total_minor}.",
+            f"The total may be {AMOUNT_MINOR_MAX} minor units at most, not {total_minor}.",
+        )
+    if total_minor == 0 and any(line.quantity > FREE_QUANTITY_MAX for line in command.lines):
+        raise RejectedError(
+            "quantity_out_of_range",
+            f"An order that costs nothing has at most {FREE_QUANTITY_MAX} seats in a line.",
+        )
+    accounts = {account for line in command.lines for account, _ in parts_of_line(line)}
+    if len(accounts) >= POSTINGS_MAX:
+        raise RejectedError(
+            "payees_out_of_range",
+            f"The cart's money would go to {len(accounts)} accounts, more than one entry takes. "
+            "Buy its lines in several orders.",
         )
     return total_minor
 
@@ -360,7 +398,7 @@ def require_settled(state: Order) -> None:
 
 
 def _fulfilment(state: Order, command: c.RecordFulfilment) -> list[Event]:
-    if state.stage is not Status.BOOKED:
+    if state.stage not in (Status.BOOKED, Status.GRANTED):
         return []
     require_settled(state)
     lines = entitled_lines(state)

@@ -11,8 +11,26 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Tax:
+    """One jurisdiction's tax on a line, as reckoned at purchase.
+
+    ``rate_ppm`` is in millionths: 190,000 is 19 %. ``inclusive``: the price holds it already.
+    """
+
+    jurisdiction: str
+    rate_ppm: int
+    amount_minor: int
+    inclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One cart line, frozen at purchase. ``line_no`` counts from 1; prices are minor units."""
+    """One cart line, frozen at purchase: what it is, what it costs, and who earns it (ADR 0010).
+
+    ``line_no`` counts from 1; amounts are minor units. ``fee_minor`` is the platform's, ``payees`` are
+    (payee, amount) of what is left; none named is the seller alone. ``fee_minor`` None: an order from before
+    lines held their terms, of which ``parts`` knows what held then.
+    """
 
     line_no: int
     sku_id: str
@@ -25,11 +43,33 @@ class Line:
     unit_price_minor: int
     quantity: int
     licence_days: int | None = None  # None is a perpetual licence
+    discount_minor: int = 0
+    taxes: tuple[Tax, ...] = ()
+    fee_minor: int | None = None
+    payees: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def price_minor(self) -> int:
+        """Price of the whole line, before discount and tax."""
+        return self.unit_price_minor * self.quantity
 
     @property
     def amount_minor(self) -> int:
-        """Price of the whole line."""
-        return self.unit_price_minor * self.quantity
+        """What the buyer pays for the line."""
+        amount_minor = self.unit_price_minor * self.quantity - self.discount_minor
+        if self.taxes:
+            amount_minor += sum(tax.amount_minor for tax in self.taxes if not tax.inclusive)
+        return amount_minor
+
+    @property
+    def tax_minor(self) -> int:
+        """All tax on the line."""
+        return sum(tax.amount_minor for tax in self.taxes)
+
+    @property
+    def net_minor(self) -> int:
+        """What the platform and the payees share: what the buyer pays, without tax."""
+        return self.amount_minor - self.tax_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +82,17 @@ class DeliveryChoice:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A line's part of money that goes back; ``fee_minor`` of it is the platform's fee given up."""
+    """A line's part of money that goes back, and what of it each gives up that had a part of the line.
+
+    ``fee_minor`` is the platform's; ``taxes`` and ``payees`` are in the order of the line's own. The rest, if
+    the line names no payees, is the seller's.
+    """
 
     line_no: int
     amount_minor: int
     fee_minor: int
+    taxes: tuple[int, ...] = ()
+    payees: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +106,14 @@ class OrderCreated:
     delivery: DeliveryChoice
     payment_method: str
     country: str | None
+    at: datetime
+    discount_id: str | None = None  # whose use the order holds
+
+
+@dataclass(frozen=True, slots=True)
+class OrderGranted:
+    """The order costs nothing: there is nothing to pay and nothing to book."""
+
     at: datetime
 
 
@@ -190,11 +244,15 @@ class RefundRequested:
 
 @dataclass(frozen=True, slots=True)
 class RefundAccepted:
-    """Stripe took the refund on: from here on the money has left what it holds for us."""
+    """Stripe took the refund on: from here on the money has left what it holds for us.
+
+    ``shares`` replace those that were asked for, of a refund that had counted as failed before.
+    """
 
     refund_id: str
     stripe_refund_id: str
     at: datetime
+    shares: tuple[Share, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +361,7 @@ class FulfilmentEnded:
 Event = (
     OrderCreated
     | OrderScreened
+    | OrderGranted
     | PaymentOpened
     | PaymentFailed
     | OrderPaid
@@ -332,6 +391,7 @@ Event = (
 KINDS: dict[str, type[Event]] = {
     "order.created": OrderCreated,
     "order.screened": OrderScreened,
+    "order.granted": OrderGranted,
     "order.payment_opened": PaymentOpened,
     "order.payment_failed": PaymentFailed,
     "order.paid": OrderPaid,
@@ -357,6 +417,8 @@ KINDS: dict[str, type[Event]] = {
     "order.licence_revoked": LicencesRevoked,
     "order.fulfilment_ended": FulfilmentEnded,
 }
+# Whoever places an order is answered when one of these has happened, and a repetition as it then was.
+ANSWERED = (OrderGranted, PaymentOpened, OrderPaid, OrderCancelled)
 KIND_OF: dict[type[Event], str] = {cls: kind for kind, cls in KINDS.items()}
 
 _TUPLES = ("reasons", "licence_ids", "delivery_ids", "line_nos")
@@ -367,11 +429,30 @@ def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
     values = dict(data)
     values["at"] = datetime.fromisoformat(values["at"])
     if kind == "order.created":
-        values["lines"] = tuple(Line(**line) for line in values["lines"])
+        values["lines"] = tuple(_line(line) for line in values["lines"])
         values["delivery"] = DeliveryChoice(**values["delivery"])
-    elif "shares" in values:
-        values["shares"] = tuple(Share(**share) for share in values["shares"])
+    elif values.get("shares") is not None:
+        values["shares"] = tuple(_share(share) for share in values["shares"])
     for name in _TUPLES:
         if name in values:
             values[name] = tuple(values[name])
     return KINDS[kind](**values)
+
+
+def _line(data: dict[str, Any]) -> Line:
+    # Most lines have neither, and those stored before there were any have no such members.
+    if data.get("taxes"):
+        data = {**data, "taxes": tuple(Tax(**tax) for tax in data["taxes"])}
+    elif "taxes" in data:
+        data = {**data, "taxes": ()}
+    if "payees" in data:
+        data = {**data, "payees": tuple((payee, minor) for payee, minor in data["payees"])}
+    return Line(**data)
+
+
+def _share(data: dict[str, Any]) -> Share:
+    values = dict(data)
+    for name in ("taxes", "payees"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return Share(**values)

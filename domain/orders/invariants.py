@@ -29,10 +29,12 @@ from domain.orders.events import (
     OrderBooked,
     OrderCreated,
     OrderDelivered,
+    OrderGranted,
     OrderLicensed,
     OrderPaid,
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
+from domain.orders.parts import is_sound
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,
@@ -41,7 +43,7 @@ from domain.orders.return_invariants import (
     issued_lines,
     return_entries,
 )
-from domain.orders.state import TERMINAL, Order, fold
+from domain.orders.state import TERMINAL, Order, Status, fold
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
@@ -51,6 +53,11 @@ INBOX_KEPT_DAYS_MIN = 4  # processed webhooks are kept at least while Stripe may
 _MILESTONES: tuple[tuple[type[Event], str, str], ...] = (
     (OrderPaid, "I2", "I6"),
     (OrderBooked, "I1", "I4"),
+    (OrderLicensed, "I3", "I4"),
+    (OrderDelivered, "I3", "I3"),
+)
+_FREE_MILESTONES: tuple[tuple[type[Event], str, str], ...] = (
+    (OrderGranted, "I6", "I6"),
     (OrderLicensed, "I3", "I4"),
     (OrderDelivered, "I3", "I3"),
 )
@@ -247,7 +254,14 @@ class Examination:
         return when is None or as_of is None or when <= as_of - self._grace
 
     def _payment(self, order: Order) -> Iterator[tuple[str, str]]:
+        for line in order.lines:
+            if line.fee_minor is not None and not is_sound(line):
+                yield "I1", f"line {line.line_no}: its parts do not make up its amount"
         total_minor = sum(line.amount_minor for line in order.lines)
+        if order.total_minor == 0 and order.stage in (Status.SCREENED, Status.AWAITING_PAYMENT):
+            yield "I9", "costs nothing, and waits to be paid"
+        if order.total_minor and order.stage is Status.GRANTED:
+            yield "I1", f"totals {order.total_minor}, and was granted"
         if total_minor != order.total_minor:
             yield "I1", f"totals {order.total_minor}, but its lines sum to {total_minor}"
         paid = self.paid
@@ -426,8 +440,11 @@ def _sequence(facts: OrderFacts) -> Iterator[tuple[str, str]]:
 
 def _milestones(events: Sequence[Event]) -> Iterator[tuple[str, str]]:
     kinds = [type(event) for event in events]
+    free = OrderGranted in kinds
+    if free and (OrderPaid in kinds or OrderBooked in kinds):
+        yield "I1", "costs nothing, and was paid or booked"
     previous: type[Event] = OrderCreated
-    for kind, repeated, unprepared in _MILESTONES:
+    for kind, repeated, unprepared in _FREE_MILESTONES if free else _MILESTONES:
         if kind in kinds:
             if kinds.count(kind) > 1:
                 yield repeated, f"has {kinds.count(kind)} events {KIND_OF[kind]}"

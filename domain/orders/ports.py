@@ -163,10 +163,17 @@ class OrderStore(Protocol):
     """Postgres, the authority."""
 
     async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
-        """Insert the order; False when the buyer's idempotency key was used before."""
+        """Insert the order; False when the buyer's idempotency key was used before.
+
+        Raises:
+            ConflictError: ``discount_used_up``, ``free_orders_full``; nothing was written.
+        """
 
     async def commit(self, turn: Turn) -> bool:
-        """Commit under the fence; False when another host has moved the order on."""
+        """Commit under the fence; False when another host has moved the order on.
+
+        An order that ends unpaid gives back the use of its discount code (``decide.gives_discount_back``).
+        """
 
     async def load(self, order_id: str) -> StoredOrder | None:
         """Read an order's history."""

@@ -32,13 +32,7 @@ from domain.errors import ConflictError, DependencyError, RejectedError
 from domain.ids import derive_id
 from domain.money import format_money, smallest_step, split_by_weight
 from domain.orders import commands as c
-from domain.orders.booking import (
-    cleared_minor,
-    gross_by_seller,
-    platform_fee,
-    return_entry_key,
-    return_postings,
-)
+from domain.orders.booking import cleared_minor, return_entry_key, return_postings
 from domain.orders.events import (
     DisputeLost,
     DisputeUpdated,
@@ -56,6 +50,7 @@ from domain.orders.events import (
     ReturnBooked,
     Share,
 )
+from domain.orders.parts import shares_of
 from domain.orders.returned import DisputeStatus, Refund, RefundStatus, left_by_line, shares_returned
 from domain.orders.state import Order, Status, evolve
 
@@ -329,9 +324,12 @@ def _steps(
     if refund.stripe_refund_id is None:
         if status in _FAILED:
             return [failed] if refund.status is RefundStatus.REQUESTED else []
+        shares = None
         if refund.status is RefundStatus.FAILED:
-            _require_left(state, [(share.line_no, share.amount_minor) for share in refund.shares])
-        accepted = RefundAccepted(refund.refund_id, stripe_refund_id, at)
+            parts = [(share.line_no, share.amount_minor) for share in refund.shares]
+            _require_left(state, parts)
+            shares = _shares(state, parts)  # others may have given their parts up meanwhile
+        accepted = RefundAccepted(refund.refund_id, stripe_refund_id, at, shares)
         return [accepted, OrderRefunded(refund.refund_id, at)] if status == "succeeded" else [accepted]
     if refund.status is RefundStatus.FAILED:
         return []
@@ -438,23 +436,4 @@ def _later(stage: str, told: str) -> str:
 
 
 def _shares(state: Order, parts: Sequence[tuple[int, int]]) -> tuple[Share, ...]:
-    """Add to each part the platform's fee that is given up with it.
-
-    Per seller and in proportion, floored, over everything returned so far: when all is returned, the fee of
-    the sale is given up to the last unit, whatever the steps were.
-    """
-    seller_of = {line.line_no: line.seller_id for line in state.lines}
-    gross = gross_by_seller(state)
-    returned, given_up = dict.fromkeys(gross, 0), dict.fromkeys(gross, 0)
-    for share in shares_returned([*state.refunds, *state.disputes]):
-        returned[seller_of[share.line_no]] += share.amount_minor
-        given_up[seller_of[share.line_no]] += share.fee_minor
-    shares = []
-    for line_no, amount_minor in parts:
-        seller_id = seller_of[line_no]
-        returned[seller_id] += amount_minor
-        due_minor = platform_fee(gross[seller_id]) * returned[seller_id] // gross[seller_id]
-        fee_minor = max(0, due_minor - given_up[seller_id])
-        given_up[seller_id] += fee_minor
-        shares.append(Share(line_no, amount_minor, fee_minor))
-    return tuple(shares)
+    return shares_of(state.lines, shares_returned([*state.refunds, *state.disputes]), parts)

@@ -26,6 +26,7 @@ from domain.orders.events import (
     OrderDelivered,
     OrderDisputed,
     OrderExpired,
+    OrderGranted,
     OrderLicensed,
     OrderPaid,
     OrderRefunded,
@@ -46,6 +47,7 @@ class Status(StrEnum):
 
     CREATED = "created"
     SCREENED = "screened"
+    GRANTED = "granted"
     AWAITING_PAYMENT = "awaiting_payment"
     PAID = "paid"
     BOOKED = "booked"
@@ -98,7 +100,7 @@ class Order:
     failure_event_ids: frozenset[str] = frozenset()  # Stripe tells a decline more than once
     voided: bool = False
     paid_at: datetime | None = None
-    booked_at: datetime | None = None
+    booked_at: datetime | None = None  # of a granted order: since when there is nothing to book
     entry_key: str | None = None
     licence_ids: tuple[str, ...] = ()
     delivery_ids: tuple[str, ...] = ()
@@ -111,6 +113,7 @@ class Order:
     booked_returns: frozenset[str] = frozenset()  # movements that Finance acknowledged
     suspended_lines: frozenset[int] = frozenset()
     revoked_lines: frozenset[int] = frozenset()
+    discount_id: str | None = None
 
     @property
     def status(self) -> Status:
@@ -176,6 +179,7 @@ def evolve(order_id: str, state: Order | None, event: Event) -> Order:
             country=event.country,
             created_at=event.at,
             updated_at=event.at,
+            discount_id=event.discount_id,
         )
     if state is None:
         raise ValueError(f"{order_id}: {type(event).__name__} before OrderCreated")
@@ -191,6 +195,8 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
     match event:
         case OrderScreened():
             return {"stage": Status.SCREENED} if event.stage == "payment" else {}
+        case OrderGranted():
+            return {"stage": Status.GRANTED, "booked_at": event.at}
         case PaymentOpened():
             return {
                 "stage": Status.AWAITING_PAYMENT,
@@ -284,6 +290,7 @@ def _refunds(state: Order, event: RefundAccepted | OrderRefunded | RefundFailed)
                     accepted_at=event.at,
                     ended_at=None,
                     failure=None,
+                    shares=refund.shares if event.shares is None else event.shares,
                 )
             case OrderRefunded():
                 return replace(refund, status=RefundStatus.SUCCEEDED, ended_at=event.at)

@@ -43,6 +43,7 @@ PERCENT_MAX = 100
 SELLER = "seller"  # the payee that stands for whoever sells the SKU
 CAPTURES = ("automatic", "manual_when_flagged")
 POLICIES = ("perpetual", "timed")
+_PAYEE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,99}")  # a part of an account's name at Finance
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 
@@ -336,8 +337,11 @@ def _split(value: Any, pointer: str) -> tuple[Share, ...]:
 
 def _share(value: Any, pointer: str) -> Share:
     found = fields.members(value, pointer, ("payee", "bps"))
+    payee = found["payee"]
+    if type(payee) is not str or not _PAYEE.fullmatch(payee):
+        raise fields.wrong(fields.below(pointer, "payee"), "Give 1 to 100 letters, digits and _.")
     return Share(
-        _name(found["payee"], fields.below(pointer, "payee")),
+        payee,
         fields.basis_points(found["bps"], fields.below(pointer, "bps"), 1),
     )
 

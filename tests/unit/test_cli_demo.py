@@ -92,7 +92,7 @@ def test_events_must_be_numbered_without_a_gap(evidence, client, market):
 
 def test_expected_postings_are_worked_out_from_the_order_alone():
     def line(seller, amount_minor):
-        return {"seller_id": seller, "amount_minor": amount_minor}
+        return {"seller_id": seller, "amount_minor": amount_minor, "taxes": []}
 
     order = {"total_minor": 2008, "lines": [line("a", 1999), line("b", 9)]}
     postings = proofs.expected_postings(order)

@@ -1,0 +1,492 @@
+"""The terms of an order: whatever the cart, the parts sum to the whole, and what goes back adds up to it."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import orjson
+import pytest
+
+from domain.catalogue import Offer
+from domain.errors import MarketplaceError, RejectedError
+from domain.ledger import kind_in_chart
+from domain.ledger.entries import Entry, Posting
+from domain.money import AMOUNT_MINOR_MAX, smallest_step
+from domain.orders import commands as c
+from domain.orders.booking import CLEARING, FEES, capture_postings, return_postings
+from domain.orders.decide import FREE_QUANTITY_MAX, FULFIL, decide, delivery_id, licence_id, turn_effects
+from domain.orders.events import KIND_OF, OrderGranted, decode_event
+from domain.orders.parts import is_sound, parts_of_line, shares_of
+from domain.orders.state import Status, evolve, fold
+from domain.pricing import discounts, terms
+from domain.pricing.discounts import Discount
+from domain.pricing.taxes import Rate, TaxableLine, TaxQuestion, TaxTable, tax_on
+from domain.pricing.terms import Rules, Wanted
+from domain.proposals.documents import SELLER, PlatformFees, PriceModel, RoyaltySplits, Share
+from tests.fakes.carts import NOW, cart, line, order_id
+
+OID = order_id(1)
+CURRENCIES = ("USD", "EUR", "JPY", "KRW", "KWD", "BHD", "ISK", "UGX")
+CASES, BLOCKS = 10_400, 8
+
+
+def held(jurisdiction, rate_ppm):
+    return Rate(jurisdiction, rate_ppm, inclusive=True)
+
+
+def on_top(jurisdiction, rate_ppm):
+    return Rate(jurisdiction, rate_ppm, inclusive=False)
+
+
+def offer(price_minor=1000, seller_id="seller_1", sku_id="sku_1", currency="USD", **more):
+    return Offer(
+        sku_id, "logline", seller_id, "rel_1", "1.0.0", "b.tar.gz", "ab" * 32, price_minor, currency, **more
+    )
+
+
+def rules(fee_bps=1_000, fixed=None, splits=None, percent_max=100):
+    return Rules(
+        PriceModel(CURRENCIES, percent_max),
+        PlatformFees(fee_bps, fixed or {}, 0, 0, {}),
+        splits or RoyaltySplits((Share(SELLER, 10_000),), {}),
+    )
+
+
+def code(**changes):
+    values = {
+        "discount_id": "dsc_1",
+        "code": "SPRING",
+        "seller_id": None,
+        "percent_bps": 2_000,
+        "amounts_minor": {},
+        "minimum_minor": {},
+        "sku_ids": frozenset(),
+        "uses_max": None,
+        "uses_per_buyer_max": None,
+        "valid_from": NOW - timedelta(days=1),
+        "valid_until": NOW + timedelta(days=1),
+    }
+    return Discount(**(values | changes))
+
+
+def priced(wanted, rules_, *, discount=None, rates=(), currency="USD"):
+    off = terms.discounts(wanted, discount, rules_, currency, NOW)
+    step = smallest_step(currency)
+    taxes = [tax_on(one.amount_minor, rates, step) for one in terms.taxable(wanted, off)]
+    platform = discount is not None and discount.seller_id is None
+    return terms.lines(wanted, off, taxes, rules_, platform_discount=platform)
+
+
+def random_split(rng):
+    payees = rng.sample((SELLER, "seller_0", "seller_1", "author", "a_2", "a_3"), rng.randrange(1, 6))
+    cuts = sorted(rng.sample(range(1, 10_000), len(payees) - 1))
+    bps = [b - a for a, b in zip([0, *cuts], [*cuts, 10_000], strict=True)]
+    return tuple(Share(payee, part) for payee, part in zip(payees, bps, strict=True))
+
+
+def random_order(rng):
+    """Return (cart, currency, lines) of a random sale under random rules."""
+    currency = rng.choice(CURRENCIES)
+    step = smallest_step(currency)
+    wanted = [
+        Wanted(
+            offer(
+                step * rng.choice((0, 1, 3, rng.randrange(100), rng.randrange(1, 20_000))),
+                f"seller_{rng.randrange(3)}",
+                f"sku_{number}",
+                currency,
+            ),
+            rng.choice((1, 1, 2, rng.randrange(1, 30))),
+        )
+        for number in range(rng.randrange(1, 7))
+    ]
+    rules_ = rules(
+        rng.choice((0, 1, 850, 1_000, 3_333, 10_000)),
+        rng.choice(({}, {currency: rng.randrange(60)})),
+        RoyaltySplits(random_split(rng), {f"sku_{number}": random_split(rng) for number in range(2)}),
+        rng.choice((0, 33, 100, 100)),
+    )
+    rates = rng.choice(
+        (
+            (),
+            (held("DE", rng.randrange(300_000)),),
+            (on_top("GB", 200_000),),
+            (on_top("US_CA", 72_500), on_top("US_CA_LA", 22_500), on_top("US_X", 0)),
+            (held("CA", 50_000), held("CA_QC", 99_750)),
+        )
+    )
+    percent = rng.random() < 0.5
+    discount = code(
+        seller_id=rng.choice((None, "seller_0")),
+        percent_bps=rng.choice((1, 999, 5_000, 10_000)) if percent else None,
+        amounts_minor={} if percent else {currency: step * rng.randrange(1, 5_000)},
+    )
+    try:
+        lines = priced(wanted, rules_, discount=discount, rates=rates, currency=currency)
+    except RejectedError:  # it takes nothing off this cart
+        lines = priced(wanted, rules_, rates=rates, currency=currency)
+    return wanted, currency, lines
+
+
+def check_sale(wanted, currency, lines):
+    step = smallest_step(currency)
+    for one, asked in zip(lines, wanted, strict=True):
+        assert is_sound(one)
+        assert one.price_minor == asked.price_minor
+        assert one.amount_minor % step == 0
+        assert 0 <= one.discount_minor <= one.price_minor
+        assert sum(minor for _, minor in parts_of_line(one)) == one.amount_minor
+        assert 0 <= (one.fee_minor or 0) <= one.net_minor
+        for account, _ in parts_of_line(one):
+            assert kind_in_chart(account) is not None, account
+
+
+def entry(postings):
+    """An entry that exists is balanced, and has no posting of zero."""
+    return Entry("key", "USD", NOW, "", tuple(Posting(*one) for one in postings))
+
+
+class Sale:
+    """An order that is sold and then returned by random refunds and disputes; some come to nothing."""
+
+    def __init__(self, rng, lines, currency):
+        self.rng, self.currency, self.state, self.books = rng, currency, None, Counter()
+        self.tell(cart(1, *lines, currency=currency))
+        if self.state is not None and self.state.total_minor:
+            self.tell(c.ConfirmPayment("pi_1", "evt_1", self.state.total_minor, currency, NOW))
+            for number in range(rng.randrange(1, 7)):
+                self.step(number)
+            self.finish()
+
+    def tell(self, command):
+        try:
+            events = decide(self.state, command)
+        except MarketplaceError:
+            return
+        for event in events:
+            self.state = evolve(OID, self.state, event)
+        for effect in turn_effects(events)[0]:
+            kind, _, movement = effect.step.partition(":")
+            if kind == "book":
+                postings = (
+                    return_postings(self.state, movement)[1] if movement else capture_postings(self.state)
+                )
+                entry(postings)
+                for account, amount in postings:
+                    self.books[account] += amount
+
+    def hear(self, refund_id, name, amount, status):
+        self.tell(c.NoticeRefund(name, refund_id, "pi_1", amount, self.currency, status, "", NOW))
+
+    def step(self, number):
+        rng, total, step = self.rng, self.state.total_minor, smallest_step(self.currency)
+        amount = rng.choice((1, rng.randrange(1, total + 1), total - self.state.returned_minor or 1))
+        amount = max(step, amount - amount % step)
+        what = rng.random()
+        if what < 0.55:
+            self.refund(f"rfd_{number}", f"re_{number}", amount)
+        elif what < 0.75:
+            self.hear("", f"re_{number}", amount, "succeeded")
+        else:
+            for status in ("needs_response", rng.choice(("won", "lost"))):
+                dispute = (f"dp_{number}", "pi_1", amount, self.currency, status, "fraud", 0, NOW)
+                self.tell(c.NoticeDispute(*dispute))
+
+    def refund(self, refund_id, name, amount):
+        rng = self.rng
+        by_line = rng.random() < 0.5
+        asked = ((rng.choice(self.state.lines).line_no, rng.choice((None, amount))),) if by_line else ()
+        self.tell(
+            c.RequestRefund(refund_id, asked, None if by_line else amount, "operator", "o", "w", "d", NOW)
+        )
+        if rng.random() < 0.2:
+            self.refuse(refund_id)
+        if rng.random() < 0.9:
+            self.tell(c.RecordRefund(refund_id, name, "succeeded", NOW))
+        made = self.state.find_refund(refund_id)
+        if made is not None and rng.random() < 0.3:
+            self.hear(refund_id, name, made.amount_minor, "failed")
+
+    def refuse(self, refund_id):
+        self.tell(c.RecordRefundRefused(refund_id, "refund_refused", "no", NOW))
+
+    def finish(self):
+        """Return what is left: then nobody may keep a unit."""
+        for refund in self.state.refunds:
+            self.refuse(refund.refund_id)
+        if left := self.state.total_minor - self.state.returned_minor:
+            self.hear("", "re_last", left, "succeeded")
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_whatever_is_sold_and_returned_every_unit_has_its_owner(block):
+    shapes = Counter()
+    for seed in range(block, CASES, BLOCKS):
+        rng = random.Random(seed)
+        wanted, currency, lines = random_order(rng)
+        check_sale(wanted, currency, lines)
+        sale = Sale(rng, lines, currency)
+        state, books = sale.state, sale.books
+        if state is None:
+            shapes["refused"] += 1
+            total, seats = sum(one.amount_minor for one in lines), max(one.quantity for one in lines)
+            assert total > AMOUNT_MINOR_MAX or (total == 0 and seats > FREE_QUANTITY_MAX)
+            continue
+        assert sum(books.values()) == 0
+        if state.total_minor == 0:
+            shapes["free"] += 1
+            assert not books
+            continue
+        assert state.returned_minor == state.total_minor
+        assert not +books, f"seed {seed}: {books}"
+        assert not -books, f"seed {seed}: {books}"
+        shapes["sold"] += 1
+        shapes["discounted"] += any(one.discount_minor for one in lines)
+        shapes["taxed"] += any(one.taxes for one in lines)
+        shapes["shared"] += any(one.payees for one in lines)
+        shapes["returned in steps"] += len(state.refunds) + len(state.disputes) > 2
+        shapes["won or failed"] += any(not one.returns for one in (*state.refunds, *state.disputes))
+    assert sum(shapes[name] for name in ("refused", "free", "sold")) == CASES // BLOCKS
+    for name in ("free", "discounted", "taxed", "shared", "returned in steps", "won or failed"):
+        assert shapes[name] > CASES // BLOCKS // 50, shapes
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_parts_go_back_in_proportion_whatever_the_steps(seed):
+    rng = random.Random(seed)
+    _, _, lines = random_order(rng)
+    one = max(lines, key=lambda each: each.amount_minor)
+    if one.amount_minor == 0:
+        return
+    whole = [minor for _, minor in parts_of_line(one)]
+    returned, given = [], [0] * len(whole)
+    left = one.amount_minor
+    while left:
+        amount = min(left, rng.choice((1, 2, rng.randrange(1, one.amount_minor + 1))))
+        if len(returned) > 100:
+            amount = left
+        (share,) = shares_of([one], returned, [(one.line_no, amount)])
+        returned.append(share)
+        left -= amount
+        parts = [share.fee_minor, *share.taxes]
+        parts += share.payees if one.payees else [amount - sum(parts)]
+        assert min(parts) >= 0
+        given = [had + part for had, part in zip(given, parts, strict=True)]
+        back = one.amount_minor - left
+        for had, part in zip(given, whole, strict=True):
+            assert had <= part
+            assert abs(had * one.amount_minor - part * back) < len(whole) * one.amount_minor
+    assert given == whole
+
+
+def test_the_steps_of_a_sale_by_hand():
+    splits = RoyaltySplits((Share(SELLER, 7_000), Share("author", 3_000)), {})
+    wanted = [Wanted(offer(1_000), 3)]
+    (one,) = priced(
+        wanted,
+        rules(1_000, {"USD": 30}, splits),
+        discount=code(seller_id="seller_1", percent_bps=1_000),
+        rates=(held("DE", 190_000),),
+    )
+    # 3000 - 300 = 2700, of which 431 is tax (2700 - 2700/1.19 = 431.09); net 2269, fee 226 + 30
+    assert (one.discount_minor, one.amount_minor, one.tax_minor, one.net_minor) == (300, 2_700, 431, 2_269)
+    assert (one.fee_minor, one.payees) == (256, (("seller_1", 1_409), ("author", 604)))
+
+
+def test_tax_on_top_is_paid_besides_and_rounded_once():
+    rates = (on_top("US_CA", 72_500), on_top("US_CA_LA", 22_500))
+    (one,) = priced([Wanted(offer(1_999), 1)], rules(), rates=rates)
+    assert [(tax.jurisdiction, tax.amount_minor) for tax in one.taxes] == [("US_CA", 145), ("US_CA_LA", 45)]
+    assert (one.amount_minor, one.net_minor, one.fee_minor) == (2_189, 1_999, 199)
+
+
+def test_an_operators_code_is_paid_from_the_platforms_fee_alone():
+    wanted = [Wanted(offer(10_000), 1)]
+    (without,) = priced(wanted, rules())
+    (half,) = priced(wanted, rules(), discount=code(percent_bps=500))
+    (most,) = priced(wanted, rules(), discount=code(percent_bps=5_000))
+    assert [(one.discount_minor, one.fee_minor) for one in (without, half, most)] == [
+        (0, 1_000),
+        (500, 500),
+        (1_000, 0),
+    ]
+    for one in (without, half, most):
+        assert one.net_minor - one.fee_minor == 9_000, "what the seller earns"
+
+
+def test_a_sellers_code_touches_the_sellers_lines_only_and_is_spread_to_the_unit():
+    wanted = [Wanted(offer(100), 1), Wanted(offer(100, "seller_2", "sku_2"), 1), Wanted(offer(101), 2)]
+    lines = priced(
+        wanted,
+        rules(),
+        discount=code(seller_id="seller_1", percent_bps=None, amounts_minor={"USD": 10}),
+    )
+    assert [one.discount_minor for one in lines] == [3, 0, 7]
+
+
+def test_the_price_model_bounds_amounts_too():
+    free = code(seller_id="seller_1", percent_bps=None, amounts_minor={"USD": 5_000})
+    wanted = [Wanted(offer(1_000), 1)]
+    assert priced(wanted, rules(), discount=free)[0].amount_minor == 0
+    assert priced(wanted, rules(percent_max=40), discount=free)[0].amount_minor == 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "code_"),
+    [
+        ({"seller_id": "seller_2"}, "discount_not_applicable"),
+        ({"sku_ids": frozenset({"sku_9"})}, "discount_not_applicable"),
+        ({"percent_bps": 1}, "discount_not_applicable"),
+        ({"valid_until": NOW}, "discount_not_valid"),
+        ({"valid_from": NOW + timedelta(seconds=1)}, "discount_not_valid"),
+        ({"ended_at": NOW}, "discount_not_valid"),
+        ({"minimum_minor": {"USD": 1_001}}, "discount_minimum"),
+        ({"minimum_minor": {"EUR": 1}}, "discount_currency"),
+        ({"percent_bps": None, "amounts_minor": {"EUR": 100}}, "discount_currency"),
+    ],
+)
+def test_a_code_that_does_not_fit_is_refused(changes, code_):
+    with pytest.raises(MarketplaceError) as refused:
+        priced([Wanted(offer(1_000), 1)], rules(), discount=code(**changes))
+    assert refused.value.code == code_
+
+
+@pytest.mark.parametrize(
+    ("changes", "code_"),
+    [
+        ({"percent_bps": None}, "discount_invalid"),
+        ({"amounts_minor": {"USD": 1}}, "discount_invalid"),
+        ({"percent_bps": 0}, "discount_invalid"),
+        ({"percent_bps": 4_001}, "discount_too_large"),
+        ({"percent_bps": None, "amounts_minor": {"XXX": 1}}, "currency_unknown"),
+        ({"percent_bps": None, "amounts_minor": {"USD": 10**12}}, "discount_invalid"),
+        ({"percent_bps": None, "amounts_minor": {"KWD": 5}}, "discount_invalid"),
+        ({"uses_max": 0}, "discount_invalid"),
+        ({"uses_per_buyer_max": 10**9}, "discount_invalid"),
+        ({"valid_until": NOW - timedelta(days=1)}, "discount_invalid"),
+        ({"sku_ids": frozenset(map(str, range(101)))}, "discount_invalid"),
+    ],
+)
+def test_a_code_that_makes_no_sense_is_not_made(changes, code_):
+    with pytest.raises(RejectedError) as refused:
+        discounts.validate(code(**changes), 40)
+    assert refused.value.code == code_
+    discounts.validate(code(percent_bps=4_000), 40)
+
+
+def test_codes_are_read_without_regard_to_case():
+    assert discounts.read_code(" Spring-26 ") == "SPRING-26"
+    for text in ("ab", "-abc", "a b c", "ä" * 5, "x" * 33, "ab\n"):
+        with pytest.raises(RejectedError, match="discount_invalid"):
+            discounts.read_code(text)
+
+
+TABLE = {
+    "rates": [
+        {"country": "DE", "category": "*", "jurisdiction": "DE", "rate_ppm": 190_000, "inclusive": True},
+        {"country": "DE", "category": "e-book", "jurisdiction": "DE", "rate_ppm": 70_000, "inclusive": True},
+        {"country": "US", "category": "*", "jurisdiction": "US_CA", "rate_ppm": 0, "inclusive": False},
+    ],
+    "elsewhere": "refused",
+}
+
+
+def ask(country, category="software", currency="EUR", table=TABLE):
+    question = TaxQuestion(currency, country, None, [TaxableLine(10_000, category)], NOW)
+    return TaxTable.from_json(table).taxes(question)
+
+
+def test_a_table_taxes_by_country_and_category():
+    ((software,),), ((book,),), ((nothing,),) = ask("DE"), ask("DE", "e-book"), ask("US")
+    assert (software.amount_minor, book.amount_minor, nothing.amount_minor) == (1_597, 654, 0)
+    for country, code_ in ((None, "tax_country_needed"), ("FR", "tax_rate_missing")):
+        with pytest.raises(RejectedError) as refused:
+            ask(country)
+        assert refused.value.code == code_
+    assert ask("FR", table={**TABLE, "elsewhere": "untaxed"}) == [()]
+    assert ask(None, table={"rates": [], "elsewhere": "untaxed"}) == [()]
+    assert TaxTable.from_json(TABLE).as_json() == TABLE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"country": "de"},
+        {"country": 1},
+        {"category": "E Book"},
+        {"jurisdiction": "US-CA"},
+        {"rate_ppm": -1},
+        {"rate_ppm": 1_000_001},
+        {"rate_ppm": True},
+        {"inclusive": 1},
+        {"more": 1},
+        {"jurisdiction": "DE", "category": "e-book"},
+        {"jurisdiction": "DE_BY", "category": "e-book", "inclusive": False},
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(change):
+    rates = [*TABLE["rates"][:2], {**TABLE["rates"][0], "jurisdiction": "DE_BE", **change}]
+    with pytest.raises(RejectedError, match="tax_table_invalid"):
+        TaxTable.from_json({**TABLE, "rates": rates})
+
+
+def test_an_order_that_costs_nothing_is_granted_and_fulfilled_without_a_payment():
+    state, events = None, decide(None, cart(1, replace(line(), unit_price_minor=0, fee_minor=0)))
+    assert isinstance(events[-1], OrderGranted)
+    due, _ = turn_effects(events)
+    assert [effect.step for effect in due] == [FULFIL]
+    state = fold(OID, events)
+    assert state.status is Status.GRANTED
+    assert capture_postings(state) == []
+    done = decide(state, c.RecordFulfilment((licence_id(OID, 1),), (delivery_id(OID, 1),), "key_1", NOW))
+    for event in done:
+        state = evolve(OID, state, event)
+    assert state.status is Status.DELIVERED
+    with pytest.raises(MarketplaceError, match="order_not_refundable"):
+        decide(state, c.RequestRefund("rfd_1", (), None, "operator", "o", "w", "d", NOW))
+    with pytest.raises(RejectedError, match="quantity_out_of_range"):
+        decide(None, cart(1, replace(line(quantity=11), unit_price_minor=0, fee_minor=0)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fee_minor": -1},
+        {"fee_minor": 2_000},
+        {"discount_minor": 2_000},
+        {"fee_minor": 1, "payees": (("a", 1),)},
+    ],
+)
+def test_terms_that_do_not_add_up_are_never_placed(changes):
+    with pytest.raises(RejectedError, match="terms_unsound"):
+        decide(None, cart(1, replace(line(), **changes)))
+
+
+def test_a_cart_with_more_payees_than_an_entry_takes_is_refused():
+    lines = [
+        replace(line(number), fee_minor=9, payees=tuple((f"p{number}_{n}", 199) for n in range(10)))
+        for number in range(1, 26)
+    ]
+    with pytest.raises(RejectedError, match="payees_out_of_range"):
+        decide(None, cart(1, *lines))
+
+
+def test_terms_survive_storage_and_earlier_orders_book_as_they_did():
+    _, currency, lines = random_order(random.Random(11))
+    events = decide(None, cart(1, *lines, currency=currency, discount_id="dsc_1"))
+    stored = [(KIND_OF[type(event)], orjson.loads(orjson.dumps(event))) for event in events]
+    assert [decode_event(kind, data) for kind, data in stored] == events
+    earlier = decide(None, cart(1, line(1, price_minor=1_999), line(2, price_minor=15)))
+    kind, data = KIND_OF[type(earlier[0])], orjson.loads(orjson.dumps(earlier[0]))
+    del data["discount_id"]
+    for one in data["lines"]:
+        for name in ("discount_minor", "taxes", "fee_minor", "payees"):
+            del one[name]
+    assert decode_event(kind, data) == earlier[0]
+    # Ten per cent of 2014, floored once for the seller: not of each line.
+    assert dict(capture_postings(fold(OID, earlier))) == {
+        CLEARING: 2_014,
+        "seller:seller_1:payable": -1_813,
+        FEES: -201,
+    }
