@@ -19,7 +19,7 @@ class ReleaseSummary(TypedDict):
 
 
 class Sku(TypedDict):
-    """A thing on sale; ``prices`` are minor units by currency."""
+    """A thing on sale; ``prices`` are minor units by currency, the list of number ``price_version``."""
 
     id: str
     name: str
@@ -27,6 +27,8 @@ class Sku(TypedDict):
     description: str
     seller_id: str
     prices: dict[str, int]
+    price_version: int
+    tax_category: str
     created_at: str
     latest_release: ReleaseSummary | None
 
@@ -54,8 +56,17 @@ class Release(TypedDict, total=False):
     upload: Upload
 
 
-class OrderLine(TypedDict):
-    """One line of an order."""
+class Tax(TypedDict):
+    """One jurisdiction's tax on a line; ``rate_ppm`` in millionths."""
+
+    jurisdiction: str
+    rate_ppm: int
+    amount_minor: int
+    inclusive: bool
+
+
+class QuotedLine(TypedDict):
+    """One line of a cart, with what it costs."""
 
     line_no: int
     sku_id: str
@@ -65,7 +76,43 @@ class OrderLine(TypedDict):
     version: str
     quantity: int
     unit_price_minor: int
+    discount_minor: int
+    taxes: list[Tax]
     amount_minor: int
+
+
+class Quote(TypedDict):
+    """What a cart costs now."""
+
+    currency: str
+    price_minor: int
+    discount_minor: int
+    tax_minor: int
+    total_minor: int
+    lines: list[QuotedLine]
+
+
+class Discount(TypedDict):
+    """A discount code and how many orders hold a use of it; ``seller_id`` None is the platform's own."""
+
+    id: str
+    code: str
+    seller_id: str | None
+    percent_bps: int | None
+    amounts_minor: dict[str, int]
+    minimum_minor: dict[str, int]
+    sku_ids: list[str]
+    uses_max: int | None
+    uses_per_buyer_max: int | None
+    valid_from: str
+    valid_until: str | None
+    ended: bool
+    uses: int
+
+
+class OrderLine(QuotedLine):
+    """One line of an order."""
+
     licence_id: str | None
     delivery_id: str | None
 
@@ -104,6 +151,8 @@ class Order(TypedDict):
     status: str
     buyer_id: str
     currency: str
+    discount_minor: int
+    tax_minor: int
     total_minor: int
     lines: list[OrderLine]
     delivery: DeliveryWish

@@ -23,16 +23,20 @@ from serve_app.observability import IngressMetrics
 from serve_app.openapi import openapi_document
 from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
+from serve_app.quoting import Quoting
 from serve_app.routes import (
     catalogue,
     dead_letters,
+    discounts,
     licences,
     ops,
     orders,
     proposals,
+    quotes,
     refunds,
     sales,
     service,
+    tax_tables,
     webhooks,
 )
 from serve_app.sse import EventWatcher
@@ -51,6 +55,7 @@ def build_app(
     guard = Guard(Authenticator(ports.access, monotonic), ports.settings, monotonic)
     watcher = EventWatcher(ports.reads.events_since, on_count=metrics.streams)
     ports.reads.follow(watcher.push)
+    quoting = Quoting(monotonic)
     hooks = webhooks.WebhookRoutes(metrics)
     described: list[bytes] = []
 
@@ -62,13 +67,16 @@ def build_app(
     # The router looks from the top, so what is called most comes first.
     listed = (
         *webhooks.operations(hooks),
-        *orders.operations(watcher),
+        *orders.operations(watcher, quoting),
+        *quotes.operations(quoting),
         *refunds.operations(),
         *catalogue.operations(guard),
         *licences.operations(monotonic),
         *ops.operations(),
         *dead_letters.operations(),
         *sales.operations(),
+        *discounts.operations(),
+        *tax_tables.operations(),
         *proposals.operations(ports.proposals),
         *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )

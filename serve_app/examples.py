@@ -28,6 +28,8 @@ NEW_SKU: dict[str, Any] = {
 SKU: dict[str, Any] = {
     "id": _SKU_ID,
     **NEW_SKU,
+    "price_version": 1,
+    "tax_category": "software",
     "seller_id": "seller_1",
     "created_at": _TIME,
     "latest_release": {
@@ -68,9 +70,78 @@ RELEASE: dict[str, Any] = {
     "countersignature": ENVELOPE,
     "minisig": "untrusted comment: signature\n…\ntrusted comment: file:logline-1.2.0.tar.gz\n…\n",
 }
-NEW_ORDER: dict[str, Any] = {
+CART: dict[str, Any] = {
     "lines": [{"sku_id": _SKU_ID, "quantity": 3}],
     "currency": "USD",
+    "discount_code": "SPRING-10",
+    "country": "DE",
+}
+_LINE: dict[str, Any] = {
+    "line_no": 1,
+    "sku_id": _SKU_ID,
+    "sku_name": "logline",
+    "seller_id": "seller_1",
+    "release_id": _RELEASE_ID,
+    "version": "1.2.0",
+    "quantity": 3,
+    "unit_price_minor": 1999,
+    "discount_minor": 600,
+    "taxes": [{"jurisdiction": "DE", "rate_ppm": 190_000, "amount_minor": 862, "inclusive": True}],
+    "amount_minor": 5397,
+}
+QUOTE: dict[str, Any] = {
+    "currency": "USD",
+    "price_minor": 5997,
+    "discount_minor": 600,
+    "tax_minor": 862,
+    "total_minor": 5397,
+    "lines": [_LINE],
+}
+PRICE_LIST: dict[str, Any] = {
+    "version": 2,
+    "prices": {"USD": 1799, "EUR": 1699},
+    "set_by": "seller_1",
+    "set_at": _TIME,
+}
+NEW_DISCOUNT: dict[str, Any] = {
+    "code": "spring-10",
+    "percent_bps": 1_000,
+    "uses_max": 500,
+    "uses_per_buyer_max": 1,
+    "valid_until": "2026-12-24T00:00:00Z",
+}
+DISCOUNT: dict[str, Any] = {
+    "id": "dsc_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    **NEW_DISCOUNT,
+    "code": "SPRING-10",
+    "seller_id": "seller_1",
+    "amounts_minor": {},
+    "minimum_minor": {},
+    "sku_ids": [],
+    "valid_from": _TIME,
+    "ended": False,
+    "uses": 0,
+}
+TAX_TABLE: dict[str, Any] = {
+    "version": 2,
+    "table": {
+        "rates": [
+            {
+                "country": "DE",
+                "category": "*",
+                "jurisdiction": "DE",
+                "rate_ppm": 190_000,
+                "inclusive": True,
+            }
+        ],
+        "elsewhere": "refused",
+    },
+    "set_by": "operator_1",
+    "reason": "We are registered in Germany from December on.",
+    "set_at": _TIME,
+}
+NEW_ORDER: dict[str, Any] = {
+    **CART,
     "delivery": {"mode": "recipient", "recipient": _RECIPIENT},
 }
 ORDER: dict[str, Any] = {
@@ -78,25 +149,19 @@ ORDER: dict[str, Any] = {
     "status": "awaiting_payment",
     "buyer_id": "buyer_ada",
     "currency": "USD",
-    "total_minor": 5997,
+    "discount_minor": 600,
+    "tax_minor": 862,
+    "total_minor": 5397,
     "lines": [
         {
-            "line_no": 1,
-            "sku_id": _SKU_ID,
-            "sku_name": "logline",
-            "seller_id": "seller_1",
-            "release_id": _RELEASE_ID,
-            "version": "1.2.0",
-            "quantity": 3,
-            "unit_price_minor": 1999,
-            "amount_minor": 5997,
+            **_LINE,
             "licence_id": None,
             "licence_status": None,
             "delivery_id": None,
         }
     ],
     "delivery": {"mode": "recipient", "recipient": _RECIPIENT},
-    "country": None,
+    "country": "DE",
     "payment": {
         "method": "payment_intent",
         "provider": "stripe",
@@ -118,9 +183,9 @@ ORDER: dict[str, Any] = {
 REFUND: dict[str, Any] = {
     "id": "rfd_01jz3k5v8m2q9x7c4b6n0t1rwf",
     "status": "requested",
-    "amount_minor": 5997,
+    "amount_minor": 5397,
     "currency": "USD",
-    "lines": [{"line_no": 1, "amount_minor": 5997}],
+    "lines": [{"line_no": 1, "amount_minor": 5397}],
     "origin": "buyer",
     "reason": "Bought by mistake.",
     "stripe_refund_id": None,
@@ -132,7 +197,7 @@ SUMMARY = {
     "id": _ORDER_ID,
     "status": "delivered",
     "currency": "USD",
-    "total_minor": 5997,
+    "total_minor": 5397,
     "created_at": _TIME,
     "updated_at": _TIME,
 }
@@ -143,7 +208,7 @@ EVENT = {
     "at": _TIME,
     "status": "paid",
     "payment_intent_id": "pi_3PqR",
-    "amount_minor": 5997,
+    "amount_minor": 5397,
     "currency": "USD",
 }
 DELIVERY: dict[str, Any] = {

@@ -16,17 +16,21 @@ from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
+from domain.pricing.discounts import Discount
+from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
 from domain.signing import KeyRecord
 from storage.market.access import Principal
-from storage.market.catalogue import Release, Sku
+from storage.market.catalogue import PriceList, Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
+from storage.market.discounts import DiscountRow
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
-from storage.market.proposals import Receipt, Request
+from storage.market.proposals import Governing, Receipt, Request
 from storage.market.sales import SalesCursor, SalesDay
+from storage.market.taxes import TaxTableVersion
 from storage.s3 import Link
 
 
@@ -82,6 +86,12 @@ class CatalogueStore(Protocol):
 
     async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
         """List a SKU."""
+
+    async def set_prices(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
+        """Put a price list in force."""
+
+    async def price_lists(self, sku_id: str, before: int, limit: int) -> list[PriceList]:
+        """List price lists, newest first."""
 
     async def register_seller_key(
         self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]
@@ -194,6 +204,69 @@ class ProposalStore(Protocol):
         """List a document's versions, newest first."""
 
 
+class GovernedReads(Protocol):
+    """``storage.market.proposals.Governed``: the documents in force, as of the last few seconds."""
+
+    async def current(self, kind: GovernedKind) -> Governing:
+        """Return the current version."""
+
+
+class DiscountStore(Protocol):
+    """``storage.market.discounts``; see there for errors."""
+
+    async def create(
+        self,
+        write: Write,
+        discount: Discount,
+        created_at: datetime,
+        body: Mapping[str, Any],
+        *,
+        action_id: str,
+        reason: str,
+    ) -> Recorded | None:
+        """Make a code."""
+
+    async def end(
+        self,
+        write: Write,
+        discount_id: str,
+        body: Mapping[str, Any],
+        *,
+        by_operator: bool,
+        action_id: str,
+        reason: str,
+    ) -> Recorded | None:
+        """End a code."""
+
+    async def find_code(self, code: str) -> DiscountRow | None:
+        """Read a code."""
+
+    async def find(self, discount_id: str) -> DiscountRow | None:
+        """Read a code by its id."""
+
+    async def page(self, seller_id: str | None, before: str, limit: int) -> list[DiscountRow]:
+        """List codes, newest first."""
+
+
+class TaxTableStore(Protocol):
+    """``storage.market.taxes``; see there for errors."""
+
+    async def current(self) -> TaxTableVersion:
+        """Read the table in force."""
+
+    async def replace(
+        self,
+        write: Write,
+        table: TaxTable,
+        base_version: int,
+        body: Mapping[str, Any],
+        *,
+        action_id: str,
+        reason: str,
+    ) -> Recorded | None:
+        """Put a table in force."""
+
+
 class Signing(Protocol):
     """The signer's actor, as far as HTTP needs it."""
 
@@ -255,6 +328,10 @@ class IngressPorts:
     dead_letters: DeadLetterStore
     sales: SalesReads
     proposals: ProposalStore
+    governed: GovernedReads
+    discounts: DiscountStore
+    taxes: TaxCalculator
+    tax_tables: TaxTableStore
     signing: Signing
     payloads: PayloadLinks
     uploads: UploadLinks

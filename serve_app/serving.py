@@ -4,6 +4,7 @@
 Each ingress replica builds its own ports inside its own event loop; nothing unpicklable is shipped.
 """
 
+import time
 from typing import Any
 
 from ray import serve
@@ -22,11 +23,13 @@ from storage.market.access import AccessTokens
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
+from storage.market.discounts import Discounts
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
-from storage.market.proposals import Proposals
+from storage.market.proposals import Governed, Proposals
 from storage.market.sales import Sales
+from storage.market.taxes import TaxTables
 from storage.s3 import Bucket, S3Access
 
 POOL_MAX = 8  # statements of a millisecond each; more would only queue in Postgres instead of here
@@ -63,6 +66,7 @@ class IngressDeployment:
         self._uploads = Bucket(access, settings.s3.bucket_uploads, utc_now)
         self._payloads = Bucket(access, settings.s3.bucket_payloads, utc_now)
         self._catalogue = Catalogue(self._pool)
+        self._tax_tables = TaxTables(self._pool, time.monotonic)
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
         settle_process()
 
@@ -83,6 +87,10 @@ class IngressDeployment:
             dead_letters=DeadLetters(self._pool),
             sales=Sales(self._pool),
             proposals=Proposals(self._pool),
+            governed=Governed(self._pool, time.monotonic),
+            discounts=Discounts(self._pool),
+            taxes=self._tax_tables,
+            tax_tables=self._tax_tables,
             signing=self._signer,
             payloads=self._payloads,
             uploads=self._uploads,

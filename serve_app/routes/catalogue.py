@@ -5,12 +5,13 @@ only, and a draft's upload link to its seller: for anyone else they do not exist
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 from starlette.responses import Response
 
 from domain import semver
-from domain.catalogue import validate_listing
+from domain.catalogue import validate_listing, validate_prices
 from domain.dsse import decode_base64
 from domain.errors import NotFoundError, RejectedError
 from domain.ids import is_id
@@ -20,13 +21,23 @@ from serve_app.auth import OPERATOR, SELLER
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import REPLAYED, answer, write_of
 from serve_app.operations import Answer, Guard, Operation
-from serve_app.paging import QUERY, cursor_after, page_of
+from serve_app.paging import (
+    QUERY,
+    cursor_after,
+    cursor_invalid,
+    limit_of,
+    page_of,
+    query_of,
+    read_cursor,
+)
 from serve_app.schemas import catalogue as schemas
+from serve_app.schemas.pricing import NewPriceList, PriceListPage, price_list_document
 from storage.market.access import Principal
 from storage.market.catalogue import Release, Sku
 from storage.signing.keys import register
 
 UPLOAD_LINK_LIFETIME_S = 3_600  # a bundle of gigabytes over a home line; a repetition gives a new link
+PRICE_VERSIONS_MAX = 2**31 - 1
 NAME_CHARS_MAX = 100  # longer than any SKU's id or name
 
 PUBLISH_PROBLEMS = (
@@ -75,7 +86,7 @@ class CatalogueRoutes:
         """POST /v1/skus."""
         value = await call.json()
         body = read_model(schemas.NewSku, value)
-        validate_listing(body.name, body.title, body.description, body.prices)
+        validate_listing(body.name, body.title, body.description, body.prices, body.tax_category)
         sku = Sku(
             sku_id=call.ports.new_id("sku"),
             name=body.name,
@@ -84,11 +95,36 @@ class CatalogueRoutes:
             seller_id=call.caller.principal_id,
             created_at=call.ports.clock(),
             prices=body.prices,
+            tax_category=body.tax_category,
         )
         document = schemas.sku_document(sku)
         return answer(
             201, document, await call.ports.catalogue.create_sku(write_of(call, value), sku, document)
         )
+
+    async def set_prices(self, call: Call) -> Response:
+        """PUT /v1/skus/{sku_id}/prices."""
+        value = await call.json()
+        body = read_model(NewPriceList, value)
+        validate_prices(body.prices)
+        sku = await self._own_sku(call)
+        repriced = replace(sku, prices=body.prices, price_version=body.base_version + 1)
+        document = schemas.sku_document(repriced)
+        earlier = await call.ports.catalogue.set_prices(write_of(call, value), repriced, document)
+        return answer(200, document, earlier)
+
+    async def price_lists(self, call: Call) -> Response:
+        """GET /v1/skus/{sku_id}/prices."""
+        query = query_of(call)
+        limit = limit_of(query)
+        before = read_cursor(query["cursor"]) if query.get("cursor") else str(PRICE_VERSIONS_MAX)
+        if not before.isascii() or not before.isdigit() or int(before) > PRICE_VERSIONS_MAX:
+            raise cursor_invalid()
+        sku = await self._own_sku(call)
+        rows = await call.ports.catalogue.price_lists(sku.sku_id, int(before), limit + 1)
+        page = rows[:limit]
+        cursor = cursor_after(str(page[-1].version)) if len(rows) > limit else None
+        return reply(200, {"items": [price_list_document(row) for row in page], "next_cursor": cursor})
 
     async def register_key(self, call: Call) -> Response:
         """POST /v1/seller-keys."""
@@ -183,7 +219,7 @@ def _may_see(principal: Principal | None, sku: Sku) -> bool:
 def operations(guard: Guard) -> Sequence[Operation]:
     """List the catalogue's operations."""
     routes = CatalogueRoutes(guard)
-    return (*_sku_operations(routes), *_release_operations(routes))
+    return (*_sku_operations(routes), *_price_operations(routes), *_release_operations(routes))
 
 
 def _sku_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
@@ -224,6 +260,7 @@ def _sku_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
                 "sku_name_taken",
                 "sku_name_invalid",
                 "sku_text_too_long",
+                "tax_category_invalid",
                 "currency_unknown",
                 "price_invalid",
             ),
@@ -240,6 +277,35 @@ def _sku_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
             request=schemas.NewSellerKey,
             request_example={"public_key": examples.PUBLIC_KEY},
             problems=("public_key_invalid", "seller_key_taken", "seller_keys_full"),
+        ),
+    )
+
+
+def _price_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
+    return (
+        Operation(
+            "PUT",
+            "/v1/skus/{sku_id}/prices",
+            "setPrices",
+            "Put another price list in force; orders that are placed keep their prices",
+            routes.set_prices,
+            {200: Answer("In force within a second", schemas.Sku, {**examples.SKU, "price_version": 2})},
+            roles=_SELLER,
+            write=True,
+            request=NewPriceList,
+            request_example={"base_version": 1, "prices": examples.SKU["prices"]},
+            problems=("sku_not_found", "currency_unknown", "price_invalid", "price_list_changed"),
+        ),
+        Operation(
+            "GET",
+            "/v1/skus/{sku_id}/prices",
+            "listPriceLists",
+            "Every price list that your SKU had, newest first",
+            routes.price_lists,
+            {200: Answer("A page", PriceListPage, {"items": [examples.PRICE_LIST], "next_cursor": None})},
+            roles=_SELLER,
+            query=QUERY,
+            problems=("sku_not_found", "cursor_invalid", "query_invalid"),
         ),
     )
 

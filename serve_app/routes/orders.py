@@ -15,18 +15,9 @@ from starlette.types import ASGIApp
 from actors.orders.host import PlacedOrder
 from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.ids import is_id
-from domain.money import is_currency
 from domain.orders.commands import PlaceOrder
-from domain.orders.decide import LINES_MAX, QUANTITY_MAX, decide
-from domain.orders.events import (
-    KIND_OF,
-    DeliveryChoice,
-    Event,
-    Line,
-    OrderCancelled,
-    OrderPaid,
-    PaymentOpened,
-)
+from domain.orders.decide import decide
+from domain.orders.events import ANSWERED, KIND_OF, DeliveryChoice, Event
 from domain.orders.ports import Idempotency, NumberedEvent, StoredOrder
 from domain.orders.state import TERMINAL, Order, Status, evolve, fold
 from serve_app import examples
@@ -36,6 +27,7 @@ from serve_app.idempotency import REPLAYED, write_of
 from serve_app.limits import ORDER_BODY_BYTES_MAX
 from serve_app.operations import Answer, Operation
 from serve_app.paging import QUERY, cursor_after, page_of
+from serve_app.quoting import QUOTE_PROBLEMS, Quoting
 from serve_app.schemas import orders as schemas
 from serve_app.schemas.base import rfc3339
 from serve_app.sse import EventStream, EventWatcher
@@ -57,13 +49,9 @@ HOST_PROBLEMS = (
 )
 PLACE_PROBLEMS = (
     "idempotency_in_progress",
-    "lines_out_of_range",
-    "line_duplicate",
-    "quantity_out_of_range",
-    "currency_unknown",
-    "currency_not_offered",
-    "sku_not_found",
-    "sku_unpublished",
+    *QUOTE_PROBLEMS,
+    "payees_out_of_range",
+    "free_orders_full",
     "recipient_invalid",
     "recipient_mismatch",
     "delivery_mode_unknown",
@@ -79,10 +67,11 @@ _PRIVATE = {"Cache-Control": "no-store"}
 
 
 class OrderRoutes:
-    """Handlers; ``watcher`` feeds the progress streams."""
+    """Handlers; ``watcher`` feeds the progress streams, ``quoting`` knows what a cart costs."""
 
-    def __init__(self, watcher: EventWatcher) -> None:
+    def __init__(self, watcher: EventWatcher, quoting: Quoting) -> None:
         self._watcher = watcher
+        self._quoting = quoting
 
     async def place(self, call: Call) -> Response:
         """POST /v1/orders."""
@@ -90,7 +79,7 @@ class OrderRoutes:
         cart = read_model(schemas.NewOrder, value)
         write = write_of(call, value)
         try:
-            command = await _quote(call, cart)
+            command = await self._command(call, cart)
         except (NotFoundError, ConflictError, RejectedError):
             # A SKU may have left the catalogue since: an equal request is still answered as before.
             replayed = await _replay(call, value)
@@ -100,6 +89,25 @@ class OrderRoutes:
         return _placed(
             call, await call.ports.orders.place(command, Idempotency(write.key, write.request_digest))
         )
+
+    async def _command(self, call: Call, cart: schemas.NewOrder) -> PlaceOrder:
+        """Turn a cart into a command with frozen terms; raises what is wrong with it."""
+        if cart.delivery.recipient is not None:
+            _require_recipient(cart.delivery.recipient)
+        quoted = await self._quoting.quote(call, cart)
+        command = PlaceOrder(
+            order_id=call.ports.new_id("ord"),
+            buyer_id=call.caller.principal_id,
+            currency=cart.currency,
+            lines=quoted.lines,
+            delivery=DeliveryChoice(cart.delivery.mode, cart.delivery.recipient),
+            payment_method=cart.payment_method,
+            country=cart.country,
+            at=call.ports.clock(),
+            discount_id=quoted.discount_id,
+        )
+        decide(None, command)  # refuses here what the order's host would refuse a hop later
+        return command
 
     async def list_own(self, call: Call) -> Response:
         """GET /v1/orders."""
@@ -195,59 +203,6 @@ class _Progress:
         )
 
 
-async def _quote(call: Call, cart: schemas.NewOrder) -> PlaceOrder:
-    """Turn a cart into a command with frozen prices; raises what is wrong with it."""
-    if not 1 <= len(cart.lines) <= LINES_MAX:
-        raise RejectedError(
-            "lines_out_of_range", f"An order has 1 to {LINES_MAX} lines, not {len(cart.lines)}."
-        )
-    for line_no, line in enumerate(cart.lines, 1):
-        if not 1 <= line.quantity <= QUANTITY_MAX:
-            raise RejectedError(
-                "quantity_out_of_range", f"Line {line_no}: the quantity must be 1 to {QUANTITY_MAX}."
-            )
-    sku_ids = [line.sku_id for line in cart.lines]
-    if len(set(sku_ids)) != len(sku_ids):
-        raise RejectedError("line_duplicate", "Two lines name the same SKU. Add their quantities up instead.")
-    if not is_currency(cart.currency):
-        raise RejectedError("currency_unknown", f"{cart.currency!r} is not an accepted ISO 4217 code.")
-    if cart.delivery.recipient is not None:
-        _require_recipient(cart.delivery.recipient)
-    if not all(is_id("sku", sku_id) for sku_id in sku_ids):
-        raise NotFoundError("sku_not_found", "A line's sku_id is no SKU's id; see GET /v1/skus.")
-    offers = await call.ports.catalogue.offers(sku_ids, cart.currency)
-    lines = []
-    for line_no, line in enumerate(cart.lines, 1):
-        offer = offers[line.sku_id]
-        lines.append(
-            Line(
-                line_no=line_no,
-                sku_id=offer.sku_id,
-                sku_name=offer.sku_name,
-                seller_id=offer.seller_id,
-                release_id=offer.release_id,
-                version=offer.version,
-                bundle_name=offer.bundle_name,
-                bundle_sha256=offer.bundle_sha256,
-                unit_price_minor=offer.unit_price_minor,
-                quantity=line.quantity,
-                licence_days=offer.licence_days,
-            )
-        )
-    command = PlaceOrder(
-        order_id=call.ports.new_id("ord"),
-        buyer_id=call.caller.principal_id,
-        currency=cart.currency,
-        lines=tuple(lines),
-        delivery=DeliveryChoice(cart.delivery.mode, cart.delivery.recipient),
-        payment_method=cart.payment_method,
-        country=cart.country,
-        at=call.ports.clock(),
-    )
-    decide(None, command)  # refuses here what the order's host would refuse a hop later
-    return command
-
-
 @functools.lru_cache(RECIPIENTS_REMEMBERED)
 def _require_recipient(text: str) -> None:
     try:
@@ -268,7 +223,7 @@ async def _replay(call: Call, value: object) -> PlacedOrder | None:
     seen: list[Event] = []
     for event in stored.events:
         seen.append(event)
-        if isinstance(event, PaymentOpened | OrderPaid | OrderCancelled):
+        if isinstance(event, ANSWERED):
             break
     order = fold(earlier.subject, seen)
     assert order is not None, "an order has at least the event that created it"
@@ -313,9 +268,9 @@ def _last_event_id(call: Call, last_seq: int) -> int:
     return seen_seq if seen_seq <= last_seq else 0
 
 
-def operations(watcher: EventWatcher) -> Sequence[Operation]:
+def operations(watcher: EventWatcher, quoting: Quoting) -> Sequence[Operation]:
     """List the orders' operations."""
-    routes = OrderRoutes(watcher)
+    routes = OrderRoutes(watcher, quoting)
     return (*_order_operations(routes), *_delivery_operations(routes))
 
 

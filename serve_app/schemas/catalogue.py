@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
+from domain.catalogue import SOFTWARE
 from domain.manifests import BUNDLE_NAME_CHARS_MAX
 from serve_app.schemas.base import Document, Request, rfc3339
 from storage.market import catalogue
@@ -23,6 +24,9 @@ class NewSku(Request):
     title: str
     description: str
     prices: Prices
+    tax_category: Annotated[
+        str, Field(max_length=KEY_TEXT_CHARS_MAX, description="What the tax table taxes it as")
+    ] = SOFTWARE
 
 
 class NewSellerKey(Request):
@@ -64,6 +68,8 @@ class Sku(Document):
     description: str
     seller_id: str
     prices: Prices
+    price_version: int
+    tax_category: str
     created_at: str
     latest_release: ReleaseSummary | None
 
@@ -131,6 +137,8 @@ def sku_document(sku: catalogue.Sku) -> dict[str, Any]:
         "description": sku.description,
         "seller_id": sku.seller_id,
         "prices": dict(sku.prices),
+        "price_version": sku.price_version,
+        "tax_category": sku.tax_category,
         "created_at": rfc3339(sku.created_at),
         "latest_release": None
         if release is None

@@ -39,22 +39,13 @@ from domain.orders.events import (
 from domain.orders.state import Order as OrderState
 from domain.orders.state import Status
 from serve_app.schemas.base import Document, Request, rfc3339
+from serve_app.schemas.quotes import Cart, QuotedLine, Word, line_document, sums
 from serve_app.schemas.refunds import Dispute, Refund, dispute_document, refund_document
 from storage.market.licences import DeliveryRow
 from storage.market.order_store import OrderSummary as OrderSummaryRow
 from storage.s3 import Link
 
-WORD_CHARS_MAX = 64  # modes, methods and currencies are shorter
 RECIPIENT_CHARS_MAX = 128  # age1… has 62 characters
-
-Word = Annotated[str, Field(max_length=WORD_CHARS_MAX)]
-
-
-class CartLine(Request):
-    """One SKU and how many seats."""
-
-    sku_id: Word
-    quantity: int
 
 
 class DeliveryChoice(Request):
@@ -64,14 +55,11 @@ class DeliveryChoice(Request):
     recipient: Annotated[str, Field(max_length=RECIPIENT_CHARS_MAX)] | None = None
 
 
-class NewOrder(Request):
-    """A cart of 1 to 50 lines, each of another SKU."""
+class NewOrder(Cart):
+    """A cart, how it is delivered, and how it is paid (which one that costs nothing is not)."""
 
-    lines: list[CartLine]
-    currency: Word
     delivery: DeliveryChoice
     payment_method: Word = "payment_intent"
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2")] | None = None
 
 
 class NoBody(Request):
@@ -81,18 +69,9 @@ class NoBody(Request):
 LicenceStatus = Literal["active", "suspended", "revoked"]
 
 
-class OrderLine(Document):
+class OrderLine(QuotedLine):
     """A line as bought; its licence and delivery once they exist."""
 
-    line_no: int
-    sku_id: str
-    sku_name: str
-    seller_id: str
-    release_id: str
-    version: str
-    quantity: int
-    unit_price_minor: int
-    amount_minor: int
     licence_id: str | None
     licence_status: LicenceStatus | None = Field(description="None before there is a licence, or without one")
     delivery_id: str | None
@@ -139,6 +118,8 @@ class Order(Document):
     status: Status
     buyer_id: str
     currency: str
+    discount_minor: int
+    tax_minor: int
     total_minor: int
     lines: list[OrderLine]
     delivery: ChosenDelivery
@@ -255,18 +236,11 @@ def order_document(
         "status": order.status.value,
         "buyer_id": order.buyer_id,
         "currency": order.currency,
+        **sums(order.lines),
         "total_minor": order.total_minor,
         "lines": [
             {
-                "line_no": line.line_no,
-                "sku_id": line.sku_id,
-                "sku_name": line.sku_name,
-                "seller_id": line.seller_id,
-                "release_id": line.release_id,
-                "version": line.version,
-                "quantity": line.quantity,
-                "unit_price_minor": line.unit_price_minor,
-                "amount_minor": line.amount_minor,
+                **line_document(line),
                 "licence_id": licence_of.get(line.line_no),
                 "licence_status": _standing(order, line.line_no) if line.line_no in licence_of else None,
                 "delivery_id": delivery_of.get(line.line_no),

@@ -15,7 +15,7 @@ from typing import Any
 from psycopg.errors import UniqueViolation
 from psycopg.rows import TupleRow
 
-from domain.catalogue import Offer
+from domain.catalogue import SOFTWARE, Offer
 from domain.dsse import TRUSTED_KEYS_MAX
 from domain.errors import ConflictError, NotFoundError, RejectedError
 from storage.market.commands import SQL as COMMANDS
@@ -43,7 +43,7 @@ class ReleaseSummary:
 
 @dataclass(frozen=True, slots=True)
 class Sku:
-    """A listing; ``prices`` are minor units by currency."""
+    """A listing; ``prices`` are minor units by currency, the list of number ``price_version``."""
 
     sku_id: str
     name: str
@@ -53,6 +53,18 @@ class Sku:
     created_at: datetime
     prices: Mapping[str, int]
     latest_release: ReleaseSummary | None = None
+    price_version: int = 1
+    tax_category: str = SOFTWARE
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """A SKU's prices as they were set once, in minor units by currency."""
+
+    version: int
+    prices: Mapping[str, int]
+    set_by: str
+    set_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +168,35 @@ class Catalogue:
                     "title": sku.title,
                     "description": sku.description,
                     "created_at": sku.created_at,
-                    "currencies": list(sku.prices),
-                    "amounts_minor": list(sku.prices.values()),
+                    "tax_category": sku.tax_category,
+                    **_price_values(sku.prices),
                 },
             )
         except UniqueViolation:
             raise ConflictError(
                 "sku_name_taken", f"The name {sku.name!r} is taken. Choose another one."
             ) from None
+
+    async def set_prices(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
+        """Put ``sku.prices`` in force as list ``sku.price_version``, if the one before it still is.
+
+        Raises:
+            ConflictError: ``price_list_changed``; another list was set meanwhile.
+            RejectedError: ``idempotency_key_reused``.
+        """
+        values = {"price_version": sku.price_version, **_price_values(sku.prices)}
+        earlier = await self._commands.run_once(SQL["set_prices"], write, sku.sku_id, body, values)
+        if earlier is None and await self._commands.find(write) is None:
+            raise ConflictError(
+                "price_list_changed", "Another price list was set meanwhile. Look at it, and begin with it."
+            )
+        self._quotes.pop(sku.sku_id, None)
+        return earlier
+
+    async def price_lists(self, sku_id: str, before: int, limit: int) -> list[PriceList]:
+        """List a SKU's price lists, newest first, below the number ``before``."""
+        values = {"sku_id": sku_id, "before": before, "limit": limit}
+        return [PriceList(*row) for row in await fetch(self._pool, SQL["price_lists"], values)]
 
     async def register_seller_key(
         self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]
@@ -264,7 +297,11 @@ class Catalogue:
 
 def _sku(row: TupleRow) -> Sku:
     release = None if row[7] is None else ReleaseSummary(*row[7:14])
-    return Sku(row[0], row[1], row[2], row[3], row[4], row[5], row[6], release)
+    return Sku(row[0], row[1], row[2], row[3], row[4], row[5], row[6], release, row[14], row[15])
+
+
+def _price_values(prices: Mapping[str, int]) -> dict[str, Any]:
+    return {"currencies": list(prices), "amounts_minor": list(prices.values())}
 
 
 def _offer(sku_id: str, sku: Sku | None, currency: str) -> Offer:
@@ -290,4 +327,5 @@ def _offer(sku_id: str, sku: Sku | None, currency: str) -> Offer:
         unit_price_minor=price_minor,
         currency=currency,
         licence_days=release.licence_days,
+        tax_category=sku.tax_category,
     )

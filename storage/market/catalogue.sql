@@ -2,7 +2,8 @@
 -- Newest listings first; a SKU without a published release is not on sale and not listed.
 SELECT s.sku_id, s.name, s.title, s.description, s.seller_id, s.created_at,
        (SELECT jsonb_object_agg(p.currency, p.amount_minor) FROM market.sku_prices p WHERE p.sku_id = s.sku_id),
-       r.release_id, r.version, r.bundle_name, r.bundle_sha256, r.bundle_bytes, r.licence_days, r.published_at
+       r.release_id, r.version, r.bundle_name, r.bundle_sha256, r.bundle_bytes, r.licence_days, r.published_at,
+       s.price_version, s.tax_category
 FROM market.skus s
 CROSS JOIN LATERAL (
     SELECT * FROM market.releases WHERE sku_id = s.sku_id AND state = 'published'
@@ -15,7 +16,8 @@ ORDER BY s.sku_id DESC LIMIT %(limit)s
 -- By id or by name: names hold no underscore, ids always do.
 SELECT s.sku_id, s.name, s.title, s.description, s.seller_id, s.created_at,
        (SELECT jsonb_object_agg(p.currency, p.amount_minor) FROM market.sku_prices p WHERE p.sku_id = s.sku_id),
-       r.release_id, r.version, r.bundle_name, r.bundle_sha256, r.bundle_bytes, r.licence_days, r.published_at
+       r.release_id, r.version, r.bundle_name, r.bundle_sha256, r.bundle_bytes, r.licence_days, r.published_at,
+       s.price_version, s.tax_category
 FROM market.skus s
 LEFT JOIN LATERAL (
     SELECT * FROM market.releases WHERE sku_id = s.sku_id AND state = 'published'
@@ -30,15 +32,57 @@ WITH claimed AS (
     ON CONFLICT DO NOTHING
     RETURNING subject
 ), listed AS (
-    INSERT INTO market.skus (sku_id, seller_id, name, title, description, created_at)
-    SELECT subject, %(seller_id)s, %(name)s, %(title)s, %(description)s, %(created_at)s FROM claimed
+    INSERT INTO market.skus (sku_id, seller_id, name, title, description, created_at, tax_category)
+    SELECT subject, %(seller_id)s, %(name)s, %(title)s, %(description)s, %(created_at)s, %(tax_category)s
+    FROM claimed
     RETURNING sku_id
 ), priced AS (
     INSERT INTO market.sku_prices (sku_id, currency, amount_minor)
     SELECT sku_id, p.currency, p.amount_minor
     FROM listed, unnest(%(currencies)s::text[], %(amounts_minor)s::bigint[]) AS p (currency, amount_minor)
+), recorded AS (
+    INSERT INTO market.price_lists (sku_id, version, prices, set_by)
+    SELECT sku_id, 1, (SELECT jsonb_object_agg(p.currency, p.amount_minor)
+                       FROM unnest(%(currencies)s::text[], %(amounts_minor)s::bigint[])
+                           AS p (currency, amount_minor)), %(seller_id)s
+    FROM listed
 )
 SELECT sku_id FROM listed
+
+-- name: set_prices
+-- Only on the list that its author has seen. What is no more sold in goes from the list in force.
+WITH seen AS MATERIALIZED (
+    SELECT sku_id FROM market.skus
+    WHERE sku_id = %(subject)s AND price_version = %(price_version)s - 1 FOR NO KEY UPDATE
+), claimed AS (
+    INSERT INTO market.commands (principal_id, idempotency_key, request_digest, subject, response)
+    SELECT %(principal_id)s, %(idempotency_key)s, %(request_digest)s, sku_id, %(response)s::jsonb FROM seen
+    ON CONFLICT DO NOTHING
+    RETURNING subject
+), listed AS (
+    UPDATE market.skus SET price_version = %(price_version)s FROM claimed WHERE sku_id = subject
+    RETURNING sku_id
+), gone AS (
+    DELETE FROM market.sku_prices AS p USING listed
+    WHERE p.sku_id = listed.sku_id AND p.currency <> ALL(%(currencies)s::text[])
+), priced AS (
+    INSERT INTO market.sku_prices (sku_id, currency, amount_minor)
+    SELECT sku_id, p.currency, p.amount_minor
+    FROM listed, unnest(%(currencies)s::text[], %(amounts_minor)s::bigint[]) AS p (currency, amount_minor)
+    ON CONFLICT (sku_id, currency) DO UPDATE SET amount_minor = excluded.amount_minor
+), recorded AS (
+    INSERT INTO market.price_lists (sku_id, version, prices, set_by)
+    SELECT sku_id, %(price_version)s, (SELECT jsonb_object_agg(p.currency, p.amount_minor)
+                                       FROM unnest(%(currencies)s::text[], %(amounts_minor)s::bigint[])
+                                           AS p (currency, amount_minor)), %(principal_id)s
+    FROM listed
+)
+SELECT sku_id FROM listed
+
+-- name: price_lists
+SELECT version, prices, set_by, set_at FROM market.price_lists
+WHERE sku_id = %(sku_id)s AND version < %(before)s
+ORDER BY version DESC LIMIT %(limit)s
 
 -- name: register_seller_key
 WITH claimed AS (

@@ -2,7 +2,8 @@
 
 Adapter of ``domain.orders.ports.OrderStore``. Turns of different orders that arrive while a commit is under
 way share the next one (group commit): half of a commit's cost does not depend on how much it writes. If a
-shared commit fails for a reason that one turn may have caused, each turn is committed by itself.
+shared commit fails for a reason that one turn may have caused, each turn is committed by itself. So is a turn
+that takes or gives back what orders share (a code's uses, a buyer's free orders): it may have to be undone.
 """
 
 import logging
@@ -18,6 +19,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from domain.errors import BusyError, ConflictError, DependencyError, MarketplaceError
+from domain.orders.decide import gives_discount_back
 from domain.orders.events import decode_event
 from domain.orders.ports import (
     DueEffect,
@@ -29,6 +31,7 @@ from domain.orders.ports import (
     Turn,
 )
 from storage.batching import Batcher
+from storage.market import discounts
 from storage.market.pool import Pool, borrow, fetch
 from storage.market.turn_rows import EFFECT_LEASE_S, RETURN_MEMBERS, placing_rows, turn_rows, webhook_payload
 from storage.sql import load_queries
@@ -43,6 +46,7 @@ LINGER_S = (
 )
 ERROR_CHARS_MAX = 500
 Follower = Callable[[Turn], None]
+Connection = psycopg.AsyncConnection[TupleRow]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -73,10 +77,16 @@ class PostgresOrderStore:
 
     async def place(self, turn: Turn, idempotency: Idempotency) -> bool:
         """Insert the order with its key; False when the key was used before."""
+        if turn.order.discount_id is not None or turn.order.total_minor == 0:
+            return await self._alone(lambda connection: _place_alone(connection, turn, idempotency))
         return await self._placing.submit((turn, idempotency))
 
     async def commit(self, turn: Turn) -> bool:
         """Commit under the fence; False when zero rows matched it."""
+        if turn.order.discount_id is not None and gives_discount_back(turn.events):
+            committed = await self._alone(lambda connection: _commit_alone(connection, turn))
+            self._tell([turn], [committed])
+            return committed
         return await self._committing.submit(turn)
 
     async def load(self, order_id: str) -> StoredOrder | None:
@@ -97,11 +107,24 @@ class PostgresOrderStore:
             answers = await self._one_by_one("commit_turns", turn_rows, turns, _order_id)
         else:
             answers = await self._group("commit_turns", turn_rows, turns, _order_id)
+        self._tell(turns, answers)
+        return answers
+
+    def _tell(self, turns: Sequence[Turn], answers: Sequence[bool | Exception]) -> None:
         for follower in self._followers:
             for turn, answer in zip(turns, answers, strict=True):
                 if answer is True:
                     follower(turn)
-        return answers
+
+    async def _alone(self, work: Callable[[Connection], Awaitable[bool]]) -> bool:
+        async with borrow(self._pool) as connection:
+            try:
+                async with connection.transaction():
+                    return await work(connection)
+            except psycopg.errors.LockNotAvailable as error:
+                raise BusyError(
+                    "order_contended", "Somebody else holds this at the moment. Try again shortly."
+                ) from error
 
     async def _group(
         self,
@@ -252,6 +275,33 @@ class PostgresOrderStore:
     async def _execute(self, name: str, values: Mapping[str, Any]) -> None:
         async with borrow(self._pool) as connection:
             await connection.execute(SQL[name], values)
+
+
+async def _place_alone(connection: Connection, turn: Turn, idempotency: Idempotency) -> bool:
+    order = turn.order
+    if order.total_minor == 0:
+        await discounts.lock_free_orders(connection, order.buyer_id)
+    rows = placing_rows([(turn, idempotency)])
+    if not await (await connection.execute(SQL["place_orders"], rows)).fetchall():
+        return False
+    # After the key: a repetition takes nothing, and is answered as before even when nothing is left.
+    if order.total_minor == 0:
+        await discounts.require_free_order(connection, order.buyer_id)
+    if order.discount_id is not None:
+        await discounts.take_use(connection, order.discount_id, order.order_id, order.buyer_id)
+    return True
+
+
+async def _commit_alone(connection: Connection, turn: Turn) -> bool:
+    written: dict[str, bool] = dict(
+        await (await connection.execute(SQL["commit_turns"], turn_rows([turn]))).fetchall()
+    )
+    committed = _written(written.get(turn.order.order_id))
+    if isinstance(committed, Exception):
+        raise committed
+    if committed:
+        await discounts.give_use_back(connection, turn.order.order_id)
+    return committed
 
 
 def _grouped(

@@ -1,8 +1,9 @@
 """Sales by SKU, UTC day of payment and currency: a projection of the order events, and its reads.
 
-An order counts once it is paid, under the day of its ``order.paid`` event, which is also the day that Finance
-books. Lines come from ``order.created`` in the event table, where they are final before any event leaves.
-Gross is what buyers paid: neither the platform's fee nor later refunds are taken off.
+An order counts once it is paid, under the day of its ``order.paid`` event, which is also the day that
+Finance books. Lines come from ``order.created`` in the event table, where they are final before any event
+leaves. Gross is the price less the discount: tax on top is not in it, and neither the platform's fee nor
+later refunds are taken off. An order that costs nothing counts under the day on which it was granted.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "sales.sql").items()}
-PAID = "order.paid"
+SOLD = frozenset({"order.paid", "order.granted"})
 PAGE_MAX = 500  # rows of one answer
 
 
@@ -34,7 +35,7 @@ class SalesProjection:
         Raises:
             RejectedError: ``sales_order_incomplete``, an order's lines cannot be read.
         """
-        paid = [{"order_id": one.order_id, "seq": one.seq} for one in records if one.kind == PAID]
+        paid = [{"order_id": one.order_id, "seq": one.seq} for one in records if one.kind in SOLD]
         if not paid:
             return
         values = {"paid": orjson.dumps(paid).decode()}

@@ -9,14 +9,15 @@ WITH paid AS (
     ) AS e
 ), sold AS MATERIALIZED (
     SELECT paid.order_id, paid.day, l.sku_id, c.data ->> 'currency' AS currency,
-           sum(l.quantity) AS units, sum(l.quantity * l.unit_price_minor) AS gross_minor
+           sum(l.quantity) AS units,
+           sum(l.quantity * l.unit_price_minor - coalesce(l.discount_minor, 0)) AS gross_minor
     FROM paid
     CROSS JOIN LATERAL (
         SELECT data FROM market.order_events
         WHERE order_id = paid.order_id AND seq = 1 AND kind = 'order.created' OFFSET 0
     ) AS c
     CROSS JOIN LATERAL jsonb_to_recordset(c.data -> 'lines')
-        AS l (sku_id text, quantity bigint, unit_price_minor bigint)
+        AS l (sku_id text, quantity bigint, unit_price_minor bigint, discount_minor bigint)
     GROUP BY paid.order_id, paid.day, l.sku_id, currency
 ), added AS (
     INSERT INTO market.sales_by_day AS s (day, sku_id, currency, orders, units, gross_minor)

@@ -44,6 +44,11 @@ class Client:
         data = content if content is not None else orjson.dumps(body)
         return await self.http.post(path, content=data, headers=self._headers(headers))
 
+    async def put(self, path: str, body: Any, *, key: str | None = "fresh") -> httpx.Response:
+        key = next(self._keys) if key == "fresh" else key
+        named = {"content_type": "application/json"} | ({} if key is None else {"idempotency_key": key})
+        return await self.http.put(path, content=orjson.dumps(body), headers=self._headers(named))
+
     def _headers(self, headers: dict[str, str]) -> dict[str, str]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.token is not None:

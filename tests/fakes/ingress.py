@@ -31,6 +31,7 @@ from tests.fakes.dead_letters import FakeDeadLetters
 from tests.fakes.market_orders import FakeDirectory, FakeLicences, FakeReads, FakeSigner
 from tests.fakes.market_stores import FakeAccess, FakeBucket, FakeCatalogue, FakeCommands
 from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic, FakeOrderStore
+from tests.fakes.pricing import FakeDiscounts, FakeGoverned, FakeTaxTables
 from tests.fakes.proposals import KEYS, FakeProposals
 from tests.fakes.proposals import register as register_operators
 from tests.fakes.sales import FakeSales
@@ -64,13 +65,17 @@ class FakeMarket:
         self.payloads = FakeBucket("payloads", self.clock)
         self.signer = FakeSigner(self)
         self.gateway = FakeGateway()
-        effects = Effects(self.gateway, FakeBooks(), self.signer, self.clock, self.monotonic)
+        self.books = FakeBooks()
+        effects = Effects(self.gateway, self.books, self.signer, self.clock, self.monotonic)
         self.directory = FakeDirectory(OrderHost(self.store, effects, self.clock, self.monotonic))
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
         self.access = FakeAccess(self.commands)
         self.dead_letters = FakeDeadLetters(self.store, self.commands)
         self.sales = FakeSales(self)
+        self.governed = FakeGoverned()
+        self.discounts = FakeDiscounts(self.commands, self.clock, self.store)
+        self.tax_tables = FakeTaxTables(self.commands, self.clock)
         operators = register_operators(KEYS[:4], 2, self.clock())
         self.proposals = FakeProposals(self.commands, self.clock, operators)
         self.publisher = Publisher(self.catalogue, self.uploads, self.payloads, self.signer, self.clock)  # type: ignore[arg-type]
@@ -129,6 +134,10 @@ class FakeMarket:
             dead_letters=self.dead_letters,
             sales=self.sales,
             proposals=self.proposals,
+            governed=self.governed,
+            discounts=self.discounts,
+            taxes=self.tax_tables,
+            tax_tables=self.tax_tables,
             signing=self.signer,
             payloads=self.payloads,
             uploads=self.uploads,
@@ -153,6 +162,10 @@ class FakeMarket:
             "payloads": len(self.payloads.objects),
             "tokens": len(self.access.holders),
             "intents": len(self.gateway.intents),
+            "discounts": len(self.store.discounts),
+            "discount uses": len(self.store.discount_uses),
+            "price lists": sum(map(len, self.catalogue.price_history.values())),
+            "tax tables": len(self.tax_tables.versions),
         }
 
     def list_sku(

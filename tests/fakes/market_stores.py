@@ -13,7 +13,7 @@ import orjson
 
 from domain.errors import ConflictError, RejectedError
 from storage.market.access import Principal
-from storage.market.catalogue import Publication, Release, ReleaseSummary, Sku, _offer
+from storage.market.catalogue import PriceList, Publication, Release, ReleaseSummary, Sku, _offer
 from storage.market.commands import Recorded, Write, require_same
 from storage.s3 import Link, StoredObject
 from tests.fakes.orders import FakeClock, FakeOrderStore
@@ -53,6 +53,7 @@ class FakeCatalogue:
     keys: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     releases: dict[str, Release] = field(default_factory=dict)
     publications: dict[str, Publication] = field(default_factory=dict)
+    price_history: dict[str, list[PriceList]] = field(default_factory=dict)
 
     async def published(self, before: str, limit: int) -> list[Sku]:
         on_sale = [sku for sku in self.skus.values() if sku.latest_release and sku.sku_id < before]
@@ -72,6 +73,23 @@ class FakeCatalogue:
             self.skus[sku.sku_id] = sku
             await self.commands.claim(write, sku.sku_id, body)
         return earlier
+
+    async def set_prices(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
+        earlier = await self.commands.find(write)
+        if earlier is None:
+            if self.skus[sku.sku_id].price_version != sku.price_version - 1:
+                raise ConflictError("price_list_changed", "changed")
+            await self.commands.claim(write, sku.sku_id, body)
+            self.skus[sku.sku_id] = replace(
+                self.skus[sku.sku_id], prices=sku.prices, price_version=sku.price_version
+            )
+            lists = self.price_history.setdefault(sku.sku_id, [])
+            lists.append(PriceList(sku.price_version, dict(sku.prices), write.principal_id, self.clock()))
+        return earlier
+
+    async def price_lists(self, sku_id: str, before: int, limit: int) -> list[PriceList]:
+        lists = [one for one in self.price_history.get(sku_id, []) if one.version < before]
+        return lists[::-1][:limit]
 
     async def register_seller_key(
         self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from domain.errors import ConflictError, DependencyError
-from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id, licence_id, step_kind
+from domain.orders.decide import (
+    RELEASED_KEY_TTL_S,
+    delivery_id,
+    gives_discount_back,
+    licence_id,
+    step_kind,
+)
 from domain.orders.events import (
     DeliveryKeysForgotten,
     Event,
@@ -36,6 +42,8 @@ from domain.orders.ports import (
 )
 from domain.orders.returned import Refund
 from domain.orders.state import Order, Status
+from domain.pricing.discounts import Discount
+from storage.market.discounts import FREE_ORDERS_A_DAY_MAX
 
 LEASE_S = 3
 STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
@@ -105,6 +113,9 @@ class FakeOrderStore:
     licences: dict[str, IssuedLicence] = field(default_factory=dict)
     deliveries: dict[str, SealedDelivery] = field(default_factory=dict)
     standings: dict[str, str] = field(default_factory=dict)
+    discounts: dict[str, Discount] = field(default_factory=dict)
+    discount_uses: dict[str, tuple[str, str]] = field(default_factory=dict)  # order -> (discount, buyer)
+    placed_at: dict[str, datetime] = field(default_factory=dict)
     fail_before: int = 0
     fail_after: int = 0
     followers: list[Callable[[Turn], None]] = field(default_factory=list)
@@ -114,6 +125,9 @@ class FakeOrderStore:
         key = (turn.order.buyer_id, idempotency.key)
         if key in self.commands:
             return False
+        self._take_use(turn.order)
+        self._require_free_order(turn.order)
+        self.placed_at[turn.order.order_id] = self.clock()
         self.commands[key] = (idempotency.request_digest, turn.order.order_id)
         self.orders[turn.order.order_id] = StoredRow(
             turn.order.buyer_id, turn.order.seq, turn.order.status, list(turn.events)
@@ -134,6 +148,8 @@ class FakeOrderStore:
             assert licence.licence_id not in self.licences, "I3: a second licence for a line"
         row.seq, row.status = turn.order.seq, turn.order.status
         row.events += turn.events
+        if gives_discount_back(turn.events):
+            self.discount_uses.pop(turn.order.order_id, None)
         if turn.payment_handle is not None:
             row.payment_handle = dict(turn.payment_handle)
         self._effects_of(turn)
@@ -239,6 +255,37 @@ class FakeOrderStore:
         row = self.inbox.setdefault(news.event_id, InboxRow(news, self.clock()))
         if not row.processed:
             row.processed, row.outcome, row.dead_code = True, outcome, None
+
+    def _take_use(self, order: Order) -> None:
+        if order.discount_id is None:
+            return
+        rule = self.discounts[order.discount_id]
+        buyers = [buyer for used, buyer in self.discount_uses.values() if used == order.discount_id]
+        if (
+            rule.ended_at is not None
+            or (rule.uses_max is not None and len(buyers) >= rule.uses_max)
+            or (
+                rule.uses_per_buyer_max is not None
+                and buyers.count(order.buyer_id) >= rule.uses_per_buyer_max
+            )
+        ):
+            raise ConflictError("discount_used_up", "used up")
+        self.discount_uses[order.order_id] = (order.discount_id, order.buyer_id)
+
+    def _require_free_order(self, order: Order) -> None:
+        if order.total_minor:
+            return
+        day_ago = self.clock() - timedelta(days=1)
+        lately = [
+            order_id
+            for order_id, row in self.orders.items()
+            if row.buyer_id == order.buyer_id
+            and row.events[0].lines
+            and not sum(line.amount_minor for line in row.events[0].lines)
+            and self.placed_at[order_id] > day_ago
+        ]
+        if len(lately) >= FREE_ORDERS_A_DAY_MAX:
+            raise ConflictError("free_orders_full", "full")
 
     def _effects_of(self, turn: Turn) -> None:
         for step in turn.done:

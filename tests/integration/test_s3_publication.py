@@ -37,13 +37,15 @@ from storage.market.access import AccessTokens, Principal, register_access_token
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
+from storage.market.discounts import Discounts
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
-from storage.market.proposals import Proposals
+from storage.market.proposals import Governed, Proposals
 from storage.market.sales import Sales
 from storage.market.signing_keys import register_signing_key
+from storage.market.taxes import TaxTables
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
 from tests.fakes.http_client import Client, signed, stripe_event
@@ -124,6 +126,10 @@ class Market:
                 dead_letters=DeadLetters(pool),
                 sales=Sales(pool),
                 proposals=Proposals(pool),
+                governed=Governed(pool, time.monotonic),
+                discounts=Discounts(pool),
+                taxes=TaxTables(pool, time.monotonic),
+                tax_tables=TaxTables(pool, time.monotonic),
                 signing=signer,
                 payloads=payloads,
                 uploads=uploads,
