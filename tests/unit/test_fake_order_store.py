@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.contracts.discount_uses import DiscountUsesContract
 from tests.contracts.order_store import EffectSeen, InboxSeen, OrderStoreContract
 from tests.fakes.orders import FakeOrderStore
 
@@ -44,3 +45,16 @@ class TestFakeOrderStore(OrderStoreContract):
     @pytest.fixture
     def seen(self, store):
         return FakeSeen(store)
+
+
+class TestFakeDiscountUses(DiscountUsesContract):
+    @pytest.fixture
+    def store(self):
+        return FakeOrderStore()
+
+    @pytest.fixture
+    def make(self, store):
+        async def put(discount):
+            store.discounts[discount.discount_id] = discount
+
+        return put
