@@ -182,6 +182,8 @@ def balance_document(balance: AccountBalance) -> dict[str, Any]:
     return {
         "account": balance.account,
         "currency": balance.currency,
+        "debit_minor": balance.debit_minor,
+        "credit_minor": balance.credit_minor,
         "balance_minor": balance.balance_minor,
     }
 

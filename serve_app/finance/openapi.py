@@ -22,7 +22,7 @@ from serve_app.finance.openapi_parts import (
 )
 from serve_app.finance.openapi_schemas import schemas
 
-CONTRACT_VERSION = "1.1.0"
+CONTRACT_VERSION = "1.2.0"
 
 _ENTRY_EXAMPLE: dict[str, Any] = {
     "entry_key": "ord_01kavd3m8x:capture",

@@ -93,7 +93,13 @@ def _get_chart() -> dict[str, Any]:
 
 
 def _list_accounts() -> dict[str, Any]:
-    example = {"account": "platform:fees", "currency": "USD", "balance_minor": -199}
+    example = {
+        "account": "platform:fees",
+        "currency": "USD",
+        "debit_minor": 0,
+        "credit_minor": 199,
+        "balance_minor": -199,
+    }
     return operation(
         "listAccounts",
         "reader",

@@ -88,10 +88,11 @@ def _entries() -> dict[str, Any]:
 def _balances() -> dict[str, Any]:
     totals = {"debit_minor": MINOR, "credit_minor": MINOR, "posting_count": MINOR}
     balance = {"account": ACCOUNT, "currency": CURRENCY, "balance_minor": MINOR}
+    listed = {**balance, "debit_minor": MINOR, "credit_minor": MINOR}
     part = {"part": _TEXT, **totals, "balance_minor": MINOR}
     return {
         "Balance": obj({**balance, "as_of": TIME_OR_NULL, "posting_count": MINOR}),
-        "BalancePage": obj({"accounts": {"type": "array", "items": obj(balance)}, "next_cursor": CURSOR}),
+        "BalancePage": obj({"accounts": {"type": "array", "items": obj(listed)}, "next_cursor": CURSOR}),
         "TrialBalance": obj(
             {
                 "currency": CURRENCY,

@@ -28,11 +28,17 @@ _STATEMENT_LINES = _QUERIES["statement_lines"]
 
 @dataclass(frozen=True, slots=True)
 class AccountBalance:
-    """Sum of an account's postings in one currency: > 0 is a debit balance."""
+    """Sums of an account's postings in one currency, both >= 0."""
 
     account: str
     currency: str
-    balance_minor: int
+    debit_minor: int
+    credit_minor: int
+
+    @property
+    def balance_minor(self) -> int:
+        """Debits less credits."""
+        return self.debit_minor - self.credit_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class BalanceStore:
             "limit": limit,
         }
         rows = await self._connections.rows(_BALANCES_PAGE, parameters)
-        return [AccountBalance(row[0], row[1], int(row[2])) for row in rows]
+        return [AccountBalance(row[0], row[1], int(row[2]), int(row[3])) for row in rows]
 
     async def trial_balance(
         self, currency: str, as_of: datetime | None, parts_max: int

@@ -36,7 +36,7 @@ WITH fresh AS MATERIALIZED (
     SELECT late.account, late.currency, late.debit_minor, late.credit_minor
     FROM finance.unsummed(%(lowest)s, %(above)s, %(before)s::timestamptz) late JOIN page USING (account, currency)
 )
-SELECT account, currency, sum(debit_minor) - sum(credit_minor)
+SELECT account, currency, sum(debit_minor), sum(credit_minor)
 FROM figures GROUP BY account, currency ORDER BY account COLLATE "C", currency COLLATE "C";
 
 -- name: trial_balance

@@ -183,7 +183,8 @@ class FinanceContract:
             assert self.balance(client, bank, as_of=moment) == expected
             listed = client.get("/v1/accounts", params={"prefix": bank, "as_of": moment, "currency": "USD"})
             page = conforms(listed, "BalancePage", 200)
-            assert [one["balance_minor"] for one in page["accounts"]] == [expected]
+            (one,) = page["accounts"]
+            assert (one["debit_minor"], one["credit_minor"], one["balance_minor"]) == (expected, 0, expected)
         assert self.balance(client, bank) == 123
         assert self.balance(client, bank, currency="EUR") == 0
         assert self.balance(client, seller) == -123
