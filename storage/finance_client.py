@@ -7,7 +7,7 @@ the two for the same content, so a repetition is answered whatever became of the
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ssl import SSLContext
 from typing import Any
@@ -28,6 +28,7 @@ WAITING_MAX = 2_000  # bookings queued in one process; beyond it the effect is d
 LINGER_S = 0.003  # a booking waits this long for company: a request costs several times an entry
 _REFUSALS = range(400, 500)
 _NOT_ALLOWED = (401, 403)
+_ANSWERS = frozenset({*range(200, 300), 400, 404, 409, 422})  # what says something about the request itself
 _PERIOD_CLOSED = "period_closed"
 # By what follows the order's id in an entry's key; part of the entry's content, so never changed.
 _DESCRIPTIONS = {
@@ -58,6 +59,7 @@ class FinanceClient:
         tls: ClientTls | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        self._base = url
         self._url = f"{url}/v1/entries/batch"
         self._headers = {"Content-Type": "application/json"}
         if token:
@@ -94,6 +96,25 @@ class FinanceClient:
                 raise
         log.warning("entry %s came after its period was closed: booked in the open one", entry_key)
         return await self._batcher.submit({**entry, "occurred_at": self._now(), "original_occurred_at": at})
+
+    async def ask(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
+    ) -> tuple[int, Any]:
+        """Send one request beside the bookings; returns the status, below 500, and the parsed body.
+
+        Raises:
+            DependencyError: ``finance_unavailable`` or ``finance_misconfigured``, as for a booking.
+        """
+        session = await self._session()
+        data = None if body is None else orjson.dumps(body)
+        try:
+            async with session.request(method, f"{self._base}{path}", params=params, data=data) as response:
+                raw = await response.read()
+                if response.status in _NOT_ALLOWED or response.status not in _ANSWERS:
+                    raise _refused(response.status, raw)
+                return response.status, orjson.loads(raw)
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+            raise await self._failure(error) from error
 
     async def close(self) -> None:
         """Close connections; bookings under way fail as unavailable and are retried by their effect."""

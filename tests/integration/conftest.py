@@ -27,3 +27,4 @@ postgres_server = _postgres.postgres_server
 database = _postgres.database
 module_database = _postgres.module_database
 _load("finance_process")
+_load("payouts_world")

@@ -1,0 +1,155 @@
+"""A runner that dies at any step: each payee is paid once, and the books agree with Stripe."""
+
+import asyncio
+import itertools
+
+import pytest
+from payouts_world import Bomb, Killed, World, prepare, stop, week, within
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+_WEEKS = itertools.count(1)
+AMOUNT = 12_345
+
+
+@pytest.fixture(scope="module")
+def parts(module_database, tmp_path_factory):
+    processes = prepare(module_database, tmp_path_factory.mktemp("payouts"))
+    yield module_database, *processes
+    stop(processes)
+
+
+@pytest.fixture
+async def world(parts):
+    opened = await World(*parts).open()
+    yield opened
+    await opened.close()
+
+
+async def approved(world, payees):
+    """A batch of some new payees in a period of its own; returns (period, batch, payees)."""
+    number = next(_WEEKS)
+    period = week(number)
+    names = [f"payee_{number}_{one}" for one in range(payees)]
+    for name in names:
+        world.book(name, AMOUNT, within(period))
+        await world.payee(name)
+    batch_id = await world.draft(period)
+    await world.approve(batch_id)
+    return period, batch_id, names
+
+
+async def killed_at(world, moment):
+    """Run until the bomb explodes or all is done; returns whether it exploded."""
+    bomb = Bomb(moment)
+    runner = world.runner(bomb)
+    try:
+        while await runner.once():
+            pass
+    except Killed:
+        return True
+    await asyncio.sleep(0)
+    return bomb.exploded
+
+
+async def test_killed_at_every_step_each_payee_is_paid_exactly_once(world):
+    for moment in itertools.count(1):
+        period, batch_id, (payee,) = await approved(world, 1)
+        exploded = await killed_at(world, moment)
+        assert await world.finish(batch_id) == {"settled": 1}, moment
+        (transfer,) = world.transfers_of(period)
+        assert (transfer.amount, transfer.metadata["payout"]) == (AMOUNT, f"payout:{payee}:USD:{period}")
+        assert world.owed(f"seller:{payee}:payable") == 0
+        assert world.owed("payouts:in_transit") == 0
+        if not exploded:
+            break
+    assert moment > 25, "every call of every step was killed, before and after it"
+
+
+async def test_killed_at_every_step_of_a_refusal_nothing_is_sent_and_nothing_stays_booked(world):
+    for moment in itertools.count(1):
+        with world.simulator.http() as control:
+            control.post("/_sim/dials", json={"real_balances": True}).raise_for_status()
+        period, batch_id, (payee,) = await approved(world, 1)
+        exploded = await killed_at(world, moment)
+        assert await world.finish(batch_id) == {"failed": 1}, moment
+        assert world.transfers_of(period) == []
+        assert world.owed(f"seller:{payee}:payable") == AMOUNT
+        assert world.owed("payouts:in_transit") == 0
+        world.book(payee, -AMOUNT, within(period))  # or each later batch would pay it too
+        if not exploded:
+            break
+    with world.simulator.http() as control:
+        control.post("/_sim/dials", json={"real_balances": False}).raise_for_status()
+    ((failure,),) = world.sql(
+        "SELECT data ->> 'code' FROM market.payout_events WHERE kind = 'payout.failed'"
+        " ORDER BY at DESC LIMIT 1"
+    )
+    assert failure == "balance_insufficient"
+    assert moment > 25
+
+
+async def test_several_payees_die_together_and_none_is_paid_twice(world):
+    for moment in range(3, 80, 7):
+        period, batch_id, names = await approved(world, 3)
+        assert await killed_at(world, moment)
+        assert await world.finish(batch_id) == {"settled": 3}
+        sent = sorted(one.metadata["payout"] for one in world.transfers_of(period))
+        assert sent == sorted(f"payout:{name}:USD:{period}" for name in names)
+        assert [world.owed(f"seller:{name}:payable") for name in names] == [0, 0, 0]
+
+
+async def test_runners_at_once_without_leases_pay_each_payee_once(world):
+    """No lease keeps them apart: keys and the fence alone."""
+    period, batch_id, names = await approved(world, 8)
+
+    async def work():
+        runner = world.runner(lease_s=0.0)
+        while await runner.once():
+            pass
+
+    await asyncio.gather(*(work() for _ in range(4)))
+    assert await world.finish(batch_id) == {"settled": 8}
+    assert sorted(one.metadata["payout"] for one in world.transfers_of(period)) == sorted(
+        f"payout:{name}:USD:{period}" for name in names
+    )
+    assert [world.owed(f"seller:{name}:payable") for name in names] == [0] * 8
+    assert world.owed("payouts:in_transit") == 0
+    rows = world.sql("SELECT count(*), count(DISTINCT payout_id), max(seq) FROM market.payout_events")
+    assert rows[0][2] <= 6
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"path": "/v1/transfers", "method": "POST", "when": "after", "drop": True, "times": 2},
+        {"path": "/v1/transfers", "method": "POST", "when": "after", "status": 500, "times": 2},
+        {"path": "/v1/transfers", "status": 429, "code": "lock_timeout", "times": 3},
+        {"path_prefix": "/v1/transfers", "when": "before", "drop": True, "times": 4},
+    ],
+)
+async def test_stripe_that_fails_is_asked_again_and_pays_once(world, fault):
+    period, batch_id, names = await approved(world, 4)
+    with world.simulator.http() as control:
+        control.post("/_sim/faults", json=fault).raise_for_status()
+    assert await world.finish(batch_id) == {"settled": 4}
+    assert len(world.transfers_of(period)) == len(names)
+    assert [world.owed(f"seller:{name}:payable") for name in names] == [0] * 4
+
+
+async def test_two_periods_of_one_payee_never_clear_the_same_balance(world):
+    """Both drafted from the same balance: the second finds it gone."""
+    first, second = week(next(_WEEKS)), week(next(_WEEKS))
+    payee = f"payee_{first.replace('-', '_')}"
+    world.book(payee, AMOUNT, within(first))
+    await world.payee(payee)
+    batches = [await world.draft(first), await world.draft(second)]
+    for batch_id in reversed(batches):
+        await world.approve(batch_id)
+    runners = [world.runner(lease_s=0.0) for _ in range(3)]
+    await asyncio.gather(*(runner.once() for runner in runners))
+    for batch_id in batches:
+        await world.finish(batch_id)
+    statuses = world.sql("SELECT status FROM market.payouts WHERE payee_id = %s ORDER BY status", payee)
+    assert statuses == [("failed",), ("settled",)]
+    assert world.owed(f"seller:{payee}:payable") == 0
