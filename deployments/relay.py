@@ -1,7 +1,8 @@
 """The outbox relay as a Serve deployment: order events leave through it to their consumers.
 
 One replica is enough, and several share the shards. It is apart from the ingress so that a burst of events
-never stands before a buyer's request. What is deleted when its time is over is deleted here too.
+never stands before a buyer's request. What is deleted when its time is over is deleted here too, and approved
+payouts are sent from here.
 """
 
 from actors.orders.housekeeping import Housekeeping
@@ -11,6 +12,7 @@ from actors.relay.metrics import RelayMetrics
 from actors.relay.relay import Relay
 from actors.relay.upkeep import ConsumerUpkeep
 from deployments.clock import utc_now
+from deployments.payouts import LocalRunner
 from deployments.process import prepare_process
 from deployments.settings import Settings
 from storage.market.consumers import PostgresConsumerStore
@@ -19,7 +21,7 @@ from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
 from storage.market.sales import SalesProjection
 
-POOL_MAX = 4  # consumers write one batch at a time; upkeep takes one and housekeeping two
+POOL_MAX = 6  # consumers write one batch at a time; upkeep takes one, housekeeping and payouts two
 POOL_OPEN_TIMEOUT_S = 20.0
 
 
@@ -36,14 +38,15 @@ class RelayDeployment:
         self._upkeep = ConsumerUpkeep(store, [consumer.name for consumer in consumers])
         self._metrics = RelayMetrics()
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
-        self._work = (self._relay, self._upkeep, self._housekeeping)
+        self._payouts = LocalRunner(settings, self._pool)
+        self._work = (self._relay, self._upkeep, self._housekeeping, self._payouts)
         for part in self._work:
             part.start()
 
     async def check_health(self) -> None:
         """Serve's probe: a relay whose loop has ended is replaced."""
         if not all(part.alive for part in self._work):
-            raise RuntimeError("the relay, its upkeep or housekeeping has ended")
+            raise RuntimeError("the relay, its upkeep, housekeeping or the payouts' runner has ended")
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -52,7 +55,7 @@ class RelayDeployment:
     async def exposition(self) -> bytes:
         """Return the relay's series in Prometheus' text format."""
         self._metrics.record(self._relay.figures(), self._upkeep.parked)
-        return self._metrics.exposition()
+        return self._metrics.exposition() + self._payouts.exposition()
 
     async def __del__(self) -> None:
         """Serve awaits this at shutdown: shards are free for others at once."""

@@ -38,11 +38,15 @@ class StripeSettings:
 
 @dataclass(frozen=True, slots=True)
 class FinanceSettings:
-    """Where Finance answers and who we are to it: a certificate that may post, or a service token."""
+    """Where Finance answers, and who we are to it: certificates, or else a service token.
+
+    ``poster`` books orders and reads nothing; ``back_office``, for payouts and reconciliation, does both.
+    """
 
     url: str
     token: str = field(repr=False)
     poster: ClientTlsFiles | None
+    back_office: ClientTlsFiles | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Settings:
     tokens: tuple[TokenSettings, ...]
     log_level: str = "INFO"
     log_file: str | None = None  # None writes to stderr, which is what a container's platform collects
+    payout_schedule: str = "month"  # or "week": what a payout's period is
     order_hosts: int = 0  # 0: orders run in the ingress replicas, which saves a hop (ADR 0008)
     ingress_replicas: int = 2  # two, so that one dead replica never stops all orders while it is replaced
 
@@ -115,7 +120,10 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
             webhook_secrets=tuple(stripe["webhook_secrets"]),
         ),
         finance=FinanceSettings(
-            url=finance["url"], token=finance.get("token", ""), poster=_tls_files(finance.get("poster"))
+            url=finance["url"],
+            token=finance.get("token", ""),
+            poster=_tls_files(finance.get("poster")),
+            back_office=_tls_files(finance.get("back_office")),
         ),
         http=HttpSettings(host=http["host"], port=int(http["port"]), base_url=http["base_url"]),
         signing_key_file=raw["signing"]["key_file"],
@@ -124,6 +132,7 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
         tokens=tuple(TokenSettings(t["sha256"], t["role"], t["principal_id"]) for t in raw["tokens"]),
         log_level=raw.get("log_level", "INFO"),
         log_file=raw.get("log_file"),
+        payout_schedule=_schedule(raw.get("payout_schedule", "month")),
         order_hosts=int(raw.get("order_hosts", 0)),
         ingress_replicas=int(raw.get("ingress_replicas", 2)),
     )
@@ -133,3 +142,9 @@ def _tls_files(raw: Mapping[str, str] | None) -> ClientTlsFiles | None:
     if raw is None:
         return None
     return ClientTlsFiles(ca=Path(raw["ca"]), certificate=Path(raw["certificate"]), key=Path(raw["key"]))
+
+
+def _schedule(text: Any) -> str:
+    if text not in ("month", "week"):
+        raise ValueError("payout_schedule is month or week")
+    return str(text)

@@ -31,6 +31,8 @@ from serve_app.routes import (
     licences,
     ops,
     orders,
+    payees,
+    payouts,
     proposals,
     quotes,
     refunds,
@@ -78,6 +80,8 @@ def build_app(
         *discounts.operations(),
         *tax_tables.operations(),
         *proposals.operations(ports.proposals),
+        *payouts.operations(),
+        *payees.operations(),
         *service.operations(service.ServiceRoutes(metrics, description, monotonic)),
     )
 

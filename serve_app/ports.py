@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from prometheus_client.registry import Collector
 
 from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
+from actors.payouts.desk import PayoutDesk
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder, RequestRefund
@@ -332,6 +333,7 @@ class IngressPorts:
     discounts: DiscountStore
     taxes: TaxCalculator
     tax_tables: TaxTableStore
+    payouts: PayoutDesk
     signing: Signing
     payloads: PayloadLinks
     uploads: UploadLinks

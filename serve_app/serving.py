@@ -14,6 +14,7 @@ from actors.publisher.publication import Publisher
 from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
 from deployments.local_orders import LocalOrders
+from deployments.payouts import LocalDesk
 from deployments.placement import OrderDirectory, RelayDirectory, SignerDirectory
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
@@ -68,6 +69,7 @@ class IngressDeployment:
         self._catalogue = Catalogue(self._pool)
         self._tax_tables = TaxTables(self._pool, time.monotonic)
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+        self._payouts = LocalDesk(settings, self._pool)
         settle_process()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -91,6 +93,7 @@ class IngressDeployment:
             discounts=Discounts(self._pool),
             taxes=self._tax_tables,
             tax_tables=self._tax_tables,
+            payouts=self._payouts.desk,
             signing=self._signer,
             payloads=self._payloads,
             uploads=self._uploads,
@@ -126,10 +129,11 @@ class IngressDeployment:
 
     async def __del__(self) -> None:
         """Serve awaits this at shutdown."""
-        if hasattr(self, "_publisher"):
+        if hasattr(self, "_payouts"):
             if isinstance(self._orders, LocalOrders):
                 await self._orders.close()
             await self._publisher.close(PUBLICATIONS_WAIT_S)
+            await self._payouts.close()
             await self._pool.close()
             self._uploads.close()
             self._payloads.close()

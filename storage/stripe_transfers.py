@@ -48,7 +48,7 @@ class StripeTransfers:
         try:
             account = await self._request("get", f"/v1/accounts/{quote(account_id, safe='')}", {})
         except (stripe.InvalidRequestError, stripe.PermissionError) as refused:
-            if refused.code in _ACCOUNT_GONE:
+            if _code(refused) in _ACCOUNT_GONE:
                 raise refusal("payee_account_unknown") from refused
             raise _unavailable(refused) from refused
         transfers = (account.get("capabilities") or {}).get("transfers", "inactive")
@@ -70,7 +70,7 @@ class StripeTransfers:
             except (stripe.InvalidRequestError, stripe.CardError) as refused:
                 raise _refused(refused) from refused
             except stripe.PermissionError as refused:
-                if refused.code in _ACCOUNT_GONE:
+                if _code(refused) in _ACCOUNT_GONE:
                     raise _refused(refused) from refused
                 raise _unavailable(refused) from refused
         expected = (payout.amount_minor, payout.currency.lower(), payout.account_id)
@@ -145,8 +145,13 @@ def _params(payout: Payout) -> Mapping[str, Any]:
 
 
 def _refused(error: stripe.StripeError) -> MarketplaceError:
-    code = error.code if error.code in _CODES else "transfer_refused"
-    return RejectedError(str(code), _words(error))
+    code = _code(error)
+    return RejectedError(code if code in _CODES else "transfer_refused", _words(error))
+
+
+def _code(error: stripe.StripeError) -> str:
+    """Return Stripe's code; the SDK does not pass that of a 403 on."""
+    return str(error.code or getattr(error.error, "code", None) or "")
 
 
 def _unavailable(error: stripe.StripeError) -> DependencyError:

@@ -26,15 +26,22 @@ RENEW_BEFORE = timedelta(days=7)  # a stack is restarted more often than this
 SKEW = timedelta(minutes=5)  # valid from a little earlier, for clocks that are behind
 
 INGRESS_IDENTITY = "spiffe://marketplace/ingress"
+BACK_OFFICE_IDENTITY = "spiffe://marketplace/back-office"
 READER_IDENTITY = "spiffe://marketplace/finance-reader"
 ADMIN_IDENTITY = "spiffe://marketplace/finance-admin"
 # What cluster.finance is told of them, see FINANCE_IDENTITIES there.
 LOCAL_ROLES = {
     INGRESS_IDENTITY: ("poster",),
+    BACK_OFFICE_IDENTITY: ("poster", "reader"),
     READER_IDENTITY: ("reader",),
     ADMIN_IDENTITY: ("finance_admin", "reader"),
 }
-_CALLERS = {"ingress": INGRESS_IDENTITY, "reader": READER_IDENTITY, "admin": ADMIN_IDENTITY}
+_CALLERS = {
+    "ingress": INGRESS_IDENTITY,
+    "back-office": BACK_OFFICE_IDENTITY,
+    "reader": READER_IDENTITY,
+    "admin": ADMIN_IDENTITY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class LocalCertificates:
     ca: Path
     server: KeyPairFiles
     ingress: KeyPairFiles
+    back_office: KeyPairFiles
     reader: KeyPairFiles
     admin: KeyPairFiles
 
@@ -160,10 +168,11 @@ def ensure(folder: Path, hosts: Sequence[str], now: datetime) -> LocalCertificat
         ca=folder / "ca.pem",
         server=_files(folder, "finance"),
         ingress=_files(folder, "ingress"),
+        back_office=_files(folder, "back-office"),
         reader=_files(folder, "reader"),
         admin=_files(folder, "admin"),
     )
-    pairs = (files.server, files.ingress, files.reader, files.admin)
+    pairs = (files.server, files.ingress, files.back_office, files.reader, files.admin)
     if not all(pair.key.is_file() and _good(pair.certificate, now) for pair in pairs) or not _good(
         files.ca, now
     ):

@@ -43,6 +43,7 @@ STRIPE_EVENTS = (
     *("refund.created", "refund.updated", "refund.failed", "charge.refund.updated"),
     *("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed"),
     *("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"),
+    "transfer.reversed",
 )
 _DROPPED_PREFIXES = ("MARKETPLACE_", "RAY_", "PG", "AWS_", "WEED_", "FINANCE_", "STRIPE_")
 

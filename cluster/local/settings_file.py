@@ -48,7 +48,11 @@ def settings(
             "publishable_key": secrets["stripe_publishable_key"],
             "webhook_secrets": [secrets["stripe_webhook_secret"]],
         },
-        "finance": {"url": _finance_url(ports), "poster": _caller(tls.ca, tls.ingress)},
+        "finance": {
+            "url": _finance_url(ports),
+            "poster": _caller(tls.ca, tls.ingress),
+            "back_office": _caller(tls.ca, tls.back_office),
+        },
         "signing": {"key_file": str(layout.signing_key)},
         "http": {"host": HOST, "port": ports["http"], "base_url": base_url(ports)},
         "ray": {"address": ray_head.address(ports), "namespace": NAMESPACE},

@@ -19,6 +19,7 @@ import orjson
 
 from domain.ledger import Line, Movement, Progress, Summary, continue_lines
 from serve_app.finance import query
+from serve_app.spreadsheets import harmless
 from storage.finance.balance_store import BalanceStore, StatementOf
 from storage.finance.upkeep import Upkeep
 
@@ -28,8 +29,6 @@ _CSV_COLUMNS = (
     *("occurred_at", "original_occurred_at", "posted_at", "entry_key", "description"),
     *("currency", "debit_minor", "credit_minor", "balance_minor"),
 )
-# Spreadsheets run texts that begin like this as formulas (OWASP, "CSV injection").
-_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def page_csv(page: Page) -> bytes:
         writer.writerow(
             (
                 *(_time(movement.occurred_at), _time(movement.original_occurred_at)),
-                *(_time(movement.posted_at), _harmless(movement.entry_key), _harmless(movement.description)),
+                *(_time(movement.posted_at), harmless(movement.entry_key), harmless(movement.description)),
                 *(page.of.currency, max(movement.amount_minor, 0), max(-movement.amount_minor, 0)),
                 line.balance_minor,
             )
@@ -148,10 +147,6 @@ def _line_document(line: Line) -> dict[str, Any]:
 
 def _time(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat().replace("+00:00", "Z")
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_SIGNS) else text
 
 
 def _fingerprint(of: StatementOf) -> str:

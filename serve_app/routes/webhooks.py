@@ -36,6 +36,7 @@ ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
 PAYMENT_KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
 KINDS = frozenset({*PAYMENT_KINDS, *REFUND_NEWS, *DISPUTE_NEWS})
+TRANSFER_REVERSED = "transfer.reversed"
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,100}")  # it becomes part of a step's and of an entry's name
 
 
@@ -221,7 +222,10 @@ async def _receive(call: Call) -> str:
         call.ports.settings.webhook_secrets,
         call.ports.clock(),
     )
-    news = news_of(parse_json(body))
+    event = parse_json(body)
+    if isinstance(event, dict) and event.get("type") == TRANSFER_REVERSED:
+        return await _look_at_payout(call, event)
+    news = news_of(event)
     if news is None:
         return "ignored"
     if not news.order_id:
@@ -244,6 +248,22 @@ async def _receive(call: Call) -> str:
         if not known:
             raise _unknown(news) from None
         return "stored"
+
+
+async def _look_at_payout(call: Call, event: Mapping[str, Any]) -> str:
+    """A transfer was reversed: its payout is looked at anew, at Stripe, so the news itself may be old."""
+    data = event.get("data")
+    transfer = data.get("object") if isinstance(data, dict) else None
+    metadata = transfer.get("metadata") if isinstance(transfer, dict) else None
+    payout_id = metadata.get("payout_id") if isinstance(metadata, dict) else None
+    if not isinstance(payout_id, str) or not is_id("po", payout_id):
+        return "ignored"
+    if not await call.ports.payouts.payouts.nudge(payout_id):
+        raise NotFoundError(
+            "webhook_order_unknown",
+            f"Payout {payout_id} is not in this database. The event is not kept: send it again later.",
+        )
+    return "stored"
 
 
 def _unknown(news: PaymentNews) -> NotFoundError:

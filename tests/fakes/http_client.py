@@ -34,7 +34,14 @@ class Client:
         return await self.http.get(path, headers=self._headers(headers))
 
     async def post(
-        self, path: str, body: Any = None, *, key: str | None = "fresh", content: Any = None, **headers: str
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = "fresh",
+        content: Any = None,
+        method: str = "POST",
+        **headers: str,
     ) -> httpx.Response:
         if key == "fresh":
             key = next(self._keys)
@@ -42,12 +49,10 @@ class Client:
             headers["idempotency_key"] = key
         headers.setdefault("content_type", "application/json")
         data = content if content is not None else orjson.dumps(body)
-        return await self.http.post(path, content=data, headers=self._headers(headers))
+        return await self.http.request(method, path, content=data, headers=self._headers(headers))
 
-    async def put(self, path: str, body: Any, *, key: str | None = "fresh") -> httpx.Response:
-        key = next(self._keys) if key == "fresh" else key
-        named = {"content_type": "application/json"} | ({} if key is None else {"idempotency_key": key})
-        return await self.http.put(path, content=orjson.dumps(body), headers=self._headers(named))
+    async def put(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return await self.post(path, body, method="PUT", **more)
 
     def _headers(self, headers: dict[str, str]) -> dict[str, str]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

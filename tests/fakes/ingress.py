@@ -78,6 +78,7 @@ class FakeMarket:
         self.tax_tables = FakeTaxTables(self.commands, self.clock)
         operators = register_operators(KEYS[:4], 2, self.clock())
         self.proposals = FakeProposals(self.commands, self.clock, operators)
+        self.payouts: Any = None  # on real parts only: tests/integration/test_payouts_http.py
         self.publisher = Publisher(self.catalogue, self.uploads, self.payloads, self.signer, self.clock)  # type: ignore[arg-type]
         self.checks: dict[str, bool] = {"database": True, "order_hosts": True, "signer": True}
         self._numbers = itertools.count(1)
@@ -138,6 +139,7 @@ class FakeMarket:
             discounts=self.discounts,
             taxes=self.tax_tables,
             tax_tables=self.tax_tables,
+            payouts=self.payouts,
             signing=self.signer,
             payloads=self.payloads,
             uploads=self.uploads,

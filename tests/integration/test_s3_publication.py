@@ -130,6 +130,7 @@ class Market:
                 discounts=Discounts(pool),
                 taxes=TaxTables(pool, time.monotonic),
                 tax_tables=TaxTables(pool, time.monotonic),
+                payouts=None,
                 signing=signer,
                 payloads=payloads,
                 uploads=uploads,

@@ -96,6 +96,8 @@ def test_settings_are_understood_and_hold_no_token(layout: Layout):
     assert len(set(operators)) == 2
     assert settings.finance.url.startswith("https://")
     assert settings.finance.poster == ClientTlsFiles(tls.ca, tls.ingress.certificate, tls.ingress.key)
+    office = tls.back_office
+    assert settings.finance.back_office == ClientTlsFiles(tls.ca, office.certificate, office.key)
 
 
 def test_the_local_document_keeps_its_contract(layout: Layout):
