@@ -1,8 +1,8 @@
 """``marketplace bench``: benchmarks that measure and never judge.
 
 Each prints one JSON object as the last line. ``http`` and ``recovery`` use the marketplace that runs on this
-machine, or start one and stop it again; ``grains`` and ``growth`` need none. Exit status 1 only when an
-acknowledged order was lost or nothing could be measured: a slow result is a result.
+machine, or start one and stop it again; ``grains``, ``growth`` and ``reconcile`` need none. Exit status 1
+only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
 """
 
 import json
@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster.bench import grains as grains_bench
 from cluster.bench import growth as growth_bench
 from cluster.bench import orders_http, plots
+from cluster.bench import reconcile as reconcile_bench
 from cluster.bench import recovery as recovery_bench
 from cluster.client import ClientError
 from cluster.local.failures import CancelledStartError, LaunchError
@@ -32,7 +33,7 @@ RATE_MAX = 2_000.0  # arrivals per second: more than one generator can make
 SECONDS_MAX = 3_600.0
 COMPLETE_TIMEOUT_S = 60.0
 
-app = typer.Typer(help="Measure: http (the default), grains, growth, recovery.")
+app = typer.Typer(help="Measure: http (the default), grains, growth, reconcile, recovery.")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Write the result and its plots (SVG) into this directory.")
@@ -42,7 +43,7 @@ Note = Callable[[str], None]
 
 @app.callback(invoke_without_command=True)
 def all_benchmarks(context: typer.Context) -> None:
-    """Measure: http (the default), grains, growth, recovery."""
+    """Measure: http (the default), grains, growth, reconcile, recovery."""
     if context.invoked_subcommand is None:
         http()
 
@@ -121,6 +122,27 @@ def growth(
         except LaunchError as error:
             raise ClientError(str(error), "postgres_not_started") from None
     _finish(result, plot)
+
+
+@app.command()
+def reconcile(
+    *,
+    orders: Annotated[
+        int,
+        typer.Option("--orders", min=1, max=reconcile_bench.ORDERS_MAX, help="Sound orders."),
+    ] = reconcile_bench.ORDERS,
+    fees_booked: Annotated[
+        bool, typer.Option("--fees-booked/--fees-open", help="Whether Stripe's fees are in the books before.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a reconciliation with planted differences; the parts that it needs are its own."""
+    with command(as_json=as_json) as terminal:
+        try:
+            result = reconcile_bench.run(orders, terminal.note, fees_booked=fees_booked)
+        except LaunchError as error:
+            raise ClientError(str(error), "parts_not_started") from None
+    _finish(result, None)
 
 
 @app.command()

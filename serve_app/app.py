@@ -25,6 +25,7 @@ from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
 from serve_app.quoting import Quoting
 from serve_app.routes import (
+    cases,
     catalogue,
     dead_letters,
     discounts,
@@ -76,6 +77,7 @@ def build_app(
         *licences.operations(monotonic),
         *ops.operations(),
         *dead_letters.operations(),
+        *cases.operations(),
         *sales.operations(),
         *discounts.operations(),
         *tax_tables.operations(),

@@ -325,6 +325,58 @@ DROPPED_LETTER = {
     "reason": "Returned at Stripe by hand, re_3PqR.",
     "consequence": "The order never learns of it. If money moved, nobody will return it but you, at Stripe.",
 }
+CASE = {
+    "id": "cas_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "kind": "refund_not_recorded",
+    "status": "open",
+    "order_id": _ORDER_ID,
+    "subject": "re_3PqR",
+    "currency": "USD",
+    "expected_minor": 0,
+    "actual_minor": 500,
+    "detail": "Stripe returned 500 USD by re_3PqR; the order does not know it.",
+    "proposal": "Tell the order what Stripe says, as the webhook would have done.",
+    "applicable": True,
+    "evidence": {
+        "stripe_object": "re_3PqR",
+        "payment_intent": "pi_3PqR",
+        "stripe_status": "succeeded",
+        "waiting_webhooks": [],
+    },
+    "happened_at": _TIME,
+    "opened_at": _TIME,
+    "changed_at": _TIME,
+    "apply_requested_by": None,
+    "applied_at": None,
+    "closed_at": None,
+    "closed_by": None,
+    "reason": None,
+}
+CASE_APPLIED = {
+    "id": CASE["id"],
+    "decision": "apply_requested",
+    "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "reason": "The dashboard shows the refund.",
+    "consequence": "The reconciler makes the fix within a minute, if it still applies, and closes the case "
+    "once the difference is gone.",
+}
+CASE_CLOSED = {
+    "id": CASE["id"],
+    "decision": "closed",
+    "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "reason": "Settled with the buyer by bank transfer.",
+    "consequence": "The case is closed as it is. It opens again only if its amounts change.",
+}
+RECONCILIATION = {
+    "id": "rec_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "since": "2026-11-23T00:00:00Z",
+    "until": "2026-11-24T00:00:00Z",
+    "daily": True,
+    "complete": True,
+    "started_at": _TIME,
+    "finished_at": _TIME,
+    "report": {"orders": 1200, "movements": 1214, "entries": 2431, "opened": 0, "open_by_kind": {}},
+}
 SALES_DAY = {
     "day": "2026-11-24",
     "sku_id": "sku_01jz3k5v8m2q9x7c4b6n0t1rwf",

@@ -21,8 +21,10 @@ from domain.pricing.discounts import Discount
 from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
+from domain.reconciliation.cases import Case, CaseStatus
 from domain.signing import KeyRecord
 from storage.market.access import Principal
+from storage.market.cases import CaseDecision, RunRow
 from storage.market.catalogue import PriceList, Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
@@ -169,6 +171,24 @@ class DeadLetterStore(Protocol):
 
     async def decide(self, write: Write, decision: Decision, body: Mapping[str, Any]) -> Recorded | None:
         """Retry or drop one, once per idempotency key."""
+
+
+class CaseStore(Protocol):
+    """``storage.market.cases``; see there for errors."""
+
+    async def page(
+        self, status: CaseStatus | None, kind: str | None, before: tuple[datetime, str] | None, limit: int
+    ) -> list[Case]:
+        """List reconciliation cases, the one opened last first."""
+
+    async def find(self, case_id: str) -> Case | None:
+        """Read one case."""
+
+    async def decide(self, write: Write, decision: CaseDecision, body: Mapping[str, Any]) -> Recorded | None:
+        """Close a case or ask for its fix, once per idempotency key."""
+
+    async def runs(self, before: str, limit: int) -> list[RunRow]:
+        """List reconciliations, newest first."""
 
 
 class SalesReads(Protocol):
@@ -327,6 +347,7 @@ class IngressPorts:
     access: AccessStore
     commands: CommandStore
     dead_letters: DeadLetterStore
+    cases: CaseStore
     sales: SalesReads
     proposals: ProposalStore
     governed: GovernedReads

@@ -120,6 +120,9 @@ TABLE: dict[str, tuple[int, str]] = {
     # Operators
     "dead_letter_not_found": (404, "No such dead letter"),
     "dead_letter_gone": (409, "The work is not dead any more"),
+    "case_not_found": (404, "No such case"),
+    "case_closed": (409, "The case is closed"),
+    "case_not_applicable": (409, "The case has no fix that can be made"),
     # Proposals
     "proposal_not_found": (404, "No such proposal"),
     "governed_kind_not_found": (404, "No such governed document"),

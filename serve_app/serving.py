@@ -21,6 +21,7 @@ from deployments.settings import Settings
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
 from storage.market.access import AccessTokens
+from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
@@ -87,6 +88,7 @@ class IngressDeployment:
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),
+            cases=Cases(self._pool),
             sales=Sales(self._pool),
             proposals=Proposals(self._pool),
             governed=Governed(self._pool, time.monotonic),

@@ -29,7 +29,7 @@ LINGER_S = 0.003  # a booking waits this long for company: a request costs sever
 _REFUSALS = range(400, 500)
 _NOT_ALLOWED = (401, 403)
 _ANSWERS = frozenset({*range(200, 300), 400, 404, 409, 422})  # what says something about the request itself
-_PERIOD_CLOSED = "period_closed"
+PERIOD_CLOSED = "period_closed"
 # By what follows the order's id in an entry's key; part of the entry's content, so never changed.
 _DESCRIPTIONS = {
     "capture": "Sale",
@@ -38,6 +38,7 @@ _DESCRIPTIONS = {
     "dispute": "Dispute",
     "dispute_won": "Dispute won",
     "dispute_fee": "Dispute fee",
+    "fee": "Processing fee",
 }
 
 
@@ -82,17 +83,11 @@ class FinanceClient:
             DependencyError: ``finance_unavailable``, not known to be done; ``finance_misconfigured``, not
                 done, and operators must mend a certificate, a token or a role.
         """
-        entry = {
-            "entry_key": entry_key,
-            "currency": currency,
-            "occurred_at": at,
-            "description": _DESCRIPTIONS.get(entry_key.split(":")[1], "Return"),
-            "postings": [{"account": account, "amount_minor": amount} for account, amount in postings],
-        }
+        entry = entry_body(entry_key, currency, at, postings)
         try:
             return await self._batcher.submit(entry)
         except RejectedError as refused:
-            if refused.code != _PERIOD_CLOSED or self._now() <= at:
+            if refused.code != PERIOD_CLOSED or self._now() <= at:
                 raise
         log.warning("entry %s came after its period was closed: booked in the open one", entry_key)
         return await self._batcher.submit({**entry, "occurred_at": self._now(), "original_occurred_at": at})
@@ -154,6 +149,19 @@ class FinanceClient:
             if reason is not None:
                 return misconfigured(f"Finance does not accept our certificate: {reason}.")
         return _unavailable(type(error).__name__)
+
+
+def entry_body(
+    entry_key: str, currency: str, at: datetime, postings: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    """Return the document of an entry about an order: the same for the same arguments, whoever posts it."""
+    return {
+        "entry_key": entry_key,
+        "currency": currency,
+        "occurred_at": at,
+        "description": _DESCRIPTIONS.get(entry_key.split(":")[1], "Return"),
+        "postings": [{"account": account, "amount_minor": amount} for account, amount in postings],
+    }
 
 
 def _answer(result: dict[str, Any]) -> Acknowledgement | MarketplaceError:

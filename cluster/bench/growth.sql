@@ -53,6 +53,20 @@ SELECT added.entry_id, p.position, p.account, p.amount_minor, added.currency, ad
 FROM added
 CROSS JOIN unnest(%(accounts)s::text[], %(amounts)s::bigint[]) WITH ORDINALITY AS p (account, amount_minor, position)
 
+-- name: fees
+-- Stripe's processing fees, as the reconciliation books them.
+WITH added AS (
+    INSERT INTO finance.entries (entry_key, currency, occurred_at, description, content_digest, posting_count)
+    SELECT %(order)s || lpad(n::text, 16, '0') || ':fee', 'USD', %(at)s, 'Processing fee', sha256(int8send(-n)), 2
+    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+    RETURNING entry_id, currency, occurred_at
+)
+INSERT INTO finance.postings (entry_id, position, account, amount_minor, currency, occurred_at)
+SELECT added.entry_id, p.position, p.account, p.amount_minor, added.currency, added.occurred_at
+FROM added
+CROSS JOIN unnest(%(fee_accounts)s::text[], %(fee_amounts)s::bigint[])
+    WITH ORDINALITY AS p (account, amount_minor, position)
+
 -- name: sizes
 SELECT pg_database_size(current_database()),
        (SELECT count(*) FROM market.orders), (SELECT count(*) FROM market.order_events)

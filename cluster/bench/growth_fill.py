@@ -7,7 +7,7 @@ are on.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ from cluster.bench.order_life import (
     place_command,
     whole_life,
 )
-from domain.orders.booking import capture_postings
+from domain.orders.booking import capture_postings, fee_postings
 from domain.orders.events import KIND_OF, OrderPaid
 from storage import migrations
 from storage.market.turn_rows import webhook_payload
@@ -39,6 +39,7 @@ ID_TIME = "01ky000000"  # sorts before every id of today, so that new orders go 
 SCHEMAS = (("finance", "storage.finance"), ("market", "storage.market"))
 # Two connections fill at once, each its own tables.
 LANES = (("events", "inbox"), ("orders", "commands", "licences", "deliveries", "entries"))
+FEE_MINOR = 88  # what the Stripe simulator takes of the price, 19.99 USD: 2.9 % and 30
 _AT = datetime(2026, 1, 1, tzinfo=UTC)  # only a text in a row
 _SQL = load_queries("cluster.bench", "growth.sql")
 
@@ -70,11 +71,26 @@ def buyer_id_of(number: int, orders: int) -> str:
     return f"usr_growth_{number % _buyers(orders)}"
 
 
-def fill(dsn: str, orders: int, note: Callable[[str], None]) -> None:
-    """Fill an empty database with ``orders`` delivered orders, then vacuum and analyse it."""
-    values = _values(orders)
-    with ThreadPoolExecutor(len(LANES)) as lanes:
-        for lane in [lanes.submit(_fill_lane, dsn, names, values, orders) for names in LANES]:
+def payment_intent_of(number: int) -> str:
+    """Return the PaymentIntent that paid order ``number``."""
+    return f"pi_{ID_TIME}{number:016d}"
+
+
+def fill(
+    dsn: str,
+    orders: int,
+    note: Callable[[str], None],
+    *,
+    at: datetime = _AT,
+    filled: Sequence[Sequence[str]] = LANES,
+) -> None:
+    """Fill an empty database with ``orders`` delivered orders, then vacuum and analyse it.
+
+    ``at`` is when they were placed and paid; ``filled`` are the tables, by lane.
+    """
+    values = _values(orders, at)
+    with ThreadPoolExecutor(len(filled)) as lanes:
+        for lane in [lanes.submit(_fill_lane, dsn, names, values, orders) for names in filled]:
             lane.result()
     note(f"  {orders:,} orders are written; vacuum")
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -93,7 +109,7 @@ def _buyers(orders: int) -> int:
     return max(1, orders // ORDERS_PER_BUYER)
 
 
-def _fill_lane(dsn: str, names: tuple[str, ...], values: Mapping[str, Any], orders: int) -> None:
+def _fill_lane(dsn: str, names: Sequence[str], values: Mapping[str, Any], orders: int) -> None:
     with psycopg.connect(dsn, autocommit=True, options="-c synchronous_commit=off") as connection:
         for name in names:
             for first in range(1, orders + 1, BATCH):
@@ -101,15 +117,16 @@ def _fill_lane(dsn: str, names: tuple[str, ...], values: Mapping[str, Any], orde
                 connection.execute(_SQL[name].encode(), {**values, **bounds})
 
 
-def _values(orders: int) -> dict[str, Any]:
+def _values(orders: int, at: datetime) -> dict[str, Any]:
     order_id = order_id_at(0)
-    turns = whole_life(place_command(order_id, "usr_growth_0", _AT))
+    turns = whole_life(place_command(order_id, "usr_growth_0", at))
     order = turns[-1].order
     licence, delivery = turns[-1].licences[0], turns[-1].deliveries[0]
     unique = {
         order_id: f"ord_{ID_TIME}@N@",
         licence.licence_id: f"lic_{ID_TIME}@N@",
         delivery.delivery_id: f"dlv_{ID_TIME}@N@",
+        str(order.payment_intent_id): f"pi_{ID_TIME}@N@",
     }
     events = [event for turn in turns for event in turn.events]
     paid = next(turn for turn in turns if any(isinstance(one, OrderPaid) for one in turn.events))
@@ -133,6 +150,9 @@ def _values(orders: int) -> dict[str, Any]:
         "documents": DOCUMENTS,
         "envelopes": [document(DOCUMENT_CHARS) for _ in range(DOCUMENTS)],
         "manifests": [document(DOCUMENT_CHARS) for _ in range(DOCUMENTS)],
+        "at": at,
+        "fee_accounts": [account for account, _ in fee_postings(FEE_MINOR)],
+        "fee_amounts": [amount_minor for _, amount_minor in fee_postings(FEE_MINOR)],
         "accounts": [account for account, _ in postings],
         "amounts": [amount_minor for _, amount_minor in postings],
     }

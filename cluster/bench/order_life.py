@@ -102,11 +102,14 @@ def turn_of(
     )
 
 
-def whole_life(command: c.PlaceOrder) -> list[Turn]:
-    """Return the turns of an order that is placed, paid and delivered: the first one places it."""
+def whole_life(command: c.PlaceOrder, intent: str | None = None) -> list[Turn]:
+    """Return the turns of an order that is placed, paid and delivered: the first one places it.
+
+    ``intent`` is the PaymentIntent that pays it; one of no Stripe's when left out.
+    """
     order_id, at = command.order_id, command.at
     placed = turn_of(order_id, None, decide(None, command))
-    intent = f"pi_{secrets.token_hex(12)}"
+    intent = intent or f"pi_{secrets.token_hex(12)}"
     opened = turn_of(
         order_id,
         placed.order,

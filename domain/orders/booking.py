@@ -10,6 +10,12 @@ Debits are positive, credits negative; a sale's entry is
 All of it is written in the order's lines, and so is everybody's part of what goes back (``parts``). A return
 is the sale in part; what comes back (a failed refund, a won dispute) is the opposite entry.
 
+Stripe's own processing fee is an entry of its own, ``<order>:fee``, which the reconciliation posts when
+Stripe's balance transactions tell it: the order's history knows nothing of it.
+
+    stripe:fees                + fee          what Stripe took
+    stripe:clearing            - fee
+
 A movement is one of ``refund:<id>``, ``refund_reversal:<id>``, ``dispute:<id>``, ``dispute_won:<id>`` and
 ``dispute_fee:<id>``; its entry's key is the order's id, a colon and the movement.
 """
@@ -40,6 +46,7 @@ __all__ = [
 
 CLEARING = "stripe:clearing"
 DISPUTE_FEES = "stripe:dispute_fees"  # what Stripe charges for disputes; the platform bears it
+PROCESSING_FEES = "stripe:fees"  # what Stripe charges for payments; the platform bears it
 
 REFUND, REFUND_REVERSAL = "refund", "refund_reversal"
 DISPUTE, DISPUTE_WON, DISPUTE_FEE = "dispute", "dispute_won", "dispute_fee"
@@ -87,6 +94,21 @@ def return_postings(order: Order, movement: str) -> tuple[datetime, list[tuple[s
         if kind == DISPUTE_WON and dispute.closed_at is not None and not dispute.returns:
             return dispute.closed_at, _returned(order, dispute.shares, -1)
     raise RejectedError("return_unknown", f"{order.order_id} has no movement {movement}.")
+
+
+def fee_entry_key(order_id: str, object_id: str = "") -> str:
+    """Idempotency key of a processing fee's entry; ``object_id`` for all but the order's own payment."""
+    return f"{order_id}:fee:{object_id}" if object_id else f"{order_id}:fee"
+
+
+def is_fee_entry(order_id: str, entry_key: str) -> bool:
+    """Whether an entry's key is that of a processing fee of the order."""
+    return entry_key == fee_entry_key(order_id) or entry_key.startswith(f"{order_id}:fee:")
+
+
+def fee_postings(fee_minor: int) -> list[tuple[str, int]]:
+    """Return ``(account, amount_minor)`` of a processing fee; the currency is the one Stripe settles in."""
+    return [(PROCESSING_FEES, fee_minor), (CLEARING, -fee_minor)]
 
 
 def cleared_minor(postings: Sequence[tuple[str, int]]) -> int:

@@ -46,8 +46,8 @@ def issued_lines(order: Order) -> tuple[Line, ...]:
     )
 
 
-def return_entries(order: Order) -> Mapping[str, Sequence[tuple[str, int]]]:
-    """Return the postings of every entry that the order's returns explain, by entry key."""
+def movements_of(order: Order) -> list[str]:
+    """Return every movement of money that the order's returns explain, booked or not."""
     movements = []
     for refund in order.refunds:
         if refund.accepted_at is not None:
@@ -62,9 +62,14 @@ def return_entries(order: Order) -> Mapping[str, Sequence[tuple[str, int]]]:
         movements.append(f"{DISPUTE}:{dispute.dispute_id}")
         if dispute.status is DisputeStatus.WON:
             movements.append(f"{DISPUTE_WON}:{dispute.dispute_id}")
+    return movements
+
+
+def return_entries(order: Order) -> Mapping[str, Sequence[tuple[str, int]]]:
+    """Return the postings of every entry that the order's returns explain, by entry key."""
     return {
         return_entry_key(order.order_id, movement): return_postings(order, movement)[1]
-        for movement in movements
+        for movement in movements_of(order)
     }
 
 

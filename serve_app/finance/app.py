@@ -30,7 +30,7 @@ from storage.finance.group_commit import GroupCommit
 from storage.finance.ledger_store import LedgerStore, Outcome, PostedEntry
 from storage.finance.upkeep import Upkeep
 
-ENTRIES_PAGE_MAX = 100  # of 200 postings at most: about a megabyte
+ENTRIES_PAGE_MAX = 500  # a sale has three postings: some 200 kB; at the most (200 each) five megabytes
 POOL_MAX_DEFAULT = 4  # one transaction at a time posts, the others read; two cores run no more at once
 
 _JSON = "application/json"
@@ -120,17 +120,31 @@ class Handlers:
         return Response(documents.dump(documents.entry_document(posted)), media_type=_JSON)
 
     async def list_entries(self, request: Request) -> Response:
-        """GET /v1/entries."""
-        params = query.parse(request, {"account", "cursor", "limit"})
+        """GET /v1/entries: all, of an account, also in a window of time, or by their keys' beginning."""
+        params = query.parse(request, {"account", "currency", "from", "to", "key_prefix", "cursor", "limit"})
         limit = query.limit(params, ENTRIES_PAGE_MAX)
-        page = await self._store.entries(
-            account=query.account(params.get("account")),
-            after_id=query.entries_cursor(params.get("cursor")),
-            limit=limit,
-        )
+        cursor = params.get("cursor")
+        if prefix := query.key_prefix(params):
+            after_key = query.key_cursor(cursor, prefix)
+            page = await self._store.entries_of_prefix(prefix, after_key=after_key, limit=limit)
+            next_cursor = page[-1].entry.entry_key if page else None
+        elif window := query.window(params):
+            account, currency, since, until = window
+            after = query.window_cursor(cursor, since)
+            page = await self._store.entries_in_window(
+                account, currency, after=after, until=until, limit=limit
+            )
+            next_cursor = query.window_cursor_after(page[-1]) if page else None
+        else:
+            page = await self._store.entries(
+                account=query.account(params.get("account")),
+                after_id=query.entries_cursor(cursor),
+                limit=limit,
+            )
+            next_cursor = query.entries_cursor_after(page[-1]) if page else None
         body = {
             "entries": [documents.entry_document(posted) for posted in page],
-            "next_cursor": query.entries_cursor_after(page[-1]) if len(page) == limit else None,
+            "next_cursor": next_cursor if len(page) == limit else None,
         }
         return Response(documents.dump(body), media_type=_JSON)
 

@@ -9,7 +9,10 @@ from typing import Any
 from serve_app.finance.openapi_books import books_paths
 from serve_app.finance.openapi_parts import (
     ACCOUNT,
+    CURRENCY,
     CURSOR_ASKED,
+    KEY_PATTERN,
+    TIME,
     answer,
     body,
     operation,
@@ -105,12 +108,21 @@ def _list_entries() -> dict[str, Any]:
     return operation(
         "listEntries",
         "reader",
-        "Entries in posting order, of all accounts or of one",
+        "Entries: in posting order, of all accounts or of one; of an account, a currency and a window, by "
+        "the time at which they occurred; or by their keys' beginning, in the order of keys",
         {
             "200": answer("A page", "EntryPage", {"entries": [_POSTED_EXAMPLE], "next_cursor": None}),
             **problems("query_malformed"),
         },
-        parameters=[query("account", ACCOUNT), CURSOR_ASKED, page_size(100)],
+        parameters=[
+            query("account", ACCOUNT),
+            query("currency", {**CURRENCY, "description": "With account, from and to"}),
+            query("from", {**TIME, "description": "Included"}),
+            query("to", {**TIME, "description": "Not included"}),
+            query("key_prefix", {"type": "string", "pattern": KEY_PATTERN, "description": "By itself"}),
+            CURSOR_ASKED,
+            page_size(500),
+        ],
     )
 
 

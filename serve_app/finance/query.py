@@ -6,7 +6,7 @@ not answer with today's balance. Cursors are opaque to clients and checked like 
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from starlette.requests import Request
 
@@ -18,6 +18,8 @@ from storage.finance.ledger_store import PostedEntry
 
 PAGE_DEFAULT = 50
 
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
+_WINDOW = ("currency", "from", "to")
 _ENTRIES_CURSOR = re.compile(ENTRY_ID_PREFIX + r"([0-9]{1,18})")
 _ACCOUNT_PREFIX = re.compile(r"[A-Za-z0-9_:]{0,120}")
 
@@ -110,6 +112,56 @@ def entries_cursor(text: str | None) -> int:
 def entries_cursor_after(last: PostedEntry) -> str:
     """Return the cursor of the page that follows ``last``."""
     return f"{ENTRY_ID_PREFIX}{last.entry_id}"
+
+
+def key_prefix(params: Mapping[str, str]) -> str | None:
+    """Return the beginning of entry keys that is asked for, or None; it goes with no other choice."""
+    prefix = params.get("key_prefix")
+    if prefix is None:
+        return None
+    if not _KEY_PREFIX.fullmatch(prefix):
+        raise refused("key_prefix", "the beginning of an entry key.")
+    if params.keys() & {"account", *_WINDOW}:
+        raise refused("key_prefix", "not together with account, currency, from or to.")
+    return prefix
+
+
+def key_cursor(text: str | None, prefix: str) -> str:
+    """Return the key after which a page of keys with ``prefix`` starts."""
+    if text is None:
+        return ""
+    if not (_KEY_PREFIX.fullmatch(text) and text.startswith(prefix)):
+        raise refused("cursor", "the next_cursor of the page before.")
+    return text
+
+
+def window(params: Mapping[str, str]) -> tuple[str, str, datetime, datetime] | None:
+    """Return account, currency, first instant and the instant after the last, or None without any of them."""
+    if not params.keys() & set(_WINDOW):
+        return None
+    name = required_account(params.get("account", ""))
+    since, until = instant(params, "from"), instant(params, "to")
+    if since > until:
+        raise refused("to", "not before from.")
+    return name, currency(params), since, until
+
+
+def window_cursor(text: str | None, since: datetime) -> tuple[datetime, int]:
+    """Return the time and entry id after which a page of a window starts."""
+    if text is None:
+        return since, 0
+    at_text, _, entry_id = text.partition(",")
+    try:
+        at = parse_time(at_text, "")
+        return max((at, entries_cursor(entry_id)), (since, 0))
+    except (EntryMalformedError, RejectedError):
+        raise refused("cursor", "the next_cursor of the page before.") from None
+
+
+def window_cursor_after(last: PostedEntry) -> str:
+    """Return the cursor of the page that follows ``last``."""
+    at = last.entry.occurred_at.astimezone(UTC).replace(tzinfo=None).isoformat()
+    return f"{at}Z,{entries_cursor_after(last)}"
 
 
 def accounts_cursor(text: str | None) -> tuple[str, str]:

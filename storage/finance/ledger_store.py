@@ -29,6 +29,8 @@ _ENTRIES_BY_KEYS = _QUERIES["entries_by_keys"]
 _ENTRY_BY_KEY = _QUERIES["entry_by_key"]
 _ENTRIES_PAGE = _QUERIES["entries_page"]
 _ENTRIES_PAGE_OF_ACCOUNT = _QUERIES["entries_page_of_account"]
+_ENTRIES_PAGE_OF_WINDOW = _QUERIES["entries_page_of_window"]
+_ENTRIES_PAGE_OF_PREFIX = _QUERIES["entries_page_of_prefix"]
 _READY = _QUERIES["ready"]
 
 
@@ -105,6 +107,32 @@ class LedgerStore:
             else self.connections.rows(_ENTRIES_PAGE_OF_ACCOUNT, (account, after_id, limit))
         )
         return [_posted_entry(row) for row in rows]
+
+    async def entries_in_window(
+        self, account: str, currency: str, *, after: tuple[datetime, int], until: datetime, limit: int
+    ) -> list[PostedEntry]:
+        """Return entries of an account in a currency behind ``after`` (time, entry id), by time.
+
+        They occurred before ``until``; each comes once, however many of its postings touch the account.
+        """
+        parameters = {
+            "account": account,
+            "currency": currency,
+            "after": after[0],
+            "after_id": after[1],
+            "until": until,
+            "limit": limit,
+        }
+        return [
+            _posted_entry(row) for row in await self.connections.rows(_ENTRIES_PAGE_OF_WINDOW, parameters)
+        ]
+
+    async def entries_of_prefix(self, prefix: str, *, after_key: str, limit: int) -> list[PostedEntry]:
+        """Return entries whose keys begin with ``prefix`` and are above ``after_key``, by key."""
+        parameters = {"prefix": prefix, "after": after_key, "limit": limit}
+        return [
+            _posted_entry(row) for row in await self.connections.rows(_ENTRIES_PAGE_OF_PREFIX, parameters)
+        ]
 
 
 async def _post(connection: Connection, entries: Sequence[Entry]) -> list[Outcome]:

@@ -98,5 +98,42 @@ CROSS JOIN LATERAL (
 ) legs
 ORDER BY e.entry_id;
 
+-- name: entries_page_of_window
+-- The entries that touch one account in one currency and occurred in a window, by date and then in posting
+-- order, after the cursor's date and entry id.
+SELECT e.entry_id, e.entry_key, e.currency, e.occurred_at, e.posted_at, e.description, e.original_occurred_at,
+       (SELECT entry_key FROM finance.entries WHERE entry_id = e.reverses_entry_id),
+       (SELECT entry_key FROM finance.entries WHERE reverses_entry_id = e.entry_id),
+       legs.accounts, legs.amounts
+FROM (
+    SELECT DISTINCT occurred_at, entry_id FROM finance.postings
+    WHERE account = %(account)s AND currency = %(currency)s AND occurred_at < %(until)s::timestamptz
+      AND (occurred_at, entry_id) > (%(after)s::timestamptz, %(after_id)s::bigint)
+    ORDER BY occurred_at, entry_id LIMIT %(limit)s
+) touched
+JOIN finance.entries e ON e.entry_id = touched.entry_id
+CROSS JOIN LATERAL (
+    SELECT array_agg(account ORDER BY position) AS accounts, array_agg(amount_minor ORDER BY position) AS amounts
+    FROM finance.postings WHERE postings.entry_id = e.entry_id
+) legs
+ORDER BY touched.occurred_at, e.entry_id;
+
+-- name: entries_page_of_prefix
+-- The entries whose keys begin with a text, by key, after the cursor's key. `{` is above every character of a key.
+SELECT e.entry_id, e.entry_key, e.currency, e.occurred_at, e.posted_at, e.description, e.original_occurred_at,
+       (SELECT entry_key FROM finance.entries WHERE entry_id = e.reverses_entry_id),
+       (SELECT entry_key FROM finance.entries WHERE reverses_entry_id = e.entry_id),
+       legs.accounts, legs.amounts
+FROM (
+    SELECT * FROM finance.entries
+    WHERE entry_key >= %(prefix)s AND entry_key < %(prefix)s::text || '{' AND entry_key > %(after)s
+    ORDER BY entry_key LIMIT %(limit)s
+) e
+CROSS JOIN LATERAL (
+    SELECT array_agg(account ORDER BY position) AS accounts, array_agg(amount_minor ORDER BY position) AS amounts
+    FROM finance.postings WHERE postings.entry_id = e.entry_id
+) legs
+ORDER BY e.entry_key;
+
 -- name: ready
 SELECT original_occurred_at FROM finance.entries LIMIT 1;

@@ -130,6 +130,38 @@ class FinanceContract:
         keys = [one["entry_key"] for page in (first, rest) for one in page["entries"]]
         assert keys == [f"{name}:{n}" for n in range(3)]
 
+    def test_entries_of_an_account_are_listed_by_window_and_by_key(self, client, name, bank, seller):
+        for n, day in enumerate((11, 10, 10, 12, 13)):
+            at = f"2026-01-{day}T00:00:00Z"
+            self.post(client, f"{name}:{n}", (bank, 5), (bank, 5), (seller, -10), at=at)
+        self.post(client, f"{name}:eur", (bank, 5), (seller, -5), at="2026-01-11T00:00:00Z", currency="EUR")
+        window = {"account": bank, "currency": "USD", "from": "2026-01-10T00:00:00Z"}
+        window["to"] = "2026-01-13T00:00:00Z"
+        assert self.keys_of(client, window) == [f"{name}:{n}" for n in (1, 2, 0, 3)]
+        assert self.keys_of(client, {"key_prefix": f"{name}:"}) == [
+            f"{name}:{n}" for n in (0, 1, 2, 3, 4, "eur")
+        ]
+        assert self.keys_of(client, {"key_prefix": f"{name}x"}) == []
+        for wrong in (
+            {"from": window["from"]},
+            {**window, "to": "2026-01-09T00:00:00Z"},
+            {**window, "key_prefix": name},
+            {**window, "cursor": "ent_1"},
+            {"key_prefix": f"{name}:", "cursor": "other"},
+        ):
+            problem(client.get("/v1/entries", params=wrong), 422, "query_malformed")
+
+    def keys_of(self, client: httpx.Client, asked: dict[str, str]) -> list[str]:
+        """Read all pages, of two entries each."""
+        keys: list[str] = []
+        params = {**asked, "limit": "2"}
+        while True:
+            page = conforms(client.get("/v1/entries", params=params), "EntryPage", 200)
+            keys += [one["entry_key"] for one in page["entries"]]
+            if page["next_cursor"] is None:
+                return keys
+            params["cursor"] = page["next_cursor"]
+
     def test_accounts_of_the_chart_are_opened_by_their_first_posting(self, client, name, bank, seller):
         problem(client.get(f"/v1/accounts/{bank}"), 404, "account_unknown")
         patterns = conforms(client.get("/v1/chart-of-accounts"), "Chart", 200)["patterns"]

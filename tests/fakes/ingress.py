@@ -27,6 +27,7 @@ from storage.market.access import Principal
 from storage.market.catalogue import Publication, Release, ReleaseSummary, Sku
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
+from tests.fakes.cases import FakeCases
 from tests.fakes.dead_letters import FakeDeadLetters
 from tests.fakes.market_orders import FakeDirectory, FakeLicences, FakeReads, FakeSigner
 from tests.fakes.market_stores import FakeAccess, FakeBucket, FakeCatalogue, FakeCommands
@@ -72,6 +73,7 @@ class FakeMarket:
         self.licences = FakeLicences(self)
         self.access = FakeAccess(self.commands)
         self.dead_letters = FakeDeadLetters(self.store, self.commands)
+        self.cases = FakeCases(self.commands)
         self.sales = FakeSales(self)
         self.governed = FakeGoverned()
         self.discounts = FakeDiscounts(self.commands, self.clock, self.store)
@@ -133,6 +135,7 @@ class FakeMarket:
             access=self.access,
             commands=self.commands,
             dead_letters=self.dead_letters,
+            cases=self.cases,
             sales=self.sales,
             proposals=self.proposals,
             governed=self.governed,

@@ -34,6 +34,7 @@ from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
 from storage import migrations
 from storage.market.access import AccessTokens, Principal, register_access_tokens
+from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
@@ -124,6 +125,7 @@ class Market:
                 access=AccessTokens(pool),
                 commands=Commands(pool),
                 dead_letters=DeadLetters(pool),
+                cases=Cases(pool),
                 sales=Sales(pool),
                 proposals=Proposals(pool),
                 governed=Governed(pool, time.monotonic),

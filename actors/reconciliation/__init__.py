@@ -1,0 +1,1 @@
+"""The reconciliation at work: one run over a window, and the daily one."""

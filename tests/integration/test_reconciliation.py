@@ -1,0 +1,214 @@
+"""A reconciliation over real Postgres, Finance and Stripe's simulator: finds what is planted, mends it."""
+
+import asyncio
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from finance_process import TOKEN, FinanceProcess
+
+from actors.orders.effects import Effects
+from actors.orders.host import OrderHost
+from actors.orders.sweep import Sweep
+from actors.reconciliation.run import Reconciler, Window
+from cluster.bench.reconcile_plants import PLANTS, Planter
+from domain.reconciliation.facts import Kind
+from storage import migrations
+from storage.finance_client import FinanceClient
+from storage.market.order_store import PostgresOrderStore
+from storage.market.pool import build_pool
+from storage.reconciliation.ledger import Ledger
+from storage.reconciliation.market import Market
+from storage.reconciliation.stripe_moves import StripeMoves
+from tests.fakes.order_world import settle
+from tests.fakes.orders import FakeClock, FakeFulfiller, FakeGateway, FakeMonotonic
+from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+NO_GRACE = timedelta(0)
+# What a run mends by itself, once it is told to.
+MENDED = {
+    Kind.CAPTURE_NOT_RECORDED,
+    Kind.NOT_BOOKED,
+    Kind.REFUND_NOT_RECORDED,
+    Kind.REFUND_DIFFERS,
+    Kind.DISPUTE_NOT_RECORDED,
+    Kind.DISPUTE_DIFFERS,
+}
+
+
+@pytest.fixture
+def finance(database, tmp_path):
+    migrations.apply(database.dsn, "storage.market", "market")
+    migrations.apply(database.dsn, "storage.finance", "finance")
+    process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def simulator(tmp_path):
+    # It has an endpoint, which hears of nothing: no webhook comes.
+    process = StripeProcess(tmp_path / "stripe", "http://127.0.0.1:9/webhooks", "account.updated").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def store(database, finance):
+    pool = build_pool(database.dsn_for("market_app"), name="test", size_max=4)
+    await pool.open(wait=True)
+    yield PostgresOrderStore(pool)
+    await pool.close()
+
+
+@pytest.fixture
+def planter(store, database, finance, simulator):
+    with (
+        finance.client() as client,
+        closing(Planter(store, database.dsn, client, simulator.url, SECRET_KEY)) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def reconcile(database, finance, simulator):
+    """Run one over the last days, in a thread as in life; returns its report."""
+
+    def once(apply, look_again):
+        with (
+            Market(database.dsn_for("market_app")) as market,
+            Ledger(finance.url, TOKEN) as ledger,
+            StripeMoves(simulator.url, SECRET_KEY) as moves,
+        ):
+            reconciler = Reconciler(market, ledger, moves)
+            if look_again:
+                return reconciler.look_again(apply=apply, grace=NO_GRACE)
+            now = datetime.now(UTC)
+            window = Window(now - timedelta(days=2), now + timedelta(days=1))
+            return reconciler.run(window, apply=apply, grace=NO_GRACE)
+
+    async def run(*, apply=False, look_again=False):
+        return await asyncio.to_thread(once, apply, look_again)
+
+    return run
+
+
+def kinds(report):
+    return Counter(one.kind for one in report.differences)
+
+
+def cases(database):
+    with psycopg.connect(database.dsn) as owner:
+        return owner.execute(
+            "SELECT case_id, kind, status, changed_at FROM market.reconciliation_cases ORDER BY case_id"
+        ).fetchall()
+
+
+async def test_each_planted_difference_is_found_and_a_second_run_changes_nothing(
+    planter, reconcile, database
+):
+    for _ in range(3):
+        await planter.sold()
+    for make, _ in PLANTS:
+        await make(planter)
+    first = await reconcile()
+    assert kinds(first) == Counter(kind for _, kind in PLANTS)
+    assert (first.opened, first.changed, first.complete) == (len(PLANTS), 0, True)
+    kept = cases(database)
+    second = await reconcile()
+    assert kinds(second) == kinds(first)
+    assert (second.opened, second.changed, second.resolved, second.fees_booked) == (0, 0, 0, 0)
+    assert cases(database) == kept
+    assert second.markdown().count("- **") == len(PLANTS)
+
+
+async def test_what_the_others_say_is_applied_through_the_ordinary_path(
+    planter, reconcile, database, store, finance
+):
+    for make, kind in PLANTS:
+        if kind in MENDED:
+            await make(planter)
+    found = await reconcile(apply=True)
+    mended = sum(kind in MENDED for _, kind in PLANTS)
+    assert (found.opened, found.applied) == (mended, mended)
+    client = FinanceClient(finance.url, TOKEN)
+    clock = FakeClock()
+    effects = Effects(FakeGateway(), client, FakeFulfiller(), clock, FakeMonotonic())
+    host = OrderHost(store, effects, clock, FakeMonotonic())
+    sweep = Sweep(store, host)
+    async with asyncio.timeout(30):
+        while any(status == "open" for _, _, status, _ in cases(database)):
+            await sweep.once()
+            await settle(host)
+            await reconcile(look_again=True)
+    await client.close()
+    again = await reconcile(apply=True)
+    assert not again.differences
+    assert not again.applied
+    assert again.finance_minor == again.stripe_minor, again.markdown()
+
+
+async def test_a_case_closes_when_the_difference_is_gone_and_opens_again(
+    planter, reconcile, database, finance
+):
+    order = await planter.sold()
+    planter.pay(order.order_id)
+    (twice,) = (await reconcile()).differences
+    assert twice.kind is Kind.CAPTURED_TWICE
+    planter.stripe.v1.refunds.create({"charge": twice.subject})
+    assert (await reconcile(look_again=True)).resolved == 1
+    assert [status for _, _, status, _ in cases(database)] == ["resolved"]
+    planter.control(f"/refunds/{planter.stripe.v1.refunds.list({'charge': twice.subject}).data[0].id}/fail")
+    report = await reconcile()
+    assert (report.opened, kinds(report)) == (1, Counter([Kind.CAPTURED_TWICE]))
+    assert report.finance_minor["USD"] == report.stripe_minor["USD"] - order.total_minor
+
+
+async def test_an_operator_has_an_entry_reversed_and_rebooked(planter, reconcile, database):
+    for make, kind in PLANTS:
+        if kind in (Kind.BOOKED_TWICE, Kind.BOOKED_DIFFERENTLY, Kind.FEE_DIFFERS, Kind.BOOKED_WITHOUT_ORDER):
+            await make(planter)
+    assert not (await reconcile(apply=True)).applied, "nobody asked"
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        asked = owner.execute(
+            "UPDATE market.reconciliation_cases SET apply_requested_by = 'op', apply_requested_at = now()"
+        ).rowcount
+    assert (await reconcile(look_again=True)).applied == asked
+    again = await reconcile()
+    assert not again.differences
+    assert again.resolved == asked
+    assert again.finance_minor == again.stripe_minor, again.markdown()
+
+
+async def test_webhooks_that_do_not_arrive_are_a_case(planter, reconcile, simulator):
+    for event in planter.stripe.v1.webhook_endpoints.list().data:
+        assert event.status == "enabled"
+    planter.stripe.v1.webhook_endpoints.create(
+        {"url": "http://127.0.0.1:9/other", "enabled_events": ["charge.succeeded"]}
+    )
+    await planter.sold()
+    report = await reconcile()
+    assert not report.differences, "an event is given some minutes"
+
+
+async def test_another_applications_payments_are_left_alone(planter, reconcile):
+    intent = planter.stripe.v1.payment_intents.create(
+        {"amount": 700, "currency": "usd", "confirm": True, "payment_method": "pm_card_visa",
+         "payment_method_types": ["card"]}
+    )  # fmt: skip
+    planter.control("/refunds", payment_intent=intent.id, amount=100)
+    report = await reconcile()
+    assert (report.foreign_charges, report.differences) == (1, [])
+
+
+async def test_finance_away_is_told_and_nothing_is_kept(planter, reconcile, finance, database):
+    await planter.sold()
+    finance.stop()
+    with pytest.raises(Exception, match="finance_unreadable") as failure:
+        await reconcile()
+    assert failure.type.__name__ == "DependencyError"
+    assert not cases(database)
