@@ -1,19 +1,23 @@
 """The outbox relay as a Serve deployment: order events leave through it to their consumers.
 
 One replica is enough, and several share the shards. It is apart from the ingress so that a burst of events
-never stands before a buyer's request. What is deleted when its time is over is deleted here too, and approved
-payouts are sent from here.
+never stands before a buyer's request. What is deleted when its time is over is deleted here too, approved
+payouts are sent from here, and the daily reconciliation has its thread here.
 """
 
+from functools import partial
+
 from actors.orders.housekeeping import Housekeeping
+from actors.reconciliation.daily import DailyReconciliation
 from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.metrics import RelayMetrics
 from actors.relay.relay import Relay
 from actors.relay.upkeep import ConsumerUpkeep
-from deployments.clock import utc_now
+from deployments.clock import draw_id, utc_now
 from deployments.payouts import LocalRunner
 from deployments.process import prepare_process
+from deployments.reconciliation import open_reconciliation
 from deployments.settings import Settings
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.housekeeping import PostgresHousekeeping
@@ -39,14 +43,21 @@ class RelayDeployment:
         self._metrics = RelayMetrics()
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
         self._payouts = LocalRunner(settings, self._pool)
-        self._work = (self._relay, self._upkeep, self._housekeeping, self._payouts)
+        self._reconciliation = DailyReconciliation(partial(open_reconciliation, settings), draw_id)
+        self._work = (
+            self._relay,
+            self._upkeep,
+            self._housekeeping,
+            self._payouts,
+            self._reconciliation,
+        )
         for part in self._work:
             part.start()
 
     async def check_health(self) -> None:
         """Serve's probe: a relay whose loop has ended is replaced."""
         if not all(part.alive for part in self._work):
-            raise RuntimeError("the relay, its upkeep, housekeeping or the payouts' runner has ended")
+            raise RuntimeError("the relay, its upkeep, housekeeping, payouts or reconciliation has ended")
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -55,6 +66,7 @@ class RelayDeployment:
     async def exposition(self) -> bytes:
         """Return the relay's series in Prometheus' text format."""
         self._metrics.record(self._relay.figures(), self._upkeep.parked)
+        self._metrics.record_cases(self._reconciliation.figures)
         return self._metrics.exposition() + self._payouts.exposition()
 
     async def __del__(self) -> None:
