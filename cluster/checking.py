@@ -24,7 +24,7 @@ from domain.orders.booking import CLEARING
 from domain.orders.invariants import Examination, Violation, check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
 from domain.orders.totals import Totals
-from storage.audit.charges import SpooledCharges, captured_charges, spooled
+from storage.audit.charges import SpooledCharges, captured_charges, held_balance, spooled
 from storage.audit.pages import OrderPages, Page
 
 BATCH_ORDERS = 500  # a page: some 5 MB here, a few milliseconds of a snapshot there
@@ -57,6 +57,7 @@ class Report:
     found: Counter[str] = field(default_factory=Counter)
     totals: Totals = field(default_factory=Totals)
     sales: SalesSums = field(default_factory=SalesSums)
+    balances_compared: bool = False  # Finance's with Stripe's: only when nothing moved meanwhile
 
     @property
     def clean(self) -> bool:
@@ -77,6 +78,8 @@ class Report:
             "booked_minor": dict(self.totals.booked_minor),
             "cleared_minor": dict(self.totals.cleared_minor),
             "charged_minor": dict(self.totals.charged_minor),
+            "unbooked_fees_minor": {one: fee for one, fee in self.totals.unbooked_fees_minor.items() if fee},
+            "balances_compared": self.balances_compared,
         }
 
 
@@ -153,6 +156,7 @@ def run(
 
     with _charges(where) as charges, OrderPages(where.market_dsn, where.finance_dsn, charges) as reader:
         sold_before = reader.sales_sums()
+        standing_before = _standing(where, reader)
         finance_now = reader.finance_now()
         cut = finance_now - timedelta(seconds=grace_s) if finance_now else None
         bounds = list(reader.bounds(batch)) if jobs > 1 else []
@@ -166,12 +170,24 @@ def run(
             take(*_check_page(page, cut, grace_s))
         ledger = reader.ledger_totals(cut) if cut else None
         sold_after = reader.sales_sums()
+        standing = _standing(where, reader)
     whole = report.totals.violations(ledger)
+    report.balances_compared = standing is not None and standing == standing_before
+    if standing is not None and report.balances_compared:
+        whole += report.totals.against_stripe(*standing)
     if sold_before is not None and sold_after is not None:
         compared = report.sales.violations(sold_before, sold_after)
         whole += [Violation(invariant, "", words) for invariant, words in compared]
     take(Report(), whole)
     return report
+
+
+def _standing(where: Sources, reader: OrderPages) -> tuple[dict[str, int], dict[str, int]] | None:
+    """What Finance and Stripe say that Stripe holds; comparable when nothing moved during the whole run."""
+    clearing = reader.clearing() if where.stripe_key is not None else None
+    if clearing is None or where.stripe_key is None:
+        return None
+    return clearing, held_balance(where.stripe_api, where.stripe_key)
 
 
 @contextmanager

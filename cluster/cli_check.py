@@ -76,6 +76,8 @@ def check(
     except KeyboardInterrupt:
         terminal.note("Interrupted: not all orders were checked.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    if stripe and where.finance_dsn is not None and not report.balances_compared:
+        terminal.note("Money moved meanwhile: Finance's and Stripe's balances were not compared.")
     terminal.result({**report.document(), "finance": where.finance_dsn is not None, "list": kept})
     terminal.say(_summary(report))
     if not report.clean:

@@ -48,6 +48,8 @@ CLEARING = "stripe:clearing"
 DISPUTE_FEES = "stripe:dispute_fees"  # what Stripe charges for disputes; the platform bears it
 PROCESSING_FEES = "stripe:fees"  # what Stripe charges for payments; the platform bears it
 
+CORRECTED = ":corrected"  # behind the key of an entry that was reversed: what is booked in its place
+
 REFUND, REFUND_REVERSAL = "refund", "refund_reversal"
 DISPUTE, DISPUTE_WON, DISPUTE_FEE = "dispute", "dispute_won", "dispute_fee"
 

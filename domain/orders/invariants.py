@@ -16,9 +16,12 @@ from datetime import datetime, timedelta
 
 from domain.ids import derive_id
 from domain.orders.booking import (
+    CORRECTED,
     capture_entry_key,
     capture_postings,
     cleared_minor,
+    fee_postings,
+    is_fee_entry,
     return_entry_key,
 )
 from domain.orders.decide import delivery_id, effects_after, licence_id
@@ -138,12 +141,16 @@ class StoredWebhook:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """An entry in Finance's books. ``posted_at`` None: long ago."""
+    """An entry in Finance's books. ``posted_at`` None: long ago.
+
+    ``undone``: it was reversed or is a reversal, so the two come to nothing.
+    """
 
     entry_key: str
     currency: str
     postings: Sequence[tuple[str, int]]
     posted_at: datetime | None = None
+    undone: bool = False
 
     @property
     def cleared_minor(self) -> int:
@@ -155,7 +162,8 @@ class LedgerEntry:
 class Charge:
     """A payment that Stripe says has succeeded. ``captured_at`` None: long ago.
 
-    ``refunded_minor`` and ``disputed_minor`` are what it returned since; None is "not asked".
+    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``fee_minor`` what Stripe took for
+    it, in ``fee_currency``; None is "not asked".
     """
 
     payment_intent_id: str
@@ -164,6 +172,8 @@ class Charge:
     captured_at: datetime | None = None
     refunded_minor: int | None = None
     disputed_minor: int | None = None
+    fee_minor: int | None = None
+    fee_currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,19 +380,22 @@ class Examination:
         capture_key = capture_entry_key(order.order_id)
         if self.booked and self.booked.entry_key != capture_key:
             yield "I4", f"order.booked names entry {self.booked.entry_key} instead of {capture_key}"
-        if self.booked and not any(entry.entry_key == capture_key for entry in entries):
+        held = standing_entries(entries)
+        if self.booked and capture_key not in held:
             yield "I4", f"is booked, but Finance has no entry {capture_key}"
         returned = return_entries(order) if order.refunds or order.disputes else {}
-        held = {entry.entry_key for entry in entries}
         for movement in sorted(order.booked_returns):
             if return_entry_key(order.order_id, movement) not in held:
                 yield "I1", f"Finance acknowledged {movement}, and has no entry of it"
         for entry in entries:
             yield from check_entry(entry)
-            if entry.entry_key in returned:
-                if sorted(entry.postings) != sorted(returned[entry.entry_key]):
-                    yield "I1", f"Finance booked {_words(entry)}, the return is {returned[entry.entry_key]}"
-            elif entry.entry_key != capture_key:
+        for key, entry in held.items():
+            if is_fee_entry(order.order_id, key):
+                yield from self._fee(entry)
+            elif key in returned:
+                if sorted(entry.postings) != sorted(returned[key]):
+                    yield "I1", f"Finance booked {_words(entry)}, the return is {returned[key]}"
+            elif key != capture_key:
                 yield "I1", f"Finance has entry {entry.entry_key}, which nothing in the order explains"
             elif self.paid is None:
                 if self._settled(entry.posted_at, self.facts.as_of):
@@ -393,6 +406,22 @@ class Examination:
                 yield (
                     "I1",
                     f"Finance booked {_words(entry)}, the sale is {capture_postings(order)} {order.currency}",
+                )
+
+    def _fee(self, entry: LedgerEntry) -> Iterator[tuple[str, str]]:
+        """A processing fee takes from clearing what it costs; how much that is, Stripe knows."""
+        if sorted(entry.postings) != sorted(fee_postings(-entry.cleared_minor)):
+            yield "I1", f"Finance booked {_words(entry)} as a processing fee"
+        charges = self.facts.charges
+        if charges is None or self.paid is None or entry.entry_key.count(":") != 1:
+            return
+        for charge in charges:
+            if charge.payment_intent_id != self.paid.payment_intent_id or charge.fee_minor is None:
+                continue
+            if (-entry.cleared_minor, entry.currency) != (charge.fee_minor, charge.fee_currency):
+                yield (
+                    "I1",
+                    f"Finance booked {_words(entry)}, Stripe took {charge.fee_minor} {charge.fee_currency}",
                 )
 
     def _charges(self, order: Order) -> Iterator[tuple[str, str]]:
@@ -417,7 +446,19 @@ class Examination:
             if (charge.amount_minor, charge.currency) != (order.total_minor, order.currency):
                 total = f"{order.total_minor} {order.currency}"
                 yield "I1", f"Stripe captured {charge.amount_minor} {charge.currency} for a total of {total}"
-            yield from check_refunded(order, charge)
+            if self._settled(order.updated_at, self.facts.charges_as_of):
+                yield from check_refunded(order, charge)
+
+
+def standing_entries(entries: Sequence[LedgerEntry]) -> dict[str, LedgerEntry]:
+    """Return the entries that hold by the key that they stand for: a correction stands for what was undone."""
+    undone = {entry.entry_key for entry in entries if entry.undone}
+    standing = {}
+    for entry in entries:
+        if not entry.undone:
+            of_key = entry.entry_key.removesuffix(CORRECTED)
+            standing[of_key if of_key in undone else entry.entry_key] = entry
+    return standing
 
 
 def check_entry(entry: LedgerEntry) -> Iterator[tuple[str, str]]:

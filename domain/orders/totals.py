@@ -8,8 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.orders.booking import CLEARING, capture_entry_key, cleared_minor, return_entry_key
-from domain.orders.invariants import Examination, LedgerEntry, Violation
+from domain.orders.booking import (
+    CLEARING,
+    capture_entry_key,
+    cleared_minor,
+    is_fee_entry,
+    return_entry_key,
+)
+from domain.orders.invariants import Examination, LedgerEntry, Violation, standing_entries
 from domain.orders.return_invariants import return_entries
 
 
@@ -31,6 +37,7 @@ class Totals:
         self.charged_minor: Counter[str] = Counter()  # by Stripe
         self.cleared_minor: Counter[str] = Counter()  # by Finance's entries of the same orders
         self.ledger_minor: Counter[str] = Counter()  # by every entry that is older than the cut
+        self.unbooked_fees_minor: Counter[str] = Counter()  # Stripe's, less those that Finance has
 
     def add(self, examined: Examination) -> None:
         """Add one order."""
@@ -45,11 +52,20 @@ class Totals:
             self.booked_minor[order.currency] += booked_minor
             # Not those that Finance knows and the order does not yet.
             known.add(capture_entry_key(order.order_id))
-            for entry in examined.facts.entries or ():
-                if entry.entry_key in known:
+            for key, entry in standing_entries(examined.facts.entries or ()).items():
+                if key in known:
                     self.cleared_minor[entry.currency] += entry.cleared_minor
-        for charge in examined.facts.charges or ():
+        self._add_charges(examined)
+
+    def _add_charges(self, examined: Examination) -> None:
+        if examined.facts.charges is None:
+            return
+        for charge in examined.facts.charges:
             self.charged_minor[charge.currency] += charge.amount_minor
+            self.unbooked_fees_minor[charge.fee_currency] += charge.fee_minor or 0
+        for key, entry in standing_entries(examined.facts.entries or ()).items():
+            if is_fee_entry(examined.facts.order_id, key):
+                self.unbooked_fees_minor[entry.currency] += entry.cleared_minor
 
     def add_entries(self, entries: Iterable[LedgerEntry], cut: datetime | None) -> None:
         """Add entries, of orders or not, for the comparison with Finance's own sums up to ``cut``."""
@@ -79,4 +95,19 @@ class Totals:
                         f"Finance's {CLEARING} holds {total.cleared_minor} {currency}, "
                         f"its entries one by one {self.ledger_minor[currency]}"
                     )
+        return [Violation("I1", "", detail) for detail in found]
+
+    def against_stripe(
+        self, clearing_minor: Mapping[str, int], held_minor: Mapping[str, int]
+    ) -> list[Violation]:
+        """Compare what Finance says that Stripe holds with what Stripe says; both of one quiet moment."""
+        found = []
+        for currency in sorted({*clearing_minor, *held_minor}):
+            clearing, held = clearing_minor.get(currency, 0), held_minor.get(currency, 0)
+            unbooked = self.unbooked_fees_minor[currency]
+            if clearing - unbooked != held:
+                found.append(
+                    f"Finance's {CLEARING} holds {clearing} {currency}, less {unbooked} of fees that are not "
+                    f"booked yet; Stripe's balance is {held}"
+                )
         return [Violation("I1", "", detail) for detail in found]

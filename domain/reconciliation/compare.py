@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from domain.orders.booking import (
+    CORRECTED,
     capture_entry_key,
     capture_postings,
     cleared_minor,
@@ -32,7 +33,6 @@ from domain.orders.returned import Dispute, DisputeStatus, Refund, RefundStatus
 from domain.orders.state import Order, Status
 from domain.reconciliation.facts import (
     CHARGE,
-    CORRECTED,
     DISPUTE,
     REFUND,
     Booked,

@@ -9,11 +9,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from domain.orders.booking import CORRECTED
 from domain.orders.ports import PaymentNews
 from domain.orders.state import Order
 
 CHARGE, REFUND, DISPUTE = "charge", "refund", "dispute"
-CORRECTED = ":corrected"  # behind the key of an entry that was undone: what is booked in its place
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Stripe's captured charges, sorted by order: the half of I1 and I2 that only Stripe knows.
+"""Stripe's captured charges with what each gave back and cost, by order: the half of I1 and I2 it knows.
 
 Stripe lists by time, the checker goes by order id: the charges are kept in a SQLite file of their own, made
 for one run in a temporary directory, so that memory stays flat however many there are. Nothing secret is
@@ -9,8 +9,8 @@ Charges and not PaymentIntents: an intent shows its last charge only, and a doub
 
 import sqlite3
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,9 @@ import stripe
 
 from domain.errors import DependencyError
 from domain.orders.invariants import Charge
+from storage.reconciliation.stripe_moves import StripeMoves
 
+_HELD = ("needs_response", "under_review", "lost")  # disputes that took money and have not given it back
 PAGE_CHARGES = 100  # Stripe's maximum
 RETRIES_MAX = 2  # of a read; Stripe's rate limit answers 429 now and then
 
@@ -37,11 +39,11 @@ class SpooledCharges:
         """Return the charges of orders above ``after``, up to and with ``last`` (None: all above)."""
         found: defaultdict[str, list[Charge]] = defaultdict(list)
         with closing(sqlite3.connect(self.path)) as db:
-            for order_id, intent_id, amount_minor, currency, captured_at in db.execute(
+            for order_id, intent_id, amount_minor, currency, captured_at, *more in db.execute(
                 "SELECT * FROM charges WHERE order_id > ?1 AND (?2 IS NULL OR order_id <= ?2)", (after, last)
             ):
                 captured = datetime.fromtimestamp(captured_at, UTC)
-                found[order_id].append(Charge(intent_id, amount_minor, currency, captured))
+                found[order_id].append(Charge(intent_id, amount_minor, currency, captured, *more))
         return found
 
 
@@ -55,10 +57,13 @@ def spooled(charges: Iterable[tuple[str, Charge]], as_of: datetime) -> Iterator[
             db.executescript(
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
                 "CREATE TABLE charges (order_id TEXT, payment_intent_id TEXT, amount_minor INTEGER,"
-                " currency TEXT, captured_at INTEGER)"
+                " currency TEXT, captured_at INTEGER, refunded_minor INTEGER, disputed_minor INTEGER,"
+                " fee_minor INTEGER, fee_currency TEXT)"
             )
             db.execute("BEGIN")
-            db.executemany("INSERT INTO charges VALUES (?, ?, ?, ?, ?)", (_row(*pair) for pair in charges))
+            db.executemany(
+                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (_row(*pair) for pair in charges)
+            )
             db.execute("COMMIT")
             db.execute("CREATE INDEX by_order ON charges (order_id)")
         yield SpooledCharges(path, as_of)
@@ -70,21 +75,17 @@ def captured_charges(api_base: str, secret_key: str) -> Iterator[tuple[str, Char
     Raises:
         DependencyError: ``stripe_unreadable``.
     """
-    client = stripe.StripeClient(
-        secret_key, base_addresses={"api": api_base}, max_network_retries=RETRIES_MAX
-    )
-    params: dict[str, Any] = {"limit": PAGE_CHARGES}
-    while True:
-        try:
-            page = client.raw_request("get", "/v1/charges", **params).data
-        except stripe.StripeError as error:
-            raise DependencyError(
-                "stripe_unreadable",
-                f"Stripe's charges could not be read: {error.user_message or type(error).__name__}.",
-            ) from error
-        for charge in page["data"]:
+    with _client(api_base, secret_key) as client:
+        disputed: Counter[str] = Counter()
+        for dispute in _pages(client, "/v1/disputes", {}):
+            if dispute["status"] in _HELD:
+                disputed[dispute["charge"]] += dispute["amount"]
+        # Listed after the disputes: a charge that is disputed meanwhile shows as one, and is asked for apart.
+        for charge in _pages(client, "/v1/charges", {"expand": ["data.balance_transaction"]}):
             order_id = (charge["metadata"] or {}).get("order_id")
             if order_id and charge["paid"] and charge["captured"]:
+                booked = charge["balance_transaction"]
+                known = isinstance(booked, dict)
                 yield (
                     order_id,
                     Charge(
@@ -92,14 +93,55 @@ def captured_charges(api_base: str, secret_key: str) -> Iterator[tuple[str, Char
                         charge["amount_captured"],
                         charge["currency"].upper(),
                         datetime.fromtimestamp(charge["created"], UTC),
+                        refunded_minor=charge["amount_refunded"],
+                        disputed_minor=disputed[charge["id"]],
+                        fee_minor=booked["fee"] if known else None,
+                        fee_currency=booked["currency"].upper() if known else "",
                     ),
                 )
+
+
+def held_balance(api_base: str, secret_key: str) -> dict[str, int]:
+    """Return what Stripe holds for us by currency, available or pending.
+
+    Raises:
+        DependencyError: ``stripe_unreadable``.
+    """
+    with StripeMoves(api_base, secret_key) as moves:
+        return moves.balance()
+
+
+@contextmanager
+def _client(api_base: str, secret_key: str) -> Iterator[stripe.StripeClient]:
+    http = stripe.RequestsClient()
+    try:
+        yield stripe.StripeClient(
+            secret_key,
+            base_addresses={"api": api_base},
+            max_network_retries=RETRIES_MAX,
+            http_client=http,
+        )
+    finally:
+        http.close()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
+
+
+def _pages(client: stripe.StripeClient, path: str, params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    asked = {"limit": PAGE_CHARGES, **params}
+    while True:
+        try:
+            page = client.raw_request("get", path, **asked).data
+        except stripe.StripeError as error:
+            raise DependencyError(
+                "stripe_unreadable",
+                f"Stripe's charges could not be read: {error.user_message or type(error).__name__}.",
+            ) from error
+        yield from page["data"]
         if not page["has_more"]:
             return
-        params["starting_after"] = page["data"][-1]["id"]
+        asked["starting_after"] = page["data"][-1]["id"]
 
 
-def _row(order_id: str, charge: Charge) -> tuple[str, str, int, str, int]:
+def _row(order_id: str, charge: Charge) -> tuple[object, ...]:
     assert charge.captured_at is not None, "Stripe dates every charge"
     return (
         order_id,
@@ -107,4 +149,8 @@ def _row(order_id: str, charge: Charge) -> tuple[str, str, int, str, int]:
         charge.amount_minor,
         charge.currency,
         int(charge.captured_at.timestamp()),
+        charge.refunded_minor,
+        charge.disputed_minor,
+        charge.fee_minor,
+        charge.fee_currency,
     )

@@ -147,6 +147,13 @@ class OrderPages:
             now: datetime = self._finance.execute(_FINANCE["clock"]).fetchall()[0][0]
         return now
 
+    def clearing(self) -> dict[str, int] | None:
+        """Return what Finance says that Stripe holds for us by currency, None without the books."""
+        if self._finance is None:
+            return None
+        with _reading(self._finance, "finance"):
+            return dict(self._finance.execute(_FINANCE["clearing"], {"clearing": CLEARING}).fetchall())
+
     def ledger_totals(self, cut: datetime) -> dict[str, LedgerTotal]:
         """Return Finance's sums by currency of what was posted before ``cut``."""
         assert self._finance is not None, "the books were left out"
@@ -241,7 +248,7 @@ class OrderPages:
         entries = self._entries(rows)
         own_entries: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
         for entry in entries or ():
-            own_entries[entry.entry_key.rpartition(":")[0]].append(entry)
+            own_entries[entry.entry_key.partition(":")[0]].append(entry)
         charges = None if self._charges is None else self._charges.of_range(rows.after, rows.last)
         return Page(
             as_of=rows.as_of,
@@ -280,8 +287,10 @@ class OrderPages:
         with _reading(self._finance, "finance"):
             found = self._finance.execute(_FINANCE["entries_of_page"], bounds).fetchall()
         return [
-            LedgerEntry(key, currency, tuple(zip(accounts or (), amounts or (), strict=True)), posted_at)
-            for key, currency, posted_at, accounts, amounts in found
+            LedgerEntry(
+                key, currency, tuple(zip(accounts or (), amounts or (), strict=True)), posted_at, undone
+            )
+            for key, currency, posted_at, accounts, amounts, undone in found
         ]
 
 
