@@ -17,11 +17,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from cluster.bench.growth_fill import SCHEMAS
 from cluster.bench.own_postgres import own_postgres
-from cluster.local import postgres, services
+from cluster.local import certificates, postgres, services
 from cluster.local.layout import Layout, remove_tree
 from cluster.local.ports import HOST, allot
 from cluster.local.supervisor import Supervisor
+from deployments.clock import utc_now
 from storage import migrations
+from storage.finance.client_tls import ClientTlsFiles
 
 NO_EVENTS = "account.updated"  # what the simulator's one endpoint asks for: nothing that happens here
 
@@ -33,7 +35,7 @@ class Parts:
     owner_dsn: str = field(repr=False)
     market_dsn: str = field(repr=False)
     finance_url: str
-    finance_token: str = field(repr=False)
+    back_office: ClientTlsFiles
     stripe_api: str
     stripe_key: str = field(repr=False)
 
@@ -77,7 +79,7 @@ def _start(layout: Layout, supervisor: Supervisor, owner_dsn: str) -> Parts:
     }
     passwords = {role: secrets.token_hex(16) for role in postgres.LOGIN_ROLES}
     postgres.provision(owner_dsn, passwords)
-    token = secrets.token_hex(16)
+    tls = certificates.ensure(layout.finance_certificates, [HOST], utc_now())
     environment = services.clean_environment(os.environ, secrets.token_hex(8), layout.home)
     modules = services.Modules()
 
@@ -88,12 +90,12 @@ def _start(layout: Layout, supervisor: Supervisor, owner_dsn: str) -> Parts:
     simulator = services.stripe(modules.stripe, layout, ports, keys, environment, base)
     silent = {**simulator.env, "STRIPE_SIM_WEBHOOK_EVENTS": NO_EVENTS}
     supervisor.start(replace(simulator, env=silent))
-    supervisor.start(services.finance(modules.finance, layout, ports, token, finance_dsn, environment))
+    supervisor.start(services.finance(modules.finance, layout, ports, tls, finance_dsn, environment))
     return Parts(
         owner_dsn=owner_dsn,
         market_dsn=market_dsn,
-        finance_url=f"http://{HOST}:{ports['finance']}",
-        finance_token=token,
+        finance_url=f"https://{HOST}:{ports['finance']}",
+        back_office=ClientTlsFiles(tls.ca, tls.back_office.certificate, tls.back_office.key),
         stripe_api=f"http://{HOST}:{ports['stripe']}",
         stripe_key=keys["stripe_secret_key"],
     )

@@ -25,6 +25,7 @@ from cluster.bench.reconcile_plants import Planter, plant
 from cluster.client import ClientError
 from domain.errors import MarketplaceError
 from domain.reconciliation.report import kinds_of
+from storage.finance.client_tls import ClientTls
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.reconciliation.ledger import Ledger
@@ -107,7 +108,7 @@ def _figures(result: dict[str, Any]) -> dict[str, Any]:
 def _wait_until_summed_up(parts: Parts) -> None:
     """Let Finance sum up what was written behind its back; then its balances cost what they cost in life."""
     deadline = time.monotonic() + SUMMED_UP_TIMEOUT_S
-    with Ledger(parts.finance_url, parts.finance_token) as ledger:
+    with Ledger(parts.finance_url, "", tls=ClientTls(parts.back_office)) as ledger:
         while True:
             began = time.monotonic()
             try:
@@ -123,9 +124,9 @@ def _wait_until_summed_up(parts: Parts) -> None:
 async def _plant(parts: Parts) -> dict[str, int]:
     pool = build_pool(parts.market_dsn, name="plant", size_max=2)
     await pool.open(wait=True)
-    headers = {"Authorization": f"Bearer {parts.finance_token}"}
+    tls = ClientTls(parts.back_office).context()
     try:
-        with httpx.Client(base_url=parts.finance_url, headers=headers, timeout=30) as finance:
+        with httpx.Client(base_url=parts.finance_url, verify=tls, timeout=30) as finance:
             store = PostgresOrderStore(pool)
             planter = Planter(store, parts.owner_dsn, finance, parts.stripe_api, parts.stripe_key)
             with closing(planter):
@@ -146,7 +147,7 @@ def reconcile_once(parts: Parts, window: Window) -> dict[str, Any]:
     """Run one reconciliation; returns its report, what it found by kind, and this process's peak memory."""
     with (
         Market(parts.market_dsn) as market,
-        Ledger(parts.finance_url, parts.finance_token) as ledger,
+        Ledger(parts.finance_url, "", tls=ClientTls(parts.back_office)) as ledger,
         StripeMoves(parts.stripe_api, parts.stripe_key) as stripe,
     ):
         done = Reconciler(market, ledger, stripe).run(window, apply=False, grace=NO_GRACE)

@@ -451,7 +451,7 @@ class Examination:
 
 
 def standing_entries(entries: Sequence[LedgerEntry]) -> dict[str, LedgerEntry]:
-    """Return the entries that hold by the key that they stand for: a correction stands for what was undone."""
+    """Return the entries that hold by the key they stand for: a correction stands for what was undone."""
     undone = {entry.entry_key for entry in entries if entry.undone}
     standing = {}
     for entry in entries:
