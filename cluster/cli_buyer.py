@@ -1,4 +1,4 @@
-"""``marketplace buyer``: make an identity, buy, fetch, decrypt, verify.
+"""``marketplace buyer``: make an identity, buy, cancel, fetch, decrypt, verify.
 
 ``buy`` does all of it; the other verbs are its steps, for a second try or for other tools' files. What a
 buyer gets is believed only on a trusted platform key: see ``cluster.trust`` for ``--trust-key`` and for
@@ -36,7 +36,7 @@ from cluster.verification import (
 from domain.money import format_money, is_currency
 from storage.age.recipients import public_half, recipient_text
 
-app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, fetch, decrypt, verify.")
+app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, cancel, fetch, decrypt, verify.")
 
 IDENTITY_NAME = "identity.txt"
 CARD = "pm_card_visa"
@@ -162,6 +162,8 @@ def _buy(
 
     def tell(event: OrderEvent) -> None:
         terminal.note(f"  {event['seq']:>3} {event['kind']:<24} {event['at']}")
+        if event["kind"] == "order.payment_authorised":
+            terminal.note("      The amount is held, not charged: a person looks at the order first.")
 
     return follow_to_end(client, order["id"], tell, timeout_s)
 
@@ -192,6 +194,23 @@ def _files(one: Received) -> dict[str, Any]:
         "plaintext": str(one.plaintext) if one.plaintext else None,
         "sha256": one.manifest.plaintext.sha256,
     }
+
+
+@app.command()
+def cancel(
+    order: Annotated[str, typer.Argument(help="The order's id.")],
+    *,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cancel an order that is not paid yet."""
+    with command(as_json=as_json) as terminal:
+        connection = resolve("buyer", url=url, token_file=token_file)
+        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+            cancelled = client.cancel_order(order, f"cancel-{uuid4()}")
+        terminal.say(f"{order} is {cancelled['status']}; its payment is being made unpayable.")
+        terminal.result({"ok": True, "order": cancelled})
 
 
 @app.command()

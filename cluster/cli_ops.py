@@ -1,5 +1,6 @@
 """``marketplace ops``: what operators do by hand. Here: ``dlq``, the dead letters, and ``refund``.
 
+Reviews and proposals are in modules of their own.
 Every decision needs a reason, which is kept with the operator's name. ``retry`` takes ids, or every letter of
 one code at once, as after a fault that has been mended; ``drop`` takes ids only, because each one leaves
 something undone. A letter that is gone meanwhile is told and is no failure.
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 import typer
 
-from cluster import cli_proposals, cli_reconcile
+from cluster import cli_proposals, cli_reconcile, cli_reviews
 from cluster.client import PAGES_MAX, ApiError, ClientError, MarketplaceClient
 from cluster.connection import resolve
 from cluster.terminal import JsonFlag, Terminal, command
@@ -26,12 +27,14 @@ GONE = frozenset({"dead_letter_gone", "dead_letter_not_found"})
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Operate: dlq, refund, reconcile, cases, propose, approve, reject, withdraw, proposals, operators.",
+    help="Operate: dlq, refund, reviews, approve-order, reject-order, reconcile, cases, propose, approve, "
+    "reject, withdraw, proposals, operators.",
 )
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, retry, drop.")
 app.add_typer(dlq, name="dlq")
 app.add_typer(cli_proposals.app)
 app.add_typer(cli_reconcile.app)
+app.add_typer(cli_reviews.app)
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

@@ -162,6 +162,10 @@ class MarketplaceClient:
         """Return one of the caller's orders."""
         return cast("Order", self._get(f"/v1/orders/{_segment(order_id)}"))
 
+    def cancel_order(self, order_id: str, key: str) -> Order:
+        """Cancel an order before it is paid; raises ApiError ``order_not_cancellable``."""
+        return cast("Order", self._write("POST", f"/v1/orders/{_segment(order_id)}/cancellation", {}, key))
+
     def order_events(self, order_id: str) -> list[OrderEvent]:
         """Return all events of an order so far."""
         path = f"/v1/orders/{_segment(order_id)}/events"

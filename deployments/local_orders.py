@@ -8,13 +8,13 @@ import time
 
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
-from actors.orders.host import OrderHost, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, OrderHost, PlacedOrder, RefundReply, ReleasedKey
 from actors.orders.metrics import BacklogWatch, OrderCollector
 from actors.orders.sweep import Sweep
 from deployments.clock import utc_now
 from deployments.placement import SignerDirectory
 from deployments.settings import Settings
-from domain.orders.commands import PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, PaymentNews
 from storage.finance.client_tls import ClientTls
 from storage.finance_client import FinanceClient
@@ -74,6 +74,10 @@ class LocalOrders:
     async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
         """See ``OrderHost.refund``."""
         return await self._host.refund(order_id, command)
+
+    async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
+        """See ``OrderHost.act``."""
+        return await self._host.act(order_id, command)
 
     async def ready(self) -> bool:
         """Whether this process takes orders."""

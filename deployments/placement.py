@@ -13,12 +13,12 @@ from typing import Any
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
-from domain.orders.commands import PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
 from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
 from storage.batching import Batcher
 
@@ -164,6 +164,11 @@ class OrderDirectory:
         """See ``OrderHost.refund``."""
         answer: RefundReply = await self._call(order_id, "refund", order_id, command)
         return answer
+
+    async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
+        """See ``OrderHost.act``."""
+        acted: ActedOrder = await self._call(order_id, "act", order_id, command)
+        return acted
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

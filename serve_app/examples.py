@@ -170,8 +170,15 @@ ORDER: dict[str, Any] = {
         "client_secret": "pi_3PqR_secret_…",
         "checkout_url": None,
         "publishable_key": "pk_…",
-        "error": None,
+        "error": {
+            "code": "card_declined",
+            "decline_code": "insufficient_funds",
+            "message": "The card has not enough money or credit left. Pay with another card.",
+        },
+        "next_action": None,
+        "attempts_left": 9,
     },
+    "review": None,
     "end": None,
     "refunded_minor": 0,
     "refunds": [],
@@ -180,6 +187,21 @@ ORDER: dict[str, Any] = {
     "updated_at": _TIME,
     "seq": 3,
 }
+REVIEW: dict[str, Any] = {
+    "order_id": _ORDER_ID,
+    "status": "open",
+    "buyer_id": "buyer_ada",
+    "currency": "USD",
+    "amount_minor": 899_550,
+    "reasons": ["The amount is large enough for a person to look at the order first."],
+    "opened_at": _TIME,
+    "decide_by": "2026-11-29T09:30:00Z",
+    "reviewer_id": None,
+    "reason": None,
+    "decided_at": None,
+    "end_code": None,
+}
+REVIEW_DECIDED = {"order_id": _ORDER_ID, "status": "approved", "order_status": "in_review"}
 REFUND: dict[str, Any] = {
     "id": "rfd_01jz3k5v8m2q9x7c4b6n0t1rwf",
     "status": "requested",

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 from prometheus_client.registry import Collector
 
-from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, PlacedOrder, RefundReply, ReleasedKey
 from actors.payouts.desk import PayoutDesk
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
-from domain.orders.commands import PlaceOrder, RequestRefund
-from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
+from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Terms, Turn
+from domain.orders.state import ReviewStatus
 from domain.pricing.discounts import Discount
 from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
@@ -32,6 +33,7 @@ from storage.market.discounts import DiscountRow
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
 from storage.market.proposals import Governing, Receipt, Request
+from storage.market.reviews import Review
 from storage.market.sales import SalesCursor, SalesDay
 from storage.market.taxes import TaxTableVersion
 from storage.s3 import Link
@@ -51,6 +53,9 @@ class Orders(Protocol):
 
     async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
         """Record that money is to go back, and have Stripe return it."""
+
+    async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
+        """Take a buyer's or a reviewer's decision about an order."""
 
 
 class OrderReads(Protocol):
@@ -206,6 +211,13 @@ class SalesReads(Protocol):
         """List sales by day, SKU and currency, of one seller or of all."""
 
 
+class ReviewReads(Protocol):
+    """``storage.market.reviews``."""
+
+    async def page(self, before: str, limit: int, status: ReviewStatus | None) -> list[Review]:
+        """List reviews, newest order first."""
+
+
 class ProposalStore(Protocol):
     """``storage.market.proposals``; see there for errors."""
 
@@ -355,6 +367,8 @@ class IngressPorts:
     taxes: TaxCalculator
     tax_tables: TaxTableStore
     payouts: PayoutDesk
+    reviews: ReviewReads
+    terms: Terms
     signing: Signing
     payloads: PayloadLinks
     uploads: UploadLinks

@@ -103,6 +103,13 @@ TABLE: dict[str, tuple[int, str]] = {
     "recipient_mismatch": (422, "Recipient and delivery mode do not fit"),
     "delivery_mode_unknown": (422, "No such delivery mode"),
     "payment_method_unknown": (422, "No such payment method"),
+    "checkout_not_offered": (422, "The hosted page is switched off"),
+    "order_not_cancellable": (409, "The order cannot be cancelled any more"),
+    # Reviews
+    "review_not_found": (404, "The order was not flagged"),
+    "review_not_open": (409, "There is nothing to decide now"),
+    "review_decided": (409, "The review was decided otherwise"),
+    "reviewer_not_independent": (403, "The reviewer has a part in the order"),
     # Refunds
     "order_not_refundable": (409, "Nothing was paid for the order"),
     "order_disputed": (409, "The payment is disputed"),

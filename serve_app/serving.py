@@ -26,10 +26,12 @@ from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
 from storage.market.discounts import Discounts
+from storage.market.governed import GovernedTerms
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.reviews import Reviews
 from storage.market.sales import Sales
 from storage.market.taxes import TaxTables
 from storage.s3 import Bucket, S3Access
@@ -68,6 +70,7 @@ class IngressDeployment:
         self._uploads = Bucket(access, settings.s3.bucket_uploads, utc_now)
         self._payloads = Bucket(access, settings.s3.bucket_payloads, utc_now)
         self._catalogue = Catalogue(self._pool)
+        self._governed = Governed(self._pool, time.monotonic)
         self._tax_tables = TaxTables(self._pool, time.monotonic)
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
         self._payouts = LocalDesk(settings, self._pool)
@@ -91,11 +94,13 @@ class IngressDeployment:
             cases=Cases(self._pool),
             sales=Sales(self._pool),
             proposals=Proposals(self._pool),
-            governed=Governed(self._pool, time.monotonic),
+            governed=self._governed,
             discounts=Discounts(self._pool),
             taxes=self._tax_tables,
             tax_tables=self._tax_tables,
             payouts=self._payouts.desk,
+            reviews=Reviews(self._pool),
+            terms=GovernedTerms(self._governed),
             signing=self._signer,
             payloads=self._payloads,
             uploads=self._uploads,

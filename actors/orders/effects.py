@@ -5,6 +5,7 @@ function of (order, step), and the command that records the result is harmless t
 system stands behind its own circuit breaker.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,13 +23,14 @@ from domain.orders.booking import (
 )
 from domain.orders.ports import (
     Books,
+    CapturedPayment,
     Fulfiller,
     IssuedLicence,
     PaymentGateway,
     PaymentNews,
     SealedDelivery,
 )
-from domain.orders.state import Order, Status
+from domain.orders.state import Order, ReviewStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Effects:
             steps.EXPIRE: (None, self._expire),
             steps.BOOK: (finance, self._book),
             steps.FULFIL: (signer, self._fulfil),
+            steps.END_REVIEW: (None, self._end_review),
+            steps.CAPTURE_PAYMENT: (stripe, self._capture_payment),
             steps.VOID_PAYMENT: (stripe, self._void_payment),
             steps.FORGET_KEYS: (None, self._forget_keys),
         }
@@ -107,6 +111,9 @@ class Effects:
 
     async def _expire(self, _order: Order) -> Outcome:
         return c.ExpireOrder(self._clock()), EffectResult()
+
+    async def _end_review(self, _order: Order) -> Outcome:
+        return c.EndReview(self._clock()), EffectResult()
 
     async def _forget_keys(self, _order: Order) -> Outcome:
         return c.ForgetKeys(self._clock()), EffectResult()
@@ -177,15 +184,46 @@ class Effects:
         )
         return command, EffectResult(licences=fulfilment.licences, deliveries=fulfilment.deliveries)
 
+    async def _capture_payment(self, order: Order) -> Outcome:
+        if order.review is not ReviewStatus.APPROVED:
+            raise RejectedError(
+                "review_undecided", f"No review has approved the capture of {order.order_id}."
+            )
+        try:
+            captured = await self._payments.capture_payment(order)
+        except RejectedError as refused:
+            return c.RecordCaptureRefused(refused.code, refused.detail, self._clock()), EffectResult()
+        return self._confirmed(captured)
+
     async def _void_payment(self, order: Order) -> Outcome:
-        captured = await self._payments.void_payment(order) if order.status is Status.EXPIRED else None
+        captured = await self._payments.void_payment(await self._opened(order)) if order.to_void else None
         if captured is not None:
-            # It was paid after all, and its webhook may never come: Stripe's own answer serves as well.
-            return c.ConfirmPayment(
-                captured.payment_intent_id,
-                f"{captured.payment_intent_id}:retrieved",
-                captured.amount_minor,
-                captured.currency,
-                self._clock(),
-            ), EffectResult()
+            return self._confirmed(captured)
         return c.RecordPaymentVoided(self._clock()), EffectResult()
+
+    async def _opened(self, order: Order) -> Order:
+        """Return an order with its payment's ids, even if it was cancelled before they were recorded.
+
+        Opening again names the payment that was opened before, or makes one for a moment: either way there is
+        none left that only Stripe knows of.
+        """
+        if order.payment_intent_id is not None or order.checkout_session_id is not None:
+            return order
+        with contextlib.suppress(RejectedError):  # then Stripe has none, and never will
+            opened = await self._payments.open_payment(order)
+            return replace(
+                order,
+                payment_intent_id=opened.payment_intent_id,
+                checkout_session_id=opened.checkout_session_id,
+            )
+        return order
+
+    def _confirmed(self, captured: CapturedPayment) -> Outcome:
+        # Its webhook may never come: Stripe's own answer serves as well.
+        return c.ConfirmPayment(
+            captured.payment_intent_id,
+            f"{captured.payment_intent_id}:retrieved",
+            captured.amount_minor,
+            captured.currency,
+            self._clock(),
+        ), EffectResult()

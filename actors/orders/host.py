@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.grains.runtime import GrainCounts, GrainLimits, Grains, StaleStateError
 from actors.orders.effects import EffectResult, Effects
+from actors.orders.news import command_of
 from actors.orders.retries import UNFORESEEN_TRIES_MAX, backoff_s, code_of, is_final, is_unforeseen
 from domain.errors import (
     BusyError,
@@ -30,18 +31,16 @@ from domain.errors import (
     RejectedError,
 )
 from domain.orders.commands import (
+    CancelOrder,
     Command,
-    ConfirmPayment,
-    NoticeDispute,
-    NoticeRefund,
+    DecideReview,
     PlaceOrder,
-    RecordPaymentFailure,
     ReleaseDeliveryKey,
     RequestRefund,
 )
 from domain.orders.decide import OPEN_PAYMENT, Effect, decide, turn_effects
 from domain.orders.events import ANSWERED, Event
-from domain.orders.ports import DISPUTE_NEWS, REFUND_NEWS, Idempotency, OrderStore, PaymentNews, Turn
+from domain.orders.ports import Idempotency, OrderStore, PaymentNews, Turn
 from domain.orders.returned import Refund
 from domain.orders.state import Order, evolve, fold
 
@@ -92,6 +91,14 @@ class RefundReply:
 
     refund: Refund
     currency: str
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActedOrder:
+    """Reply to ``act``: the order after it, and whether an earlier, equal request had done it."""
+
+    order: Order
     replayed: bool
 
 
@@ -182,7 +189,9 @@ class OrderHost:
         """
         self._receiving += 1
         try:
-            changed = await self.execute(news.order_id, self._command_of(news), EffectResult(news=news))
+            changed = await self.execute(
+                news.order_id, command_of(news, self._clock()), EffectResult(news=news)
+            )
         except (RejectedError, ConflictError) as refused:
             log.error("webhook %s refused by %s: %s", news.event_id, news.order_id, refused)
             await self._store.bury_webhook(news, refused.code, str(refused))
@@ -223,6 +232,16 @@ class OrderHost:
         refund = order.find_refund(command.refund_id)
         assert refund is not None, "it is on record, by this request or an earlier one"
         return RefundReply(refund, order.currency, replayed=not asked)
+
+    async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
+        """Take a buyer's or a reviewer's decision; an equal one changes nothing.
+
+        Raises:
+            NotFoundError, ConflictError, RejectedError: see ``domain.orders.payments``; nothing is written.
+        """
+        changed = await self.execute(order_id, command)
+        order = (await self._grains.turn(order_id, _peek)).order
+        return ActedOrder(order, replayed=not changed)
 
     async def execute(self, order_id: str, command: Command, result: EffectResult | None = None) -> bool:
         """Decide, commit, and start the effects that follow; False when nothing was left to do."""
@@ -359,35 +378,6 @@ class OrderHost:
             await asyncio.sleep(pause_s)
             waited_s += pause_s
             pause_s = min(2 * pause_s, REPLAY_POLL_S_MAX)
-
-    def _command_of(self, news: PaymentNews) -> Command:
-        if news.kind == "payment_intent.succeeded":
-            return ConfirmPayment(
-                news.payment_intent_id, news.event_id, news.amount_minor, news.currency, self._clock()
-            )
-        if news.kind in REFUND_NEWS:
-            return NoticeRefund(
-                news.object_id,
-                news.refund_id,
-                news.payment_intent_id,
-                news.amount_minor,
-                news.currency,
-                news.object_status,
-                news.code,
-                self._clock(),
-            )
-        if news.kind in DISPUTE_NEWS:
-            return NoticeDispute(
-                news.object_id,
-                news.payment_intent_id,
-                news.amount_minor,
-                news.currency,
-                news.object_status,
-                news.code,
-                news.fee_minor,
-                self._clock(),
-            )
-        return RecordPaymentFailure(news.event_id, news.code, news.message, self._clock())
 
     async def _load(self, order_id: str) -> Cached | None:
         stored = await self._store.load(order_id)

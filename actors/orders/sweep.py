@@ -19,6 +19,8 @@ from actors.orders.retries import backoff_s, code_of, is_final, is_unforeseen
 from domain.errors import MarketplaceError
 from domain.orders.decide import (
     BOOK,
+    CAPTURE_PAYMENT,
+    END_REVIEW,
     EXPIRE,
     FORGET_KEYS,
     FULFIL,
@@ -36,7 +38,10 @@ LEASE_S = 9.0  # above Stripe's deadline of 8 s; a row of a sweep that died come
 FAILURE_PAUSE_S = 2.0
 PASSIVATION_INTERVAL_S = 10.0  # a thirtieth of how long an idle order stays
 # Kinds of steps: "book" takes in the bookings of returns, "refund" every refund.
-LANES = ((OPEN_PAYMENT, VOID_PAYMENT, REFUND_STEP), (BOOK, FULFIL, EXPIRE, FORGET_KEYS))
+LANES = (
+    (OPEN_PAYMENT, CAPTURE_PAYMENT, VOID_PAYMENT, REFUND_STEP),
+    (BOOK, FULFIL, EXPIRE, END_REVIEW, FORGET_KEYS),
+)
 
 Item = Callable[[], Coroutine[Any, Any, None]]  # begun only when its task is, so none is left un-awaited
 Claim = Callable[[int], Awaitable[list[Item]]]

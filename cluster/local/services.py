@@ -39,7 +39,7 @@ FINANCE_POOL = 4
 STRIPE_EVENTS = (
     *("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled"),
     *("payment_intent.amount_capturable_updated", "payment_intent.requires_action"),
-    *("checkout.session.completed", "checkout.session.expired", "charge.refunded"),
+    *("checkout.session.expired", "checkout.session.async_payment_failed", "charge.refunded"),
     *("refund.created", "refund.updated", "refund.failed", "charge.refund.updated"),
     *("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed"),
     *("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"),

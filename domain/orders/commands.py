@@ -3,7 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.orders.events import DeliveryChoice, Line
+from domain.orders.events import REFUND_WINDOW_S_UNGOVERNED, DeliveryChoice, Line
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentTerms:
+    """What the governed ``payment_flow`` says when an order is placed; frozen into the order (ADR 0011).
+
+    ``reviews``: flagged orders are authorised and reviewed; otherwise they are refused. ``review_s``: for how
+    long an authorisation waits for its review.
+    """
+
+    reviews: bool = True
+    review_s: int = 432_000
+    refund_window_s: int = REFUND_WINDOW_S_UNGOVERNED
+    checkout_allowed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +33,7 @@ class PlaceOrder:
     country: str | None
     at: datetime
     discount_id: str | None = None
+    payment_terms: PaymentTerms = PaymentTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,7 @@ class RecordPaymentRefused:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmPayment:
-    """A verified ``payment_intent.succeeded``."""
+    """Verified news that the payment was captured: a webhook, or Stripe's answer to an effect."""
 
     payment_intent_id: str
     stripe_event_id: str
@@ -57,6 +72,79 @@ class RecordPaymentFailure:
     stripe_event_id: str
     code: str
     message: str
+    at: datetime
+    decline_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeActionRequired:
+    """A verified ``payment_intent.requires_action``: the bank asks the buyer for something."""
+
+    stripe_event_id: str
+    action: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeAuthorisation:
+    """A verified ``payment_intent.amount_capturable_updated``: money is held, not taken."""
+
+    payment_intent_id: str
+    stripe_event_id: str
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticePaymentCancelled:
+    """A verified ``payment_intent.canceled``: by us, by hand, or an authorisation that lapsed."""
+
+    payment_intent_id: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeCheckoutEnded:
+    """A verified webhook that a Checkout Session can no longer be paid; ``code`` and ``reason`` say why."""
+
+    checkout_session_id: str
+    code: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    """The buyer does not want the order any more."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DecideReview:
+    """A person decides about a flagged order."""
+
+    reviewer_id: str
+    approves: bool
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndReview:
+    """The review's deadline passed, by the database's clock."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCaptureRefused:
+    """Stripe will not capture an authorisation any more, whatever we repeat."""
+
+    code: str
+    reason: str
     at: datetime
 
 
@@ -191,17 +279,31 @@ class RecordReturnBooked:
 ReturnCommand = (
     RequestRefund | RecordRefund | RecordRefundRefused | NoticeRefund | NoticeDispute | RecordReturnBooked
 )
+PaymentResult = (
+    RecordPaymentOpened
+    | RecordPaymentRefused
+    | RecordCaptureRefused
+    | EndReview
+    | ExpireOrder
+    | RecordPaymentVoided
+)
+PaymentCommand = (
+    ConfirmPayment
+    | RecordPaymentFailure
+    | NoticeActionRequired
+    | NoticeAuthorisation
+    | NoticePaymentCancelled
+    | NoticeCheckoutEnded
+    | CancelOrder
+    | DecideReview
+    | PaymentResult
+)
 Command = (
     PlaceOrder
-    | RecordPaymentOpened
-    | RecordPaymentRefused
-    | ConfirmPayment
-    | RecordPaymentFailure
+    | PaymentCommand
     | RecordBooking
     | RecordFulfilment
     | ReleaseDeliveryKey
-    | ExpireOrder
-    | RecordPaymentVoided
     | ForgetKeys
     | ReturnCommand
 )

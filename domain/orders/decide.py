@@ -4,17 +4,14 @@ Legal order::
 
     PlaceOrder -> created, screened            -> effect open_payment
                -> created, screened, granted   -> effect fulfil, of an order that costs nothing
-    RecordPaymentOpened -> awaiting_payment    -> timer  expire
     ConfirmPayment -> paid                     -> effect book
     RecordBooking -> booked                    -> effect fulfil
     RecordFulfilment -> licensed, delivered     -> timer  forget_keys (released_key only)
-    ExpireOrder -> expired                     -> effect void_payment
 
-Payment wins over expiry: a capture that arrives after ``expired`` revives the order, because the buyer's
-money is real. A command that finds its work already done returns no events: effects and webhooks repeat.
-What this module refuses: a second charge, a wrong amount, a licence before Finance's acknowledgement.
-What goes back afterwards is decided in ``returns``. A line that is returned before it was licensed gets no
-licence: fulfilment waits while a line is suspended, and leaves out what was revoked.
+A command that finds its work already done returns no events: effects and webhooks repeat. What happens
+between ``screened`` and ``paid`` is decided in ``payments``, what goes back afterwards in ``returns``. What
+this module refuses: a licence before Finance's acknowledgement. A line that is returned before it was
+licensed gets no licence: fulfilment waits while a line is suspended, and leaves out what was revoked.
 """
 
 from collections.abc import Iterable
@@ -25,7 +22,7 @@ from domain.errors import ConflictError, DependencyError, NotFoundError, Rejecte
 from domain.ids import derive_id
 from domain.money import AMOUNT_MINOR_MAX, is_currency
 from domain.orders import commands as c
-from domain.orders import returns
+from domain.orders import payments, returns
 from domain.orders.booking import (
     DISPUTE,
     DISPUTE_FEE,
@@ -52,13 +49,14 @@ from domain.orders.events import (
     OrderLicensed,
     OrderPaid,
     OrderScreened,
-    PaymentFailed,
+    PaymentAuthorised,
     PaymentOpened,
     PaymentVoided,
     RefundAccepted,
     RefundFailed,
     RefundRequested,
     ReturnBooked,
+    ReviewApproved,
 )
 from domain.orders.parts import is_sound, parts_of_line
 from domain.orders.state import Order, Status
@@ -89,6 +87,8 @@ class Effect:
 
 OPEN_PAYMENT = "open_payment"
 EXPIRE = "expire"
+END_REVIEW = "end_review"
+CAPTURE_PAYMENT = "capture_payment"
 BOOK = "book"
 FULFIL = "fulfil"
 VOID_PAYMENT = "void_payment"
@@ -116,47 +116,37 @@ def decide(state: Order | None, command: c.Command) -> list[Event]:
     if state is None:
         raise NotFoundError("order_not_found", "There is no such order.")
     match command:
-        case c.RecordPaymentOpened():
-            return _payment_opened(state, command)
-        case c.RecordPaymentRefused():
-            if state.status is not Status.SCREENED:
-                return []
-            return [OrderCancelled(command.code, command.reason, command.at)]
-        case c.ConfirmPayment():
-            return _confirm_payment(state, command)
-        case c.RecordPaymentFailure():
-            return _payment_failure(state, command)
         case c.RecordBooking():
             return _booking(state, command)
         case c.RecordFulfilment():
             return _fulfilment(state, command)
         case c.ReleaseDeliveryKey():
             return _release_key(state, command)
-        case c.ExpireOrder():
-            if state.status is not Status.AWAITING_PAYMENT:
-                return []
-            return [OrderExpired(command.at)]
-        case c.RecordPaymentVoided():
-            voidable = state.status is Status.EXPIRED and not state.voided
-            return [PaymentVoided(command.at)] if voidable else []
         case c.ForgetKeys():
             forgettable = state.stage is Status.DELIVERED and not state.keys_forgotten
             return [DeliveryKeysForgotten(command.at)] if forgettable else []
-        case _:
+        case (
+            c.RequestRefund()
+            | c.RecordRefund()
+            | c.RecordRefundRefused()
+            | c.NoticeRefund()
+            | c.NoticeDispute()
+            | c.RecordReturnBooked()
+        ):
             return returns.decide(state, command)
+        case _:
+            return payments.decide(state, command)
 
 
 def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
     """Return the effects that become due with ``event`` and the steps that it completes."""
     match event:
-        case OrderScreened(stage="payment", outcome="clear"):
+        case OrderScreened(stage="payment"):
             return [Effect(OPEN_PAYMENT)], []
         case OrderGranted():
             return [Effect(FULFIL, joins=True)], [OPEN_PAYMENT]
-        case PaymentOpened():
-            return [Effect(EXPIRE, PAYMENT_DEADLINE_S)], [OPEN_PAYMENT]
         case OrderPaid():
-            return [Effect(BOOK)], [OPEN_PAYMENT, EXPIRE, VOID_PAYMENT]
+            return [Effect(BOOK)], [OPEN_PAYMENT, EXPIRE, END_REVIEW, CAPTURE_PAYMENT, VOID_PAYMENT]
         case OrderBooked():
             return [Effect(FULFIL, joins=True)], [BOOK]
         case OrderDelivered():
@@ -165,16 +155,29 @@ def effects_after(event: Event) -> tuple[list[Effect], list[str]]:
             return [Effect(FORGET_KEYS, event.key_ttl_s)], [FULFIL]
         case DeliveryKeysForgotten():
             return [], [FORGET_KEYS]
-        case OrderExpired():
-            return [Effect(VOID_PAYMENT)], [EXPIRE]
-        case OrderCancelled():
-            return [], [OPEN_PAYMENT]
-        case PaymentVoided():
-            return [], [VOID_PAYMENT]
         case FulfilmentEnded():
             return [], [FULFIL]
         case _:
-            return _effects_after_return(event)
+            return _effects_before_payment(event) or _effects_after_return(event)
+
+
+def _effects_before_payment(event: Event) -> tuple[list[Effect], list[str]] | None:
+    match event:
+        case PaymentOpened():
+            return [Effect(EXPIRE, PAYMENT_DEADLINE_S)], [OPEN_PAYMENT]
+        case PaymentAuthorised():
+            return [Effect(END_REVIEW, event.review_s)], [OPEN_PAYMENT, EXPIRE]
+        case ReviewApproved():
+            return [Effect(CAPTURE_PAYMENT)], [END_REVIEW]
+        case OrderExpired():
+            return [Effect(VOID_PAYMENT)], [EXPIRE]
+        case OrderCancelled():
+            due = [Effect(VOID_PAYMENT)] if event.voids else []
+            return due, [OPEN_PAYMENT, EXPIRE, END_REVIEW, CAPTURE_PAYMENT]
+        case PaymentVoided():
+            return [], [VOID_PAYMENT]
+        case _:
+            return None
 
 
 def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
@@ -218,9 +221,12 @@ def turn_effects(events: Iterable[Event]) -> tuple[list[Effect], list[str]]:
 def gives_discount_back(events: Iterable[Event]) -> bool:
     """Whether an order that holds a use of a discount code has ended unpaid, for good.
 
-    Not when it expires: a payment that is under way may still win, and then the code was used.
+    Not when it expires or is cancelled with a payment open: that may still win, and then the code was used.
     """
-    return any(isinstance(event, PaymentVoided | OrderCancelled) for event in events)
+    return any(
+        isinstance(event, PaymentVoided) or (isinstance(event, OrderCancelled) and not event.voids)
+        for event in events
+    )
 
 
 def licence_id(order_id: str, line_no: int) -> str:
@@ -241,9 +247,12 @@ def _place(command: c.PlaceOrder) -> list[Event]:
         currency=command.currency,
         total_minor=total_minor,
         country=command.country,
+        seats_max=max(line.quantity for line in command.lines),
     )
     verdict = policy.screen(purchase)
-    if verdict.outcome != "clear":
+    payments.require_sellable(command, verdict)
+    if total_minor == 0 and verdict.outcome == policy.REVIEW:
+        # There is no payment to hold until somebody has looked.
         raise RejectedError("policy_blocked", " ".join(verdict.reasons))
     events: list[Event] = [
         OrderCreated(
@@ -256,8 +265,16 @@ def _place(command: c.PlaceOrder) -> list[Event]:
             country=command.country,
             at=command.at,
             discount_id=command.discount_id,
+            refund_window_s=command.payment_terms.refund_window_s,
         ),
-        OrderScreened("payment", verdict.outcome, verdict.reasons, verdict.policy_version, command.at),
+        OrderScreened(
+            "payment",
+            verdict.outcome,
+            verdict.reasons,
+            verdict.policy_version,
+            command.at,
+            command.payment_terms.review_s if verdict.outcome == policy.REVIEW else 0,
+        ),
     ]
     if total_minor == 0:
         events.append(OrderGranted(command.at))
@@ -312,54 +329,6 @@ def _total(command: c.PlaceOrder) -> int:
             "Buy its lines in several orders.",
         )
     return total_minor
-
-
-def _payment_opened(state: Order, command: c.RecordPaymentOpened) -> list[Event]:
-    if state.status is not Status.SCREENED:
-        return []
-    return [PaymentOpened(command.payment_intent_id, command.checkout_session_id, command.at)]
-
-
-def _confirm_payment(state: Order, command: c.ConfirmPayment) -> list[Event]:
-    if state.paid_at is not None:
-        if state.payment_intent_id == command.payment_intent_id:
-            return []  # the same capture, told again
-        raise ConflictError(
-            "second_charge",
-            f"Order is already paid by {state.payment_intent_id}; {command.payment_intent_id} must be "
-            "returned.",
-        )
-    if state.status is Status.CANCELLED:
-        raise ConflictError("order_cancelled", "A cancelled order was paid; the payment must be returned.")
-    # A webhook can beat our own record of the PaymentIntent; Checkout only names it once it is paid.
-    if state.payment_intent_id not in (None, command.payment_intent_id):
-        raise RejectedError(
-            "payment_intent_mismatch",
-            f"Order expects {state.payment_intent_id}, the webhook names {command.payment_intent_id}.",
-        )
-    if (command.amount_minor, command.currency) != (state.total_minor, state.currency):
-        raise RejectedError(
-            "amount_mismatch",
-            f"Order totals {state.total_minor} {state.currency}, Stripe captured "
-            f"{command.amount_minor} {command.currency}.",
-        )
-    return [
-        OrderPaid(
-            command.payment_intent_id,
-            command.stripe_event_id,
-            command.amount_minor,
-            command.currency,
-            command.at,
-        )
-    ]
-
-
-def _payment_failure(state: Order, command: c.RecordPaymentFailure) -> list[Event]:
-    if state.status is not Status.AWAITING_PAYMENT:
-        return []  # late news of an attempt that no longer matters
-    if command.stripe_event_id in state.failure_event_ids:
-        return []
-    return [PaymentFailed(command.stripe_event_id, command.code, command.message, command.at)]
 
 
 def _booking(state: Order, command: c.RecordBooking) -> list[Event]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+# What buyers were told before the window was governed.
+REFUND_WINDOW_S_UNGOVERNED = 1_209_600
+
 
 @dataclass(frozen=True, slots=True)
 class Tax:
@@ -108,6 +111,7 @@ class OrderCreated:
     country: str | None
     at: datetime
     discount_id: str | None = None  # whose use the order holds
+    refund_window_s: int = REFUND_WINDOW_S_UNGOVERNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +123,17 @@ class OrderGranted:
 
 @dataclass(frozen=True, slots=True)
 class OrderScreened:
-    """Policy had its say; ``stage`` is ``payment`` or ``fulfilment``."""
+    """Policy had its say; ``stage`` is ``payment`` or ``fulfilment``, ``outcome`` ``clear`` or ``review``.
+
+    ``review_s``: for how long an authorised payment of a flagged order may wait for a person's decision.
+    """
 
     stage: str
     outcome: str
     reasons: tuple[str, ...]
     policy_version: str
     at: datetime
+    review_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +147,55 @@ class PaymentOpened:
 
 @dataclass(frozen=True, slots=True)
 class PaymentFailed:
-    """One attempt was declined; the order still waits for payment."""
+    """One attempt was declined; ``code``, ``decline_code`` and ``message`` are Stripe's and not for buyers.
+
+    ``domain.orders.declines`` says what buyers are told. Without a decline code that is empty; events from
+    before it was kept apart have it as their ``code``.
+    """
 
     stripe_event_id: str
     code: str
     message: str
+    at: datetime
+    decline_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentActionRequired:
+    """The bank asks the buyer for something (3-D Secure); ``action`` is Stripe's type of next action."""
+
+    stripe_event_id: str
+    action: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentAuthorised:
+    """The exact amount of a flagged order is held and not taken; a person decides within ``review_s``."""
+
+    payment_intent_id: str
+    stripe_event_id: str
+    amount_minor: int
+    currency: str
+    review_s: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewApproved:
+    """A person let a flagged order go on: its authorised payment is to be captured."""
+
+    reviewer_id: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRejected:
+    """A person stopped a flagged order. Always followed by ``order.cancelled``."""
+
+    reviewer_id: str
+    reason: str
     at: datetime
 
 
@@ -219,11 +271,15 @@ class PaymentVoided:
 
 @dataclass(frozen=True, slots=True)
 class OrderCancelled:
-    """The order ended before payment; ``code`` and ``reason`` say why."""
+    """The order ended before payment; ``code`` and ``reason`` say why.
+
+    ``voids``: a payment may be open at Stripe and is to be made unpayable.
+    """
 
     code: str
     reason: str
     at: datetime
+    voids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +420,10 @@ Event = (
     | OrderGranted
     | PaymentOpened
     | PaymentFailed
+    | PaymentActionRequired
+    | PaymentAuthorised
+    | ReviewApproved
+    | ReviewRejected
     | OrderPaid
     | OrderBooked
     | OrderLicensed
@@ -394,6 +454,10 @@ KINDS: dict[str, type[Event]] = {
     "order.granted": OrderGranted,
     "order.payment_opened": PaymentOpened,
     "order.payment_failed": PaymentFailed,
+    "order.payment_action_required": PaymentActionRequired,
+    "order.payment_authorised": PaymentAuthorised,
+    "order.review_approved": ReviewApproved,
+    "order.review_rejected": ReviewRejected,
     "order.paid": OrderPaid,
     "order.booked": OrderBooked,
     "order.licensed": OrderLicensed,
@@ -418,7 +482,7 @@ KINDS: dict[str, type[Event]] = {
     "order.fulfilment_ended": FulfilmentEnded,
 }
 # Whoever places an order is answered when one of these has happened, and a repetition as it then was.
-ANSWERED = (OrderGranted, PaymentOpened, OrderPaid, OrderCancelled)
+ANSWERED = (OrderGranted, PaymentOpened, PaymentAuthorised, OrderPaid, OrderCancelled)
 KIND_OF: dict[type[Event], str] = {cls: kind for kind, cls in KINDS.items()}
 
 _TUPLES = ("reasons", "licence_ids", "delivery_ids", "line_nos")

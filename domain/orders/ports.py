@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from domain.orders.commands import PaymentTerms
 from domain.orders.decide import Effect
 from domain.orders.events import Event
 from domain.orders.returned import Refund
@@ -136,8 +137,13 @@ class PaymentNews:
     object_status: str = ""
     refund_id: str = ""
     fee_minor: int = 0
+    # Of a declined attempt; ``code`` is then Stripe's error code.
+    decline_code: str = ""
 
 
+# Stripe's event types that say that a hosted page can no longer be paid. Its ``completed`` and
+# ``async_payment_succeeded`` say less than the PaymentIntent's own events, which tell what was captured.
+CHECKOUT_NEWS = frozenset({"checkout.session.expired", "checkout.session.async_payment_failed"})
 # Stripe's event types about refunds and disputes. ``charge.refunded`` is read for the refund that it embeds.
 REFUND_NEWS = frozenset(
     {
@@ -212,6 +218,13 @@ class OrderStore(Protocol):
         """Keep a webhook as a dead letter: its order refuses it, and money may have moved."""
 
 
+class Terms(Protocol):
+    """The governed documents, as far as orders need them; at most seconds behind."""
+
+    async def payment_terms(self) -> PaymentTerms:
+        """Return the terms in force; raises DependencyError when they are not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedPayment:
     """Stripe's ids and what the buyer's browser needs (``client_secret`` or ``checkout_url``)."""
@@ -249,6 +262,9 @@ class PaymentGateway(Protocol):
 
     async def void_payment(self, order: Order) -> CapturedPayment | None:
         """Make an unpaid payment unpayable; returns what was captured if it was paid after all."""
+
+    async def capture_payment(self, order: Order) -> CapturedPayment:
+        """Take the money that an approved order's payment holds, once, however often this is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,6 @@ from domain.orders.parts import shares_of
 from domain.orders.returned import DisputeStatus, Refund, RefundStatus, left_by_line, shares_returned
 from domain.orders.state import Order, Status, evolve
 
-REFUND_WINDOW = timedelta(days=14)  # a buyer's own; EU consumers' right of withdrawal has this length
 REFUNDS_MAX = 100  # per order: two per line of the longest cart; bounds its history
 OPERATOR, BUYER, DASHBOARD = "operator", "buyer", "dashboard"
 _FAILED = ("failed", "canceled")  # Stripe's words for a refund whose money came back
@@ -103,10 +102,11 @@ def request_refund(state: Order, command: c.RequestRefund) -> list[Event]:
         raise ConflictError(
             "order_disputed", "The buyer's bank has taken the payment up. Wait until the dispute is closed."
         )
-    if command.origin == BUYER and command.at > state.paid_at + REFUND_WINDOW:
+    window = timedelta(seconds=state.refund_window_s)  # as it was promised when the order was placed
+    if command.origin == BUYER and command.at > state.paid_at + window:
         raise ConflictError(
             "refund_window_closed",
-            f"A buyer can ask for a refund during {REFUND_WINDOW.days} days after payment. "
+            f"The buyer could ask for a refund until {state.paid_at + window:%Y-%m-%d %H:%M} UTC. "
             "Ask the seller or an operator.",
         )
     if len(state.refunds) >= REFUNDS_MAX:
@@ -266,7 +266,7 @@ def _concerns(state: Order, payment_intent_id: str) -> bool:
         DependencyError: ``payment_not_recorded``; that cannot be said before the payment itself is known.
     """
     if state.paid_at is None:
-        never = state.stage is Status.CANCELLED or (state.stage is Status.EXPIRED and state.voided)
+        never = state.stage in (Status.CANCELLED, Status.EXPIRED) and not state.to_void
         if never or state.payment_intent_id not in (None, payment_intent_id):
             return False
         raise DependencyError(

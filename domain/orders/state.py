@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from domain.orders.events import (
+    REFUND_WINDOW_S_UNGOVERNED,
     DeliveryChoice,
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
@@ -31,6 +32,8 @@ from domain.orders.events import (
     OrderPaid,
     OrderRefunded,
     OrderScreened,
+    PaymentActionRequired,
+    PaymentAuthorised,
     PaymentFailed,
     PaymentOpened,
     PaymentVoided,
@@ -38,8 +41,11 @@ from domain.orders.events import (
     RefundFailed,
     RefundRequested,
     ReturnBooked,
+    ReviewApproved,
+    ReviewRejected,
 )
 from domain.orders.returned import UNDECIDED, Dispute, DisputeStatus, Refund, RefundStatus
+from domain.policy import REVIEW
 
 
 class Status(StrEnum):
@@ -49,6 +55,7 @@ class Status(StrEnum):
     SCREENED = "screened"
     GRANTED = "granted"
     AWAITING_PAYMENT = "awaiting_payment"
+    IN_REVIEW = "in_review"
     PAID = "paid"
     BOOKED = "booked"
     LICENSED = "licensed"
@@ -60,6 +67,15 @@ class Status(StrEnum):
     DISPUTED = "disputed"
     DISPUTE_WON = "dispute_won"
     DISPUTE_LOST = "dispute_lost"
+
+
+class ReviewStatus(StrEnum):
+    """Where a flagged order's review stands; ``ended``: something else decided before a person did."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    ENDED = "ended"
 
 
 # Where nothing more is to come unless somebody wants it.
@@ -96,8 +112,17 @@ class Order:
     updated_at: datetime
     payment_intent_id: str | None = None
     checkout_session_id: str | None = None
-    payment_error: tuple[str, str] | None = None
+    refund_window_s: int = REFUND_WINDOW_S_UNGOVERNED
+    payment_error: tuple[str, str] | None = None  # Stripe's code and decline code; see domain.orders.declines
     failure_event_ids: frozenset[str] = frozenset()  # Stripe tells a decline more than once
+    next_action: str | None = None  # what the bank asks of the buyer, by Stripe's type
+    action_event_ids: frozenset[str] = frozenset()
+    flagged_for: tuple[str, ...] = ()
+    review_s: int = 0
+    review: ReviewStatus | None = None  # None before the payment is authorised, or without a flag
+    reviewer_id: str | None = None
+    authorised_at: datetime | None = None
+    voids: bool = False  # it was cancelled while a payment may have been open
     voided: bool = False
     paid_at: datetime | None = None
     booked_at: datetime | None = None  # of a granted order: since when there is nothing to book
@@ -132,6 +157,17 @@ class Order:
         if DisputeStatus.WON in disputes and self.stage is Status.DELIVERED:
             return Status.DISPUTE_WON
         return self.stage
+
+    @property
+    def flagged(self) -> bool:
+        """Whether its payment is only authorised until a person has approved it."""
+        return bool(self.flagged_for)
+
+    @property
+    def to_void(self) -> bool:
+        """Whether a payment of it may still be open at Stripe and must not be."""
+        ended = self.stage is Status.EXPIRED or (self.stage is Status.CANCELLED and self.voids)
+        return ended and not self.voided and self.paid_at is None
 
     @property
     def refunded_minor(self) -> int:
@@ -180,6 +216,7 @@ def evolve(order_id: str, state: Order | None, event: Event) -> Order:
             created_at=event.at,
             updated_at=event.at,
             discount_id=event.discount_id,
+            refund_window_s=event.refund_window_s,
         )
     if state is None:
         raise ValueError(f"{order_id}: {type(event).__name__} before OrderCreated")
@@ -193,26 +230,14 @@ def _values(state: Order) -> dict[str, Any]:
 
 def _changes(state: Order, event: Event) -> dict[str, Any]:
     match event:
-        case OrderScreened():
-            return {"stage": Status.SCREENED} if event.stage == "payment" else {}
         case OrderGranted():
             return {"stage": Status.GRANTED, "booked_at": event.at}
-        case PaymentOpened():
-            return {
-                "stage": Status.AWAITING_PAYMENT,
-                "payment_intent_id": event.payment_intent_id,
-                "checkout_session_id": event.checkout_session_id,
-            }
-        case PaymentFailed():
-            return {
-                "payment_error": (event.code, event.message),
-                "failure_event_ids": state.failure_event_ids | {event.stripe_event_id},
-            }
         case OrderPaid():
             return {
                 "stage": Status.PAID,
                 "payment_intent_id": event.payment_intent_id,
                 "payment_error": None,
+                "next_action": None,
                 "paid_at": event.at,
                 "end_code": None,  # a payment that won against expiry revives the order
                 "end_reason": None,
@@ -227,16 +252,65 @@ def _changes(state: Order, event: Event) -> dict[str, Any]:
             return {"released_delivery_ids": state.released_delivery_ids | {event.delivery_id}}
         case DeliveryKeysForgotten():
             return {"keys_forgotten": True}
-        case OrderExpired():
-            return {"stage": Status.EXPIRED, "end_code": "payment_expired"}
-        case OrderCancelled():
-            return {"stage": Status.CANCELLED, "end_code": event.code, "end_reason": event.reason}
-        case PaymentVoided():
-            return {"voided": True}
         case OrderCreated():
             raise ValueError(f"{state.order_id}: created twice")
         case _:
-            return _returns(state, event)
+            found = _before_payment(state, event)
+            return _returns(state, event) if found is None else found
+
+
+def _before_payment(state: Order, event: Event) -> dict[str, Any] | None:
+    match event:
+        case OrderScreened():
+            if event.stage != "payment":
+                return {}
+            flagged_for = event.reasons if event.outcome == REVIEW else ()
+            return {"stage": Status.SCREENED, "flagged_for": flagged_for, "review_s": event.review_s}
+        case PaymentOpened():
+            return {
+                "stage": Status.AWAITING_PAYMENT,
+                "payment_intent_id": event.payment_intent_id,
+                "checkout_session_id": event.checkout_session_id,
+            }
+        case PaymentFailed():
+            return {
+                "payment_error": (event.code, event.decline_code),
+                "failure_event_ids": state.failure_event_ids | {event.stripe_event_id},
+                "next_action": None,
+            }
+        case PaymentActionRequired():
+            return {
+                "next_action": event.action,
+                "action_event_ids": state.action_event_ids | {event.stripe_event_id},
+            }
+        case PaymentAuthorised():
+            return {
+                "stage": Status.IN_REVIEW,
+                "payment_intent_id": event.payment_intent_id,
+                "payment_error": None,
+                "next_action": None,
+                "review": ReviewStatus.OPEN,
+                "authorised_at": event.at,
+            }
+        case ReviewApproved():
+            return {"review": ReviewStatus.APPROVED, "reviewer_id": event.reviewer_id}
+        case ReviewRejected():
+            return {"review": ReviewStatus.REJECTED, "reviewer_id": event.reviewer_id}
+        case OrderExpired():
+            return {"stage": Status.EXPIRED, "end_code": "payment_expired", "next_action": None}
+        case OrderCancelled():
+            return {
+                "stage": Status.CANCELLED,
+                "end_code": event.code,
+                "end_reason": event.reason,
+                "voids": event.voids,
+                "next_action": None,
+                "review": ReviewStatus.ENDED if state.review is ReviewStatus.OPEN else state.review,
+            }
+        case PaymentVoided():
+            return {"voided": True}
+        case _:
+            return None
 
 
 def _returns(state: Order, event: Event) -> dict[str, Any]:

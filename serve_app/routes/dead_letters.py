@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from domain.orders.decide import (
     BOOK,
+    CAPTURE_PAYMENT,
+    END_REVIEW,
     EXPIRE,
     FORGET_KEYS,
     FULFIL,
@@ -75,6 +77,8 @@ UNFINISHED = {
     FULFIL: "The order stays booked and unfinished: nobody will licence or deliver it. Return the money at "
     "Stripe, or the buyer has paid for nothing.",
     EXPIRE: "The order stays unfinished: it waits for its payment for ever.",
+    END_REVIEW: "The order stays unfinished unless somebody decides its review: the deadline is not kept.",
+    CAPTURE_PAYMENT: "The order stays unfinished: its authorised payment is not taken, and lapses at Stripe.",
     VOID_PAYMENT: "The payment stays open at Stripe: a buyer may still pay for an order that has ended.",
     REFUND_STEP: "The order stays unfinished: it goes on counting the refund as under way. If Stripe did not "
     "make it, nobody will; make it there by hand, with the refund's id in its metadata.",

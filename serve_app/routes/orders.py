@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from actors.orders.host import PlacedOrder
 from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.ids import is_id
-from domain.orders.commands import PlaceOrder
+from domain.orders.commands import CancelOrder, PlaceOrder
 from domain.orders.decide import decide
 from domain.orders.events import ANSWERED, KIND_OF, DeliveryChoice, Event
 from domain.orders.ports import Idempotency, NumberedEvent, StoredOrder
@@ -56,6 +56,7 @@ PLACE_PROBLEMS = (
     "recipient_mismatch",
     "delivery_mode_unknown",
     "payment_method_unknown",
+    "checkout_not_offered",
     "total_out_of_range",
     "policy_blocked",
     *HOST_PROBLEMS,
@@ -105,6 +106,7 @@ class OrderRoutes:
             country=cart.country,
             at=call.ports.clock(),
             discount_id=quoted.discount_id,
+            payment_terms=await call.ports.terms.payment_terms(),
         )
         decide(None, command)  # refuses here what the order's host would refuse a hop later
         return command
@@ -127,6 +129,22 @@ class OrderRoutes:
             for_buyer=_is_buyer(call, order.buyer_id),
         )
         return reply(200, document)
+
+    async def cancel(self, call: Call) -> Response:
+        """POST /v1/orders/{order_id}/cancellation."""
+        value = await call.json(optional=True)
+        read_model(schemas.NoBody, value)
+        order, stored = await visible_order(call, _BUYER)
+        write = write_of(call, value)
+        # Read first, so that a key of another request is refused with nothing written.
+        earlier = await call.ports.commands.find(write)
+        acted = await call.ports.orders.act(order.order_id, CancelOrder(call.ports.clock()))
+        if earlier is None:
+            await call.ports.commands.claim(write, order.order_id)
+        document = schemas.order_document(
+            acted.order, stored.payment_handle, call.ports.settings.publishable_key, for_buyer=True
+        )
+        return reply(200, document, {**_PRIVATE, **(REPLAYED if acted.replayed else {})})
 
     async def events(self, call: Call) -> ASGIApp:
         """GET /v1/orders/{order_id}/events."""
@@ -298,6 +316,20 @@ def _order_operations(routes: OrderRoutes) -> Sequence[Operation]:
             {200: Answer("The order", schemas.Order, examples.ORDER)},
             roles=_READERS,
             problems=("order_not_found",),
+        ),
+        Operation(
+            "POST",
+            "/v1/orders/{order_id}/cancellation",
+            "cancelOrder",
+            "Cancel an order that is not paid yet; a payment that is faster counts",
+            routes.cancel,
+            {200: Answer("Cancelled; its payment is made unpayable", schemas.Order, examples.ORDER)},
+            roles=_BUYER,
+            write=True,
+            request=schemas.NoBody,
+            request_example={},
+            request_optional=True,
+            problems=("order_not_found", "order_not_cancellable", *HOST_PROBLEMS),
         ),
         Operation(
             "GET",

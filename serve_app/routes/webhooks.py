@@ -20,7 +20,7 @@ from starlette.responses import Response
 from domain.errors import BusyError, DependencyError, MarketplaceError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.money import AMOUNT_MINOR_MAX
-from domain.orders.ports import DISPUTE_NEWS, REFUND_NEWS, PaymentNews
+from domain.orders.ports import CHECKOUT_NEWS, DISPUTE_NEWS, REFUND_NEWS, PaymentNews
 from serve_app import examples
 from serve_app.calls import Call, parse_json, reply
 from serve_app.observability import IngressMetrics
@@ -34,9 +34,18 @@ SIGNATURE_HEADER_CHARS_MAX = 2_048
 SIGNATURES_MAX = 8  # one per active secret while secrets rotate
 ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
-PAYMENT_KINDS = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
-KINDS = frozenset({*PAYMENT_KINDS, *REFUND_NEWS, *DISPUTE_NEWS})
 TRANSFER_REVERSED = "transfer.reversed"
+CAPTURABLE = "payment_intent.amount_capturable_updated"
+PAYMENT_KINDS = (
+    *("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled"),
+    *(CAPTURABLE, "payment_intent.requires_action"),
+)
+KINDS = frozenset({*PAYMENT_KINDS, *CHECKOUT_NEWS, *REFUND_NEWS, *DISPUTE_NEWS})
+# Why a hosted page can no longer be paid, for its buyer.
+CHECKOUT_ENDS = {
+    "checkout.session.expired": ("checkout_expired", "The page to pay on was closed before it was paid."),
+    "checkout.session.async_payment_failed": ("payment_failed", "The payment did not go through."),
+}
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,100}")  # it becomes part of a step's and of an entry's name
 
 
@@ -90,13 +99,15 @@ def news_of(event: Any) -> PaymentNews | None:
     intent = data.get("object") if isinstance(data, dict) else None
     if not isinstance(intent, dict):
         raise _malformed()
+    if kind in CHECKOUT_NEWS:
+        return _checkout_news(str(event_id), kind, intent)
     if kind not in PAYMENT_KINDS:
         return _return_news(str(event_id), kind, intent)
-    metadata = intent.get("metadata")
-    order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
-    if not isinstance(order_id, str) or not is_id("ord", order_id):
+    order_id = _order_named(intent)
+    if order_id is None:
         return None
-    amount_minor, currency = intent.get("amount_received", 0), intent.get("currency")
+    amount_minor = intent.get("amount_capturable" if kind == CAPTURABLE else "amount_received", 0)
+    currency = intent.get("currency")
     if (
         not _is_short(intent.get("id"))
         or type(amount_minor) is not int
@@ -105,7 +116,7 @@ def news_of(event: Any) -> PaymentNews | None:
         or len(currency) != 3  # noqa: PLR2004 - ISO 4217
     ):
         raise _malformed()
-    code, message = _reason(kind, intent)
+    code, decline_code, message = _reason(kind, intent)
     return PaymentNews(
         event_id=str(event_id),
         order_id=order_id,
@@ -115,7 +126,25 @@ def news_of(event: Any) -> PaymentNews | None:
         currency=currency.upper(),
         code=code,
         message=message,
+        decline_code=decline_code,
     )
+
+
+def _order_named(about: Mapping[str, Any]) -> str | None:
+    metadata = about.get("metadata")
+    order_id = metadata.get("order_id") if isinstance(metadata, dict) else None
+    return order_id if isinstance(order_id, str) and is_id("ord", order_id) else None
+
+
+def _checkout_news(event_id: str, kind: str, session: Mapping[str, Any]) -> PaymentNews | None:
+    """Read a Checkout Session that ended unpaid; it may never have had a PaymentIntent."""
+    order_id, session_id = _order_named(session), session.get("id")
+    if order_id is None:
+        return None
+    if not isinstance(session_id, str) or not _OBJECT_ID.fullmatch(session_id):
+        raise _malformed()
+    code, message = CHECKOUT_ENDS[kind]
+    return PaymentNews(event_id, order_id, kind, "", 0, "", code, message, object_id=session_id)
 
 
 def _return_news(event_id: str, kind: str, about: Mapping[str, Any]) -> PaymentNews | None:
@@ -176,17 +205,24 @@ def _dispute_fee(dispute: Mapping[str, Any], currency: str) -> int:
     return min(AMOUNT_MINOR_MAX, sum(fee for fee in fees if fee > 0))
 
 
-def _reason(kind: str, intent: Mapping[str, Any]) -> tuple[str, str]:
-    """Why an attempt failed, in Stripe's words."""
-    if kind == "payment_intent.canceled":
-        reason = intent.get("cancellation_reason")
-        text = f"The payment was cancelled ({reason or 'no reason given'})."
-        return "payment_canceled", text[:TEXT_CHARS_MAX]
-    fault = intent.get("last_payment_error")
-    if kind == "payment_intent.succeeded" or not isinstance(fault, dict):
-        return "", ""
-    code = fault.get("decline_code") or fault.get("code") or "payment_failed"
-    return str(code)[:TEXT_CHARS_MAX], str(fault.get("message") or "")[:TEXT_CHARS_MAX]
+def _reason(kind: str, intent: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Why an attempt failed, as (code, decline code, message); or what Stripe says of it in a word."""
+    code, decline_code, message = "", "", ""
+    match kind, intent.get("last_payment_error"), intent.get("next_action"):
+        case "payment_intent.canceled", _, _:
+            code = intent.get("cancellation_reason") or ""
+        case "payment_intent.requires_action", _, dict() as action:
+            code = action.get("type") or ""
+        case "payment_intent.payment_failed", dict() as fault, _:
+            code = fault.get("code") or "payment_failed"
+            decline_code, message = fault.get("decline_code") or "", fault.get("message") or ""
+        case "payment_intent.payment_failed", _, _:
+            code = "payment_failed"
+    return _short(code), _short(decline_code), _short(message)
+
+
+def _short(value: object) -> str:
+    return str(value)[:TEXT_CHARS_MAX]
 
 
 def _is_short(value: object) -> bool:

@@ -6,6 +6,7 @@ only while the order waits for payment.
 
 import base64
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from domain.licences import armour
 from domain.orders.decide import licence_id
+from domain.orders.declines import advice
 from domain.orders.events import (
     DeliveryKeyReleased,
     DisputeLost,
@@ -30,14 +32,17 @@ from domain.orders.events import (
     OrderPaid,
     OrderRefunded,
     OrderScreened,
+    PaymentActionRequired,
+    PaymentAuthorised,
     PaymentFailed,
     PaymentOpened,
     RefundAccepted,
     RefundFailed,
     RefundRequested,
 )
+from domain.orders.payments import attempts_left
 from domain.orders.state import Order as OrderState
-from domain.orders.state import Status
+from domain.orders.state import ReviewStatus, Status
 from serve_app.schemas.base import Document, Request, rfc3339
 from serve_app.schemas.quotes import Cart, QuotedLine, Word, line_document, sums
 from serve_app.schemas.refunds import Dispute, Refund, dispute_document, refund_document
@@ -85,14 +90,31 @@ class ChosenDelivery(Document):
 
 
 class PaymentFault(Document):
-    """Why the last attempt to pay failed."""
+    """Why the last attempt to pay failed, and what to do; ``decline_code`` where it may be told."""
 
     code: str
+    decline_code: str | None
     message: str
 
 
+class NextAction(Document):
+    """What the buyer's bank asks for. ``type`` is Stripe's; finish it with Stripe by the client secret."""
+
+    type: str
+    message: str
+
+
+class Review(Document):
+    """Why a person looks at the order before money is taken, and until when (as far as known)."""
+
+    status: ReviewStatus | None = Field(description="None until the payment is authorised")
+    reasons: list[str]
+    authorised_at: str | None
+    decide_by: str | None
+
+
 class Payment(Document):
-    """How the order is paid."""
+    """How the order is paid. ``attempts_left``: attempts that may still fail before the order ends."""
 
     method: str
     provider: str
@@ -102,6 +124,8 @@ class Payment(Document):
     checkout_url: str | None
     publishable_key: str
     error: PaymentFault | None
+    next_action: NextAction | None
+    attempts_left: int
 
 
 class End(Document):
@@ -125,6 +149,7 @@ class Order(Document):
     delivery: ChosenDelivery
     country: str | None
     payment: Payment
+    review: Review | None
     end: End | None
     refunded_minor: int = Field(description="By refunds asked for, under way or done")
     refunds: list[Refund]
@@ -231,6 +256,7 @@ def order_document(
     """Write an ``Order``; ``handle`` is what the buyer needs to pay."""
     shown = handle if handle and for_buyer and order.status is Status.AWAITING_PAYMENT else {}
     licence_of, delivery_of = _held(order)
+    end = None if order.end_code is None else {"code": order.end_code, "reason": order.end_reason}
     return {
         "id": order.order_id,
         "status": order.status.value,
@@ -257,17 +283,37 @@ def order_document(
             "client_secret": shown.get("client_secret"),
             "checkout_url": shown.get("checkout_url"),
             "publishable_key": publishable_key,
-            "error": None
-            if order.payment_error is None
-            else {"code": order.payment_error[0], "message": order.payment_error[1]},
+            "error": None if order.payment_error is None else _fault(*order.payment_error),
+            "next_action": None if order.next_action is None else _next_action(order.next_action),
+            "attempts_left": attempts_left(order),
         },
-        "end": None if order.end_code is None else {"code": order.end_code, "reason": order.end_reason},
+        "review": _review(order) if order.flagged else None,
+        "end": end,
         "refunded_minor": order.refunded_minor,
         "refunds": [refund_document(one, order.currency) for one in order.refunds],
         "disputes": [dispute_document(one, order.currency) for one in order.disputes],
         "created_at": rfc3339(order.created_at),
         "updated_at": rfc3339(order.updated_at),
         "seq": order.seq,
+    }
+
+
+def _fault(code: str, decline_code: str) -> dict[str, Any]:
+    told = advice(code, decline_code)
+    return {"code": told.code, "decline_code": told.decline_code, "message": told.message}
+
+
+def _next_action(action: str) -> dict[str, Any]:
+    return {"type": action, "message": "Your bank asks you to confirm the payment. Go on at Stripe."}
+
+
+def _review(order: OrderState) -> dict[str, Any]:
+    at = order.authorised_at
+    return {
+        "status": None if order.review is None else order.review.value,
+        "reasons": list(order.flagged_for),
+        "authorised_at": None if at is None else rfc3339(at),
+        "decide_by": None if at is None else rfc3339(at + timedelta(seconds=order.review_s)),
     }
 
 
@@ -329,8 +375,10 @@ def _public_data(event: Event) -> dict[str, Any]:
                 "checkout_session_id": event.checkout_session_id,
             }
         case PaymentFailed():
-            return {"code": event.code, "message": event.message}
-        case OrderPaid():
+            return _fault(event.code, event.decline_code)
+        case PaymentActionRequired():
+            return {"next_action": _next_action(event.action)}
+        case OrderPaid() | PaymentAuthorised():
             return {
                 "payment_intent_id": event.payment_intent_id,
                 "amount_minor": event.amount_minor,

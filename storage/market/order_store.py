@@ -33,7 +33,7 @@ from domain.orders.ports import (
 from storage.batching import Batcher
 from storage.market import discounts
 from storage.market.pool import Pool, borrow, fetch
-from storage.market.turn_rows import EFFECT_LEASE_S, RETURN_MEMBERS, placing_rows, turn_rows, webhook_payload
+from storage.market.turn_rows import EFFECT_LEASE_S, SOME_MEMBERS, placing_rows, turn_rows, webhook_payload
 from storage.sql import load_queries
 
 log = logging.getLogger("marketplace.storage")
@@ -343,5 +343,5 @@ def _news(row: TupleRow) -> PaymentNews:
         message=payload["message"],
         attempts=attempts,
         unforeseen=unforeseen,
-        **{name: payload[name] for name in RETURN_MEMBERS if name in payload},
+        **{name: payload[name] for name in SOME_MEMBERS if name in payload},
     )

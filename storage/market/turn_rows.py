@@ -23,8 +23,8 @@ from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedD
 
 EFFECT_LEASE_S = 3  # head start of the grain that committed an effect; then any sweep may take it
 
-# Members of news about refunds and disputes; left out of the payload where they say nothing.
-RETURN_MEMBERS = ("object_id", "object_status", "refund_id", "fee_minor")
+# Members that only some kinds of news have; left out of the payload where they say nothing.
+SOME_MEMBERS = ("object_id", "object_status", "refund_id", "fee_minor", "decline_code")
 _STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def webhook_payload(news: PaymentNews) -> Row:
         "currency": news.currency,
         "code": news.code,
         "message": news.message,
-    } | {name: value for name in RETURN_MEMBERS if (value := getattr(news, name))}
+    } | {name: value for name in SOME_MEMBERS if (value := getattr(news, name))}
 
 
 def _encoded(**rows: list[Any]) -> Mapping[str, str]:

@@ -13,6 +13,8 @@ from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.decide import (
     BOOK,
+    CAPTURE_PAYMENT,
+    END_REVIEW,
     EXPIRE,
     FORGET_KEYS,
     FULFIL,
@@ -29,7 +31,7 @@ from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedD
 from domain.orders.state import evolve, fold
 from tests.fakes.carts import BUYER, NOW, cart, order_id
 
-STEPS = [OPEN_PAYMENT, VOID_PAYMENT, BOOK, FULFIL, EXPIRE, FORGET_KEYS]
+STEPS = [OPEN_PAYMENT, CAPTURE_PAYMENT, VOID_PAYMENT, BOOK, FULFIL, EXPIRE, END_REVIEW, FORGET_KEYS]
 KEY = Idempotency("key-1", b"d" * 32)
 
 

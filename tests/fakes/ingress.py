@@ -35,6 +35,7 @@ from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic,
 from tests.fakes.pricing import FakeDiscounts, FakeGoverned, FakeTaxTables
 from tests.fakes.proposals import KEYS, FakeProposals
 from tests.fakes.proposals import register as register_operators
+from tests.fakes.reviews import FakeReviews, FakeTerms
 from tests.fakes.sales import FakeSales
 
 WEBHOOK_SECRET = "whsec_test"
@@ -78,6 +79,8 @@ class FakeMarket:
         self.governed = FakeGoverned()
         self.discounts = FakeDiscounts(self.commands, self.clock, self.store)
         self.tax_tables = FakeTaxTables(self.commands, self.clock)
+        self.reviews = FakeReviews(self.store)
+        self.terms = FakeTerms()
         operators = register_operators(KEYS[:4], 2, self.clock())
         self.proposals = FakeProposals(self.commands, self.clock, operators)
         self.payouts: Any = None  # on real parts only: tests/integration/test_payouts_http.py
@@ -143,6 +146,8 @@ class FakeMarket:
             taxes=self.tax_tables,
             tax_tables=self.tax_tables,
             payouts=self.payouts,
+            reviews=self.reviews,
+            terms=self.terms,
             signing=self.signer,
             payloads=self.payloads,
             uploads=self.uploads,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from actors.orders.host import OrderHost, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, OrderHost, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
-from domain.orders.commands import PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
 from domain.orders.decide import RELEASED_KEY_TTL_S
 from domain.orders.events import OrderPaid
 from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
@@ -107,6 +107,10 @@ class FakeDirectory:
     async def refund(self, order_id: str, command: RequestRefund) -> RefundReply:
         self._called()
         return await self.host.refund(order_id, command)
+
+    async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
+        self._called()
+        return await self.host.act(order_id, command)
 
     def _called(self) -> None:
         self.calls += 1

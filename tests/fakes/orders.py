@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from domain.errors import ConflictError, DependencyError
+from domain.errors import ConflictError, DependencyError, RejectedError
 from domain.orders.decide import (
     RELEASED_KEY_TTL_S,
     delivery_id,
@@ -312,6 +312,17 @@ class FakeGateway:
     paid: dict[str, CapturedPayment] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
     hook: Callable[[Order], None] | None = None
+    captures: list[str] = field(default_factory=list)
+    lapsed: set[str] = field(default_factory=set)
+
+    async def capture_payment(self, order: Order) -> CapturedPayment:
+        if self.failures:
+            raise self.failures.pop(0)
+        if order.order_id in self.lapsed | self.voided:
+            raise RejectedError("capture_refused", "The authorisation ended before it was captured.")
+        self.captures.append(order.order_id)
+        captured = CapturedPayment(self.intents[order.order_id], order.total_minor, order.currency)
+        return self.paid.setdefault(order.order_id, captured)
 
     async def open_payment(self, order: Order) -> OpenedPayment:
         if self.failures:

@@ -12,6 +12,7 @@ import pytest
 from domain.errors import BusyError
 from domain.events import shard_of
 from domain.orders import commands as c
+from domain.orders import payments
 from domain.orders.ports import Idempotency
 from domain.orders.state import fold
 from storage import migrations
@@ -265,12 +266,13 @@ class Race:
             assert self.orders[one].payment_error[1].startswith(f"{number}_"), "nobody was told that it won"
 
     def _turn(self, number, text):
-        command = c.RecordPaymentFailure(f"evt_{text}", "card_declined", text, NOW)
+        command = c.RecordPaymentFailure(f"evt_{text}", "card_declined", "Declined.", NOW, text)
         return turn_of(self.orders[number], command, number=number, news=news(f"evt_{number}_{text}", number))
 
 
-async def test_two_hosts_commit_overlapping_groups_a_thousand_times(stores, owner):
+async def test_two_hosts_commit_overlapping_groups_a_thousand_times(stores, owner, monkeypatch):
     """No deadlock, no lost fence: of two turns on the same state one is written, and it is written whole."""
+    monkeypatch.setattr(payments, "PAYMENT_ATTEMPTS_MAX", 10_000)
     before = await deadlocks(owner)
     opened = [
         turn_of(order, c.RecordPaymentOpened(f"pi_{number}", None, NOW), number=number)

@@ -40,10 +40,12 @@ from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
 from storage.market.discounts import Discounts
 from storage.market.fulfilment import FulfilmentReads
+from storage.market.governed import GovernedTerms
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.reviews import Reviews
 from storage.market.sales import Sales
 from storage.market.signing_keys import register_signing_key
 from storage.market.taxes import TaxTables
@@ -133,6 +135,8 @@ class Market:
                 taxes=TaxTables(pool, time.monotonic),
                 tax_tables=TaxTables(pool, time.monotonic),
                 payouts=None,
+                reviews=Reviews(pool),
+                terms=GovernedTerms(Governed(pool, time.monotonic)),
                 signing=signer,
                 payloads=payloads,
                 uploads=uploads,

@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import replace
 
+import httpx
 import pytest
 import stripe
 
@@ -18,6 +19,8 @@ from tests.fakes.carts import NOW, cart, line, order_id
 from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
 
 pytestmark = pytest.mark.integration
+
+FLAGGED_MINOR = 900_000
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,65 @@ async def test_voiding_tells_that_it_was_paid_after_all(gateway, client):
     client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
     captured = await gateway.void_payment(opened(placed, payment))
     assert captured == CapturedPayment(payment.payment_intent_id, 1999, "USD")
+
+
+@pytest.mark.parametrize("method", ["payment_intent", "checkout"])
+async def test_a_flagged_order_is_authorised_and_captured_once(simulator, gateway, client, method):
+    held = await authorised(simulator, gateway, client, method)
+    assert await gateway.capture_payment(held) == CapturedPayment(
+        held.payment_intent_id, FLAGGED_MINOR, "USD"
+    )
+    assert await gateway.capture_payment(held) == CapturedPayment(
+        held.payment_intent_id, FLAGGED_MINOR, "USD"
+    )
+    charges = client.v1.charges.list({"payment_intent": held.payment_intent_id}).data
+    assert [(one.captured, one.amount_captured) for one in charges] == [(True, FLAGGED_MINOR)]
+
+
+@pytest.mark.parametrize("method", ["payment_intent", "checkout"])
+async def test_a_rejected_order_is_voided_and_never_captured(simulator, gateway, client, method):
+    held = await authorised(simulator, gateway, client, method)
+    assert await gateway.void_payment(held) is None
+    with pytest.raises(RejectedError, match="capture_refused"):
+        await gateway.capture_payment(held)
+
+
+async def test_an_authorisation_that_lapsed_is_not_captured(simulator, gateway, client):
+    held = await authorised(simulator, gateway, client, "payment_intent")
+    with simulator.http() as control:
+        lapsed = control.post(f"/_sim/payment_intents/{held.payment_intent_id}/lapse")
+    assert lapsed.is_success
+    with pytest.raises(RejectedError, match="capture_refused"):
+        await gateway.capture_payment(held)
+
+
+async def test_an_error_that_stripe_keeps_hides_no_capture(simulator, gateway, client):
+    """Executed, and 500 is what its key answers from then on."""
+    held = await authorised(simulator, gateway, client, "payment_intent")
+    with simulator.http() as control:
+        fault = {"path": "/v1/payment_intents/*/capture", "when": "after", "status": 500}
+        assert control.post("/_sim/faults", json=fault).is_success
+    with pytest.raises(DependencyError, match="payment_provider_unavailable"):
+        await gateway.capture_payment(held)
+    assert (await gateway.capture_payment(held)).amount_minor == FLAGGED_MINOR
+
+
+async def authorised(simulator, gateway, client, method):
+    placed = order(lines=(line(price_minor=FLAGGED_MINOR),), payment_method=method)
+    assert placed.flagged
+    payment = await gateway.open_payment(placed)
+    if method == "checkout":
+        card = {"number": "4242424242424242", "expiry": "12/40", "cvc": "123"}
+        async with httpx.AsyncClient() as browser:
+            paid = await browser.post(payment.handle["checkout_url"], data=card)
+        assert paid.status_code == 303
+        session = client.v1.checkout.sessions.retrieve(payment.checkout_session_id)
+        payment = replace(payment, payment_intent_id=session.payment_intent)
+    else:
+        client.v1.payment_intents.confirm(payment.payment_intent_id, {"payment_method": "pm_card_visa"})
+    intent = client.v1.payment_intents.retrieve(payment.payment_intent_id)
+    assert (intent.status, intent.amount_capturable) == ("requires_capture", FLAGGED_MINOR)
+    return opened(placed, payment)
 
 
 async def test_a_wrong_key_is_our_fault_and_is_kept_for_a_retry(simulator):

@@ -9,6 +9,7 @@ import pytest
 
 from actors.orders.sweep import Sweep
 from domain.errors import BusyError, DependencyError
+from domain.orders.payments import PAYMENT_ATTEMPTS_MAX
 from serve_app.ports import RateLimit
 from tests.fakes.http_client import Client, settle, signed, stripe_event
 from tests.fakes.ingress import OLD_WEBHOOK_SECRET, RECIPIENT, WEBHOOK_SECRET, FakeMarket
@@ -158,14 +159,22 @@ async def test_a_decline_reaches_the_buyer_and_the_order_stays_payable(market, s
     await settle(market)
     order = (await stripe.as_("buyer").get(f"/v1/orders/{order_id}")).json()
     assert order["status"] == "awaiting_payment"
-    assert order["payment"]["error"] == {"code": "insufficient_funds", "message": "No funds."}
+    assert order["payment"]["error"] == {
+        "code": "card_declined",
+        "decline_code": "insufficient_funds",
+        "message": "The card has not enough money or credit left. Pay with another card.",
+    }
+    assert order["payment"]["attempts_left"] == PAYMENT_ATTEMPTS_MAX - 1
     assert order["payment"]["client_secret"] == "pi_1_secret"
 
 
-async def test_a_cancelled_intent_is_kept(market, stripe, order_id):
+async def test_an_intent_that_was_cancelled_by_hand_ends_its_order(market, stripe, order_id):
     event = stripe_event(order_id, kind="payment_intent.canceled", cancellation_reason="abandoned")
     assert (await send(market, stripe, event)).json()["outcome"] == "applied"
-    assert "abandoned" in market.store.inbox["evt_1"].news.message
+    await settle(market)
+    order = (await stripe.as_("buyer").get(f"/v1/orders/{order_id}")).json()
+    assert (order["status"], order["end"]["code"]) == ("cancelled", "payment_cancelled")
+    assert "abandoned" in order["end"]["reason"]
 
 
 async def test_a_rotated_secret_still_counts(market, stripe, order_id):

@@ -29,12 +29,13 @@ from domain.orders.decide import (
 )
 from domain.orders.events import (
     KIND_OF,
+    REFUND_WINDOW_S_UNGOVERNED,
     FulfilmentEnded,
     LicencesRestored,
     LicencesRevoked,
     LicencesSuspended,
 )
-from domain.orders.returns import REFUND_WINDOW, REFUNDS_MAX
+from domain.orders.returns import REFUNDS_MAX
 from domain.orders.state import Status, evolve, fold
 from tests.fakes.carts import NOW, cart, line, order_id
 
@@ -254,9 +255,12 @@ def test_refusals_say_why_and_change_nothing(sold):
 
 
 def test_a_buyers_window_closes_and_an_operators_does_not(sold):
-    late = NOW + REFUND_WINDOW + timedelta(seconds=1)
+    last = NOW + timedelta(seconds=REFUND_WINDOW_S_UNGOVERNED)
+    late = last + timedelta(seconds=1)
     assert code_of(sold.ask, origin="buyer", at=late) == "refund_window_closed"
-    assert sold.ask("rfd_1", (2, None), origin="buyer", at=NOW + REFUND_WINDOW)
+    assert sold.ask(
+        "rfd_1", (2, None), origin="buyer", at=NOW + timedelta(seconds=REFUND_WINDOW_S_UNGOVERNED)
+    )
     assert sold.ask("rfd_2", origin="operator", at=late)
 
 

@@ -154,6 +154,9 @@ class Sale:
         self.rng, self.currency, self.state, self.books = rng, currency, None, Counter()
         self.tell(cart(1, *lines, currency=currency))
         if self.state is not None and self.state.total_minor:
+            if self.state.flagged:
+                self.tell(c.NoticeAuthorisation("pi_1", "evt_0", self.state.total_minor, currency, NOW))
+                self.tell(c.DecideReview("usr_reviewer", approves=True, reason="known buyer", at=NOW))
             self.tell(c.ConfirmPayment("pi_1", "evt_1", self.state.total_minor, currency, NOW))
             for number in range(rng.randrange(1, 7)):
                 self.step(number)
