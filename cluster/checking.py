@@ -24,6 +24,7 @@ from domain.orders.booking import CLEARING
 from domain.orders.invariants import Examination, Violation, check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
 from domain.orders.totals import Totals
+from domain.payouts.invariants import check_payouts, is_payout_entry
 from storage.audit.charges import SpooledCharges, captured_charges, held_balance, spooled
 from storage.audit.pages import OrderPages, Page
 
@@ -168,6 +169,7 @@ def run(
                     take(part, violations)
         for page in reader.pages(after, batch):
             take(*_check_page(page, cut, grace_s))
+        payouts = _check_payouts(reader, batch, grace_s)
         ledger = reader.ledger_totals(cut) if cut else None
         sold_after = reader.sales_sums()
         standing = _standing(where, reader)
@@ -178,7 +180,7 @@ def run(
     if sold_before is not None and sold_after is not None:
         compared = report.sales.violations(sold_before, sold_after)
         whole += [Violation(invariant, "", words) for invariant, words in compared]
-    take(Report(), whole)
+    take(Report(), [*whole, *payouts])
     return report
 
 
@@ -238,6 +240,14 @@ def _check_bounds(bounds: tuple[str, str]) -> tuple[Report, list[Violation]]:
     return _Worker.current.check(*bounds)
 
 
+def _check_payouts(reader: OrderPages, batch: int, grace_s: float) -> list[Violation]:
+    # The books first: what they had by then, a payout must explain that is read after.
+    settled_before = datetime.now(UTC) - timedelta(seconds=grace_s)
+    entries = reader.payout_entries()
+    found = check_payouts(reader.payouts(batch), entries, settled_before)
+    return [Violation("I7", payout_id, words) for payout_id, words in found]
+
+
 def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Report, list[Violation]]:
     report = Report(orders=len(page.orders))
     violations = []
@@ -271,6 +281,8 @@ def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:
         for invariant, words in check_entry(entry):
             yield Violation(invariant, "", words)
         old = entry.posted_at is None or entry.posted_at <= settled_before
+        if is_payout_entry(entry.entry_key):
+            continue  # checked with the payouts
         if old and any(account == CLEARING for account, _ in entry.postings):
             yield Violation("I1", "", f"entry {entry.entry_key} moves {CLEARING} and belongs to no order")
     for order_id, charges in page.loose_charges.items():

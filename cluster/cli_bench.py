@@ -1,8 +1,8 @@
 """``marketplace bench``: benchmarks that measure and never judge.
 
 Each prints one JSON object as the last line. ``http`` and ``recovery`` use the marketplace that runs on this
-machine, or start one and stop it again; ``grains``, ``growth`` and ``reconcile`` need none. Exit status 1
-only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
+machine, or start one and stop it again; ``grains``, ``growth``, ``payouts`` and ``reconcile`` need none. Exit
+status 1 only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
 """
 
 import json
@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster.bench import grains as grains_bench
 from cluster.bench import growth as growth_bench
 from cluster.bench import orders_http, plots
+from cluster.bench import payouts as payouts_bench
 from cluster.bench import reconcile as reconcile_bench
 from cluster.bench import recovery as recovery_bench
 from cluster.client import ClientError
@@ -33,7 +34,7 @@ RATE_MAX = 2_000.0  # arrivals per second: more than one generator can make
 SECONDS_MAX = 3_600.0
 COMPLETE_TIMEOUT_S = 60.0
 
-app = typer.Typer(help="Measure: http (the default), grains, growth, reconcile, recovery.")
+app = typer.Typer(help="Measure: http (the default), grains, growth, payouts, reconcile, recovery.")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Write the result and its plots (SVG) into this directory.")
@@ -43,7 +44,7 @@ Note = Callable[[str], None]
 
 @app.callback(invoke_without_command=True)
 def all_benchmarks(context: typer.Context) -> None:
-    """Measure: http (the default), grains, growth, reconcile, recovery."""
+    """Measure: http (the default), grains, growth, payouts, reconcile, recovery."""
     if context.invoked_subcommand is None:
         http()
 
@@ -100,6 +101,23 @@ def grains(
     with command(as_json=as_json) as terminal:
         result = grains_bench.run(count, actors, terminal.note)
     _finish(result, plot)
+
+
+@app.command()
+def payouts(
+    *,
+    payees: Annotated[
+        int, typer.Option("--payees", min=1, max=payouts_bench.PAYEES_MAX, help="Payees of the batch.")
+    ] = payouts_bench.PAYEES,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure one batch of payouts, from its draft to the last settled one, on parts of its own."""
+    with command(as_json=as_json) as terminal:
+        try:
+            result = payouts_bench.run(payees, terminal.note)
+        except LaunchError as error:
+            raise ClientError(str(error), "postgres_not_started") from None
+    _finish(result, None)
 
 
 @app.command()

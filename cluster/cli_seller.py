@@ -1,4 +1,4 @@
-"""``marketplace seller``: make a signing key, list what is for sale, release a bundle.
+"""``marketplace seller``: make a signing key, list what is for sale, release a bundle; what is earned.
 
 A bundle is a folder with a ``marketplace.json``; ``release`` packs it the same way on every machine,
 signs its manifest with the seller's key, uploads and publishes it. Running it again changes nothing.
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cluster import cli_statement
 from cluster.bundles import pack
 from cluster.client import MarketplaceClient
 from cluster.connection import config_folder, resolve
@@ -21,7 +22,8 @@ from cluster.terminal import JsonFlag, command
 from domain.money import format_money
 from storage.signing.keys import public_key_pem
 
-app = typer.Typer(no_args_is_help=True, help="Sell: keygen, list, release.")
+app = typer.Typer(no_args_is_help=True, help="Sell: keygen, list, release, account, statement.")
+app.add_typer(cli_statement.app)
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

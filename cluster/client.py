@@ -235,11 +235,17 @@ class MarketplaceClient:
     ) -> dict[str, Any]:
         return self._send("GET", path, params=dict(params or {}), headers=dict(headers or {}))
 
+    def _get_text(self, path: str, params: Mapping[str, str]) -> str:
+        return self._response("GET", path, params=dict(params)).text
+
     def _write(self, method: str, path: str, body: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         headers = {"Idempotency-Key": key} if key else {}
         return self._send(method, path, json=dict(body), headers=headers)
 
     def _send(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return _object(self._response(method, path, **request))
+
+    def _response(self, method: str, path: str, **request: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 response = self._http.request(method, path, **request)
@@ -250,7 +256,7 @@ class MarketplaceClient:
                 self._pause(_pause_s(attempt, None))
                 continue
             if response.is_success:
-                return _object(response)
+                return response
             refusal = api_error(response)
             if attempt == ATTEMPTS_MAX or not _may_pass(refusal):
                 raise refusal

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import httpx
 import psycopg
 import pyrage
 
+from cluster.cli_statement import PayeeClient
 from cluster.client import ClientError, MarketplaceClient
 from cluster.client_documents import Delivery, Order
 from cluster.local.layout import Layout, read_json
@@ -122,6 +124,26 @@ def finance_books(evidence: Evidence, layout: Layout) -> str:
     require(holds=balance["sum_minor"] == 0, text=f"The trial balance is {balance['sum_minor']}, not zero.")
     amount = format_money(order["total_minor"], order["currency"])
     return f"{amount} booked to the unit; trial balance zero"
+
+
+def seller_statement(evidence: Evidence, local: dict[str, Any], layout: Layout) -> str:
+    """Check that the seller's statement of this month adds up, and ends with the balance that Finance has."""
+    currency = evidence.order["currency"]
+    period = datetime.now(UTC).strftime("%Y-%m")
+    with PayeeClient(local["base_url"], local["tokens"]["seller"]) as seller:
+        made = seller.statement(period, currency, None)
+    parts = ("opening", "sales", "fees", "refunds", "disputes", "payouts", "other")
+    total = sum(made[f"{part}_minor"] for part in parts)
+    finance = read_json(layout.settings_json).get("finance", {})
+    headers = {"Authorization": f"Bearer {finance.get('token')}"}
+    with httpx.Client(base_url=str(finance.get("url")), headers=headers, timeout=FINANCE_TIMEOUT_S) as http:
+        account = f"seller:{made['payee_id']}:payable"
+        balance = _read(http, f"/v1/accounts/{account}/balance?currency={currency}")
+    require(
+        holds=total == made["closing_minor"] == -balance["balance_minor"],
+        text=f"The statement leads to {total}, Finance owes {-balance['balance_minor']}.",
+    )
+    return f"{period}: {format_money(made['closing_minor'], currency)} owed, as Finance has it"
 
 
 def expected_postings(order: Order) -> list[tuple[str, int]]:

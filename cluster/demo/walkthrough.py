@@ -115,6 +115,8 @@ def _prove(
         item.detail = proofs.delivery_by_pyrage(evidence, received.encrypted, identity_text(identity))
     with checklist.step("Finance agrees") as item:
         item.detail = proofs.finance_books(evidence, layout)
+    with checklist.step("seller's statement") as item:
+        item.detail = proofs.seller_statement(evidence, local, layout)
     with checklist.step("webhook received") as item:
         item.detail = proofs.webhook_received(evidence, local["postgres_dsn"])
     with checklist.step("events complete") as item:

@@ -10,5 +10,6 @@ state       a payout as its events make it, and its next step
 decide      which event follows from a step's result
 entries     how a payout is booked at Finance
 statements  a payee's account in one period, by kind of movement
+invariants  what must hold of payouts and the books together
 ports       what the runner and the desk need of the world
 """

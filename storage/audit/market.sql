@@ -9,6 +9,12 @@ FROM market.orders
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 ORDER BY order_id LIMIT %(limit)s
 
+-- name: payouts
+SELECT p.payout_id, p.status, p.seq, 'payout:' || p.payee_id || ':' || p.currency || ':' || p.period,
+       (SELECT jsonb_agg(jsonb_build_array(seq, kind, data) ORDER BY seq)::text
+        FROM market.payout_events e WHERE e.payout_id = p.payout_id)
+FROM market.payouts p WHERE p.payout_id > %(after)s ORDER BY p.payout_id LIMIT %(limit)s
+
 -- name: end_of_page
 SELECT order_id FROM market.orders WHERE order_id > %(after)s ORDER BY order_id OFFSET %(skipped)s LIMIT 1
 

@@ -40,6 +40,9 @@ from domain.orders.invariants import (
 )
 from domain.orders.publication_invariants import SALES, Behind, Publication, Sums
 from domain.orders.totals import LedgerTotal
+from domain.payouts.entries import KEY_PREFIX
+from domain.payouts.events import decode_event as decode_payout_event
+from domain.payouts.invariants import PayoutFacts
 from storage.audit.charges import SpooledCharges
 from storage.audit.documents import predicate
 from storage.sql import load_queries
@@ -276,6 +279,26 @@ class OrderPages:
             loose_charges=charges or {},
         )
 
+    def payout_entries(self) -> list[LedgerEntry] | None:
+        """Return all entries of payouts, None when Finance is not asked."""
+        if self._finance is None:
+            return None
+        bounds = {"above": KEY_PREFIX, "below": KEY_PREFIX.replace(":", _ABOVE_KEYS_OF)}
+        return self._entries_between(bounds)
+
+    def payouts(self, batch: int) -> Iterator[PayoutFacts]:
+        """Yield all payouts, in the order of their ids."""
+        after = ""
+        while True:
+            with _reading(self._market, "market"):
+                rows = self._ask("payouts", {"after": after, "limit": batch})
+            for payout_id, status, seq, key, events in rows:
+                numbered = [(n, decode_payout_event(kind, data)) for n, kind, data in orjson.loads(events)]
+                yield PayoutFacts(payout_id, status, seq, key, numbered)
+            if len(rows) < batch:
+                return
+            after = rows[-1][0]
+
     def _entries(self, rows: _Rows) -> list[LedgerEntry] | None:
         """Read the books of the page; the bounds are such that every key lies in one page or another."""
         if self._finance is None:
@@ -284,6 +307,10 @@ class OrderPages:
             "above": rows.after + _ABOVE_KEYS_OF if rows.after else None,
             "below": rows.last + _ABOVE_KEYS_OF if rows.last is not None else None,
         }
+        return self._entries_between(bounds)
+
+    def _entries_between(self, bounds: Mapping[str, str | None]) -> list[LedgerEntry]:
+        assert self._finance is not None, "callers have asked"
         with _reading(self._finance, "finance"):
             found = self._finance.execute(_FINANCE["entries_of_page"], bounds).fetchall()
         return [
