@@ -125,7 +125,8 @@ def build_statement(history: AccountHistory, gross_minor: Mapping[str, int]) -> 
 
 def _parts(movement: Movement, gross_minor: Mapping[str, int]) -> list[tuple[MovementKind, int]]:
     net = movement.amount_minor
-    gross = gross_minor.get(movement.subject) if movement.kind is MovementKind.SALE else None
+    sale = movement.entry_key == f"{movement.subject}:capture"  # and not what corrected it later
+    gross = gross_minor.get(movement.subject) if sale else None
     # A share of somebody else's sale has no line of one's own, and can be more than one's own line's net.
     if gross is None or gross <= net:
         return [(movement.kind, net)]

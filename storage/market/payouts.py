@@ -92,7 +92,7 @@ class PostgresPayouts:
         return found[0] if found else None
 
     async def gross_sold(self, order_ids: Sequence[str], payee_id: str) -> Mapping[str, int]:
-        """Return what buyers paid for a payee's own lines, by order; orders without any are left out."""
+        """Return what buyers paid for a payee's own lines, without tax, by order; others are left out."""
         if not order_ids:
             return {}
         values = {"order_ids": _json(list(order_ids)), "payee_id": payee_id}

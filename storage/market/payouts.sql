@@ -211,8 +211,12 @@ SELECT (SELECT coalesce(jsonb_object_agg(status, n), '{}')
            WHERE l.reason IS NOT NULL GROUP BY l.reason) AS c)
 
 -- name: gross_sold
--- What buyers paid for a payee's own lines, by order.
-SELECT o.order_id, sum((l.line ->> 'quantity')::bigint * (l.line ->> 'unit_price_minor')::bigint)::bigint
+-- What buyers paid for a payee's own lines, by order: without tax, discounts taken off.
+SELECT o.order_id, sum(
+    (l.line ->> 'quantity')::bigint * (l.line ->> 'unit_price_minor')::bigint
+    - coalesce((l.line ->> 'discount_minor')::bigint, 0)
+    - coalesce((SELECT sum((t ->> 'amount_minor')::bigint) FROM jsonb_array_elements(l.line -> 'taxes') AS t
+                WHERE (t ->> 'inclusive')::boolean), 0))::bigint
 FROM jsonb_array_elements_text(%(order_ids)s::jsonb) AS o (order_id)
 CROSS JOIN LATERAL (
     SELECT data FROM market.order_events

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 _WEEKS = itertools.count(1)
 FEES = {"holdback_bps": 2_000, "holdback_days": 14, "payout_minimum_minor": {"USD": 500}}
+TAXES = [{"amount_minor": 1_000, "inclusive": True}, {"amount_minor": 77, "inclusive": False}]
 WHY = {"reason": "Compared with the statements."}
 
 
@@ -214,11 +215,12 @@ async def test_a_statement_agrees_with_finance_and_is_the_payees_own(world, mark
     payee, at = payee_of(market), within(period)
     await named(world, client, market)
     order = "ord_01jz3k5v8m2q9x7c4b6n0" + f"{next(_WEEKS):05d}"
+    line = {"quantity": 2, "unit_price_minor": 5_600, "discount_minor": 200, "taxes": TAXES}
     world.sql(
         "INSERT INTO market.order_events VALUES (%s, 1, %s, 'order.created', %s)",
         order,
         f"evt_{order}",
-        json.dumps({"lines": [{"seller_id": payee, "quantity": 2, "unit_price_minor": 5_000}]}),
+        json.dumps({"lines": [line | {"seller_id": payee}, line | {"seller_id": "somebody_else"}]}),
     )
     world.book(payee, 9_000, at, key=f"{order}:capture")
     world.book(payee, -2_000, at, key=f"{order}:refund:rfd_1")
