@@ -211,5 +211,7 @@ def _line(line: Document, currency: str) -> str:
     paid, carried, held = (
         format_money(line[f"{part}_minor"], currency) for part in ("paid", "carried", "held_back")
     )
-    what = line["account_id"] if line["reason"] is None else line["reason"]
+    what = line["reason"]
+    if what is None:  # an account that was changed a moment ago is what an approver should see
+        what = f"{line['account_id']} since {line['account_named_at'][:16]}Z"
     return f"{line['payee_id']:<24} {paid:>16} paid {carried:>16} carried {held:>16} held back  {what}"

@@ -29,6 +29,6 @@ def open_reconciliation(
             tls = ClientTls(finance.back_office) if finance.back_office else None
             ledger = stack.enter_context(Ledger(finance.url, finance.token, tls=tls))
             stripe = stack.enter_context(StripeMoves(settings.stripe.api_base, settings.stripe.secret_key))
-            return Reconciler(market, ledger, stripe, note=note, stopping=stopping)
+            return Reconciler(market, ledger, stripe, payouts=market, note=note, stopping=stopping)
 
         yield market, reconciler

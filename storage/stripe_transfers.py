@@ -17,7 +17,7 @@ import stripe
 
 from domain.errors import ConflictError, DependencyError, MarketplaceError, RejectedError
 from domain.payouts.payees import AccountState
-from domain.payouts.ports import TransferReversal
+from domain.payouts.ports import MadeTransfer, TransferReversal
 from domain.payouts.refusals import refusal
 from domain.payouts.state import Payout
 from storage.stripe_gateway import TIMEOUT_S
@@ -54,8 +54,8 @@ class StripeTransfers:
         transfers = (account.get("capabilities") or {}).get("transfers", "inactive")
         return AccountState(str(transfers), bool(account["payouts_enabled"]))
 
-    async def send(self, payout: Payout) -> str:
-        """Make the payout's transfer, or find the one that was made, and return its id.
+    async def send(self, payout: Payout) -> MadeTransfer:
+        """Make the payout's transfer, or find the one that was made.
 
         Raises:
             RejectedError: Stripe refuses for good; nothing was made.
@@ -76,7 +76,7 @@ class StripeTransfers:
         expected = (payout.amount_minor, payout.currency.lower(), payout.account_id)
         if (made["amount"], made["currency"], made["destination"]) != expected:
             raise ConflictError("transfer_mismatch", f"{made['id']} is not what {payout.key} should send.")
-        return str(made["id"])
+        return MadeTransfer(str(made["id"]), datetime.fromtimestamp(made["created"], UTC))
 
     async def reversals(self, transfer_id: str) -> Sequence[TransferReversal]:
         """List what was taken back of a transfer, oldest first."""

@@ -134,8 +134,10 @@ class PayoutRunner:
             moved = payout
             for event in events:
                 moved = evolve(payout_id, moved, event)
-            if await self._store.commit(moved, payout.seq, stored.nudges, events):
-                if moved.finished and step is not Step.CHECK:
+            # A check goes on until there is nothing left to book back: a crash must not end it half-way.
+            rests = moved.finished and step is not Step.CHECK
+            if await self._store.commit(moved, payout.seq, stored.nudges, events, rests=rests):
+                if rests:
                     return
                 continue
             lost += 1
@@ -157,9 +159,10 @@ class PayoutRunner:
 
     async def _send(self, payout: Payout) -> results.Result:
         try:
-            return results.Sent(await self._transfers.send(payout))
+            made = await self._transfers.send(payout)
         except RejectedError as refused:
             return results.Refused(refused.code, refused.detail)
+        return results.Sent(made.transfer_id, made.made_at)
 
     async def _settle(self, payout: Payout) -> results.Result:
         key = entries.settlement_key(payout)

@@ -341,14 +341,16 @@ class Reconciler:
     def _judge_transfers(self, moves: Sequence[Move], window: Window) -> list[Difference]:
         if self._payouts is None:
             return []
+        # A transfer that was made a moment ago may not be recorded yet.
+        until = min(window.until, self._market.now() - GRACE)
         sent: dict[str, SentTransfer] = {}
         for move in moves:
-            if move.type == "transfer":
+            if move.type == "transfer" and move.at < until:
                 named = move.metadata.get("payout_id", "")
                 sent[move.source_id] = SentTransfer(
                     move.source_id, named, -move.amount_minor, move.currency, move.at
                 )
-        payouts = {one.transfer_id: one for one in self._payouts.sent(window.since, window.until)}
+        payouts = {one.transfer_id: one for one in self._payouts.sent(window.since, until)}
         return list(compare_transfers(sent.values(), payouts))
 
     def _loose_ends(

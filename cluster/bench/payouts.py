@@ -210,7 +210,8 @@ class _Run:
 
     def _transfers_made(self) -> int:
         api, key = self._stripe
-        count, after = 0, {}
+        count = 0
+        after: dict[str, str] = {}
         with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=30) as stripe:
             while True:
                 asked = {"transfer_group": _period(), "limit": "100", **after}

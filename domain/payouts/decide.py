@@ -32,9 +32,10 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Stripe made the transfer, of exactly this amount."""
+    """Stripe made the transfer, of exactly this amount, at this time by its clock."""
 
     transfer_id: str
+    made_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def decide(payout: Payout, result: Result, at: datetime) -> Sequence[e.Event]:
         case Booked(), Status.CLEARED:
             return [e.PayoutBooked(result.entry_id, at)]
         case Sent(), Status.BOOKED:
-            return [e.PayoutSent(result.transfer_id, at)]
+            return [e.PayoutSent(result.transfer_id, result.made_at, at)]
         case Booked(), Status.SENT:
             return [e.PayoutSettled(result.entry_id, at)]
         case Refused(), Status.APPROVED:

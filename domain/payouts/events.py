@@ -43,9 +43,10 @@ class PayoutBooked:
 
 @dataclass(frozen=True, slots=True)
 class PayoutSent:
-    """Stripe made the transfer."""
+    """Stripe made the transfer, at ``made_at`` by its clock."""
 
     transfer_id: str
+    made_at: datetime
     at: datetime
 
 
@@ -106,14 +107,17 @@ KINDS: dict[str, type[Event]] = {
     "payout.failed": PayoutFailed,
     "payout.returned": PayoutReturned,
 }
+_TIMES = ("at", "made_at")
 KIND_OF: dict[type[Event], str] = {cls: kind for kind, cls in KINDS.items()}
 
 
 def encode_event(event: Event) -> dict[str, Any]:
     """Return the stored JSON object of an event."""
-    return {**asdict(event), "at": event.at.isoformat()}
+    values = asdict(event)
+    return values | {name: values[name].isoformat() for name in _TIMES if name in values}
 
 
 def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
     """Rebuild an event; raises KeyError for an unknown kind."""
-    return KINDS[kind](**{**data, "at": datetime.fromisoformat(data["at"])})
+    times = {name: datetime.fromisoformat(data[name]) for name in _TIMES if name in data}
+    return KINDS[kind](**{**data, **times})

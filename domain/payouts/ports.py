@@ -24,6 +24,14 @@ class Turnover:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeTransfer:
+    """A transfer, and when Stripe made it by Stripe's clock."""
+
+    transfer_id: str
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TransferReversal:
     """A transfer reversal at Stripe."""
 
@@ -59,8 +67,8 @@ class Transfers(Protocol):
     async def account(self, account_id: str) -> AccountState:
         """Read a connected account; RejectedError ``payee_account_unknown``."""
 
-    async def send(self, payout: Payout) -> str:
-        """Make the payout's transfer, or find it, and return its id.
+    async def send(self, payout: Payout) -> MadeTransfer:
+        """Make the payout's transfer, or find the one that was made.
 
         RejectedError: Stripe refuses for good; then none was made.
         """
@@ -95,8 +103,10 @@ class PayoutStore(Protocol):
     async def load(self, payout_id: str) -> StoredPayout | None:
         """Read a payout's history."""
 
-    async def commit(self, payout: Payout, fence: int, nudges: int, events: Sequence[Event]) -> bool:
-        """Append events under the fence; False when the payout has moved on."""
+    async def commit(
+        self, payout: Payout, fence: int, nudges: int, events: Sequence[Event], *, rests: bool
+    ) -> bool:
+        """Append events under the fence; False when the payout has moved on. ``rests``: as ``rest`` does."""
 
     async def rest(self, payout_id: str, nudges: int) -> None:
         """Nothing is to be done, unless somebody asked again meanwhile."""

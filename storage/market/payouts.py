@@ -47,14 +47,19 @@ class PostgresPayouts:
             return None
         return StoredPayout([decode_event(kind, data) for kind, data, _ in rows], rows[0][2])
 
-    async def commit(self, payout: Payout, fence: int, nudges: int, events: Sequence[Event]) -> bool:
-        """Append ``events``, which led to ``payout``, under the fence; False when it has moved on."""
+    async def commit(
+        self, payout: Payout, fence: int, nudges: int, events: Sequence[Event], *, rests: bool
+    ) -> bool:
+        """Append ``events``, which led to ``payout``, under the fence; False when it has moved on.
+
+        ``rests``: nothing is due afterwards, unless somebody asked again since ``nudges`` were read.
+        """
         values = {
             "payout_id": payout.payout_id,
             "fence": fence,
             "count": len(events),
             "status": payout.status.value,
-            "finished": payout.finished,
+            "rests": rests,
             "nudges": nudges,
             "events": _json([[KIND_OF[type(event)], encode_event(event)] for event in events]),
         }

@@ -168,12 +168,12 @@ SELECT e.kind, e.data, p.nudges FROM market.payouts p JOIN market.payout_events 
 WHERE p.payout_id = %(payout_id)s ORDER BY e.seq
 
 -- name: commit
--- The fence is the number of the last event. Finished and not nudged since it was read: nothing is due.
+-- The fence is the number of the last event. What rests and was not nudged since it was read is not due.
 WITH moved AS (
     UPDATE market.payouts
     SET seq = seq + %(count)s, status = %(status)s, attempts = 0, unforeseen = 0, last_error = NULL,
-        due_at = CASE WHEN %(finished)s AND nudges = %(nudges)s THEN NULL
-                      WHEN %(finished)s THEN now() ELSE due_at END
+        due_at = CASE WHEN %(rests)s AND nudges = %(nudges)s THEN NULL
+                      WHEN %(rests)s THEN now() ELSE due_at END
     WHERE payout_id = %(payout_id)s AND seq = %(fence)s
     RETURNING payout_id
 )

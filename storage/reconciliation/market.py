@@ -21,6 +21,7 @@ from domain.orders.ports import PaymentNews
 from domain.orders.state import Order, fold
 from domain.reconciliation.cases import case_id, fix_word
 from domain.reconciliation.facts import Difference
+from domain.reconciliation.transfers import SentPayout
 from storage.market.turn_rows import webhook_payload
 from storage.sql import load_queries
 
@@ -95,6 +96,15 @@ class Market:
     def orders_returned(self, since: datetime, until: datetime) -> list[str]:
         """Return the ids of orders that recorded a refund's or dispute's progress in a window."""
         return [row[0] for row in self._ask("orders_of_returns", since=since, until=until)]
+
+    def sent(self, since: datetime, until: datetime) -> list[SentPayout]:
+        """Return the payouts that Stripe has sent in a window, by Stripe's clock."""
+        return [
+            SentPayout(payout_id, transfer_id, int(amount), currency, datetime.fromisoformat(made_at))
+            for payout_id, transfer_id, amount, currency, made_at in self._ask(
+                "payouts_sent", since=since, until=until
+            )
+        ]
 
     def orders_of_payments(self, payment_intent_ids: Sequence[str]) -> dict[str, str]:
         """Return the order that each PaymentIntent has paid."""

@@ -22,6 +22,15 @@ WHERE at >= %(since)s AND at < %(until)s
 SELECT data ->> 'payment_intent_id', order_id FROM market.order_events
 WHERE kind = 'order.paid' AND data ->> 'payment_intent_id' = ANY(%(payments)s)
 
+-- name: payouts_sent
+-- By Stripe's clock, as its own list of transfers.
+SELECT p.payout_id, e.data ->> 'transfer_id', c.data ->> 'amount_minor', p.currency, e.data ->> 'made_at'
+FROM market.payout_events e
+JOIN market.payout_events c ON c.payout_id = e.payout_id AND c.kind = 'payout.cleared'
+JOIN market.payouts p ON p.payout_id = e.payout_id
+WHERE e.kind = 'payout.sent'
+  AND (e.data ->> 'made_at')::timestamptz >= %(since)s AND (e.data ->> 'made_at')::timestamptz < %(until)s
+
 -- name: histories
 SELECT order_id, kind, data::text FROM market.order_events
 WHERE order_id = ANY(%(order_ids)s) ORDER BY order_id, seq

@@ -2,9 +2,14 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from payouts_world import Bomb, Killed, World, prepare, stop, week, within
+
+from domain.reconciliation.facts import Kind
+from domain.reconciliation.transfers import SentTransfer, compare_transfers
+from storage.reconciliation.market import Market
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -89,6 +94,25 @@ async def test_killed_at_every_step_of_a_refusal_nothing_is_sent_and_nothing_sta
     assert moment > 25
 
 
+async def test_killed_at_every_step_of_a_return_each_reversal_is_booked_back_once(world):
+    """Both reversals are told at once, before the first is looked at."""
+    for moment in itertools.count(1):
+        period, batch_id, (payee,) = await approved(world, 1)
+        assert await world.finish(batch_id) == {"settled": 1}
+        (transfer,) = world.transfers_of(period)
+        for amount in (345, 12_000):
+            world.stripe.v1.transfers.reversals.create(transfer.id, {"amount": amount})
+            assert await world.payouts.nudge(transfer.metadata["payout_id"])
+        exploded = await killed_at(world, moment)
+        assert await world.finish(batch_id) == {"returned": 1}, moment
+        assert world.owed(f"seller:{payee}:payable") == AMOUNT
+        assert world.owed("payouts:in_transit") == 0
+        world.book(payee, -AMOUNT, within(period))
+        if not exploded:
+            break
+    assert moment > 15
+
+
 async def test_several_payees_die_together_and_none_is_paid_twice(world):
     for moment in range(3, 80, 7):
         period, batch_id, names = await approved(world, 3)
@@ -135,6 +159,32 @@ async def test_stripe_that_fails_is_asked_again_and_pays_once(world, fault):
     assert await world.finish(batch_id) == {"settled": 4}
     assert len(world.transfers_of(period)) == len(names)
     assert [world.owed(f"seller:{name}:payable") for name in names] == [0] * 4
+
+
+async def test_reconciliation_finds_every_transfer_explained_and_a_foreign_one_not(world):
+    _, batch_id, names = await approved(world, 2)
+    assert await world.finish(batch_id) == {"settled": 2}
+    stripe = world.stripe
+    foreign = stripe.v1.transfers.create(
+        {"amount": 5, "currency": "usd", "destination": stripe.v1.accounts.create({"type": "express"}).id}
+    )
+    sent = {
+        one.id: SentTransfer(
+            one.id,
+            "",
+            one.amount,
+            one.currency.upper(),
+            datetime.fromtimestamp(one.created, UTC),
+        )
+        for one in stripe.v1.transfers.list({"limit": 100}).auto_paging_iter()
+    }
+    with Market(world.database.dsn_for("market_app")) as market:
+        now = market.now() + timedelta(seconds=2)
+        payouts = {one.transfer_id: one for one in market.sent(now - timedelta(hours=1), now)}
+        assert market.sent(now, now + timedelta(hours=1)) == []
+    found = list(compare_transfers(sent.values(), payouts))
+    assert [(one.kind, one.subject) for one in found] == [(Kind.TRANSFER_WITHOUT_PAYOUT, foreign.id)]
+    assert len(payouts) >= len(names)
 
 
 async def test_two_periods_of_one_payee_never_clear_the_same_balance(world):

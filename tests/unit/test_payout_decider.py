@@ -22,7 +22,7 @@ APPROVED = PayoutApproved(
 WAY = {
     Standing(READY, 11_000): (Status.CLEARED, Step.BOOK),
     Booked("ent_1"): (Status.BOOKED, Step.SEND),
-    Sent("tr_1"): (Status.SENT, Step.SETTLE),
+    Sent("tr_1", NOW): (Status.SENT, Step.SETTLE),
     Booked("ent_2"): (Status.SETTLED, Step.CHECK),
 }
 
@@ -57,8 +57,8 @@ def test_a_payout_goes_its_way():
 def test_a_result_that_comes_late_changes_nothing(late):
     payout = until(late)
     assert decide(payout, Standing(READY, 0), NOW) == []
-    assert apply(payout, Sent("tr_other")).transfer_id in (payout.transfer_id, "tr_other")
-    assert decide(until(Status.SETTLED), Sent("tr_2"), NOW) == []
+    assert apply(payout, Sent("tr_other", NOW)).transfer_id in (payout.transfer_id, "tr_other")
+    assert decide(until(Status.SETTLED), Sent("tr_2", NOW), NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_every_entry_sums_to_zero_and_all_of_them_leave_nothing_in_transit():
 
 def test_events_survive_storage():
     payout, events = until(Status.BOOKED), [APPROVED]
-    for result in (Refused("code", "words"),):
+    for result in (Refused("code", "words"), Sent("tr_1", NOW)):
         events += decide(payout, result, NOW)
-    for kind, event in (("payout.approved", APPROVED), ("payout.refused", events[-1])):
+    kinds = ("payout.approved", "payout.refused", "payout.sent")
+    for kind, event in zip(kinds, events, strict=True):
         assert decode_event(kind, encode_event(event)) == event

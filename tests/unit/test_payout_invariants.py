@@ -18,7 +18,7 @@ SENT = (
     APPROVED,
     e.PayoutCleared(9_000, NOW),
     e.PayoutBooked("ent_1", NOW),
-    e.PayoutSent("tr_1", NOW),
+    e.PayoutSent("tr_1", NOW, NOW),
     e.PayoutSettled("ent_2", NOW),
     e.PayoutReturned("trr_1", 2_000, "ent_3", NOW),
 )
