@@ -112,14 +112,14 @@ def read_info(folder: Path) -> BundleInfo:
 def _prices(value: Any) -> dict[str, int]:
     wrong = DocumentError(
         "prices_invalid",
-        f"prices maps currencies to minor units between 1 and {AMOUNT_MINOR_MAX}, such as USD: 1999.",
+        f"prices maps currencies to minor units between 0 and {AMOUNT_MINOR_MAX}, such as USD: 1999.",
     )
     if not isinstance(value, dict) or not value:
         raise wrong
     for currency, amount_minor in value.items():
         if not is_currency(currency) or type(amount_minor) is not int:
             raise wrong
-        if not 1 <= amount_minor <= AMOUNT_MINOR_MAX:
+        if not 0 <= amount_minor <= AMOUNT_MINOR_MAX:
             raise wrong
     return dict(value)
 

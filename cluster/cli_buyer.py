@@ -5,6 +5,7 @@ buyer gets is believed only on a trusted platform key: see ``cluster.trust`` for
 what is pinned at first use. Exit status 0 only if everything that was asked for held.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import typer
 
 from cluster import identities, inspection, receiving, trust, unsealing
 from cluster.client import ClientError, MarketplaceClient
-from cluster.client_documents import Order, OrderEvent
+from cluster.client_documents import Order, OrderEvent, QuotedLine
 from cluster.connection import Connection, config_folder, resolve
 from cluster.purchase import (
     CHECKOUT_TIMEOUT_S,
@@ -36,7 +37,7 @@ from cluster.verification import (
 from domain.money import format_money, is_currency
 from storage.age.recipients import public_half, recipient_text
 
-app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, cancel, fetch, decrypt, verify.")
+app = typer.Typer(no_args_is_help=True, help="Buy: keygen, quote, buy, cancel, fetch, decrypt, verify.")
 
 IDENTITY_NAME = "identity.txt"
 CARD = "pm_card_visa"
@@ -55,6 +56,11 @@ TrustOption = Annotated[
     Path | None,
     typer.Option("--trust-key", help="The platform's public key (PEM), instead of the one seen first."),
 ]
+DiscountOption = Annotated[str | None, typer.Option("--discount", help="A discount code.")]
+CountryOption = Annotated[
+    str | None, typer.Option("--country", help="Where you are, such as DE; tax may depend on it.")
+]
+PostalCodeOption = Annotated[str | None, typer.Option("--postal-code", help="… and where there.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for what you receive.")]
 
 
@@ -86,6 +92,30 @@ def keygen(
 
 
 @app.command()
+def quote(
+    sku: Annotated[str, typer.Argument(help="Name or id of what to buy.")],
+    *,
+    quantity: Annotated[int, typer.Option("--quantity", min=1, help="Seats.")] = 1,
+    currency: Annotated[str, typer.Option("--currency", help="ISO 4217 code.")] = "USD",
+    discount: DiscountOption = None,
+    country: CountryOption = None,
+    postal_code: PostalCodeOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell what something costs now, with discount and tax; nothing is bought."""
+    with command(as_json=as_json) as terminal:
+        connection = resolve("buyer", url=url, token_file=token_file)
+        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+            where = _where(discount, country, postal_code)
+            wish = Wish(client.sku(sku)["id"], quantity, currency, "", None, where=where)
+            quoted = client.quote(wish.cart())
+        _say_costs(terminal.say, quoted["lines"], quoted["currency"], quoted["total_minor"])
+        terminal.result({"ok": True, **quoted})
+
+
+@app.command()
 def buy(
     sku: Annotated[str, typer.Argument(help="Name or id of what to buy.")],
     *,
@@ -99,6 +129,9 @@ def buy(
     checkout: Annotated[
         bool, typer.Option("--checkout", help="Pay on Stripe's hosted page instead.")
     ] = False,
+    discount: DiscountOption = None,
+    country: CountryOption = None,
+    postal_code: PostalCodeOption = None,
     out: OutOption = Path("purchases"),
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Repeat an interrupted purchase safely.")
@@ -121,7 +154,8 @@ def buy(
             trusted = _trusted(trust_key, identity, connection.base_url, client)
             terminal.note(f"Trusting {', '.join(trusted.records)}: {trusted.source}.")
             method = "checkout" if checkout else "payment_intent"
-            wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method)
+            where = _where(discount, country, postal_code)
+            wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method, where)
             key = idempotency_key or f"buy-{uuid4()}"
             order = _buy(client, connection, wish, card, key, terminal)
             folder = out / order["id"]
@@ -132,6 +166,25 @@ def buy(
             ]
             checks = inspection.verify_received(client, received, trusted, order["buyer_id"])
         _report(terminal, order, received, checks)
+
+
+def _where(discount: str | None, country: str | None, postal_code: str | None) -> dict[str, str]:
+    named = {"discount_code": discount, "country": country, "postal_code": postal_code}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _say_costs(
+    say: Callable[[str], None], lines: Sequence[QuotedLine], currency: str, total_minor: int
+) -> None:
+    for line in lines:
+        price_minor = line["unit_price_minor"] * line["quantity"]
+        say(f"{line['quantity']} x {line['sku_name']:<20} {format_money(price_minor, currency)}")
+        if line["discount_minor"]:
+            say(f"  discount                 {format_money(-line['discount_minor'], currency)}")
+        for tax in line["taxes"]:
+            how = "included" if tax["inclusive"] else "on top"
+            say(f"  tax {tax['jurisdiction']:<20} {format_money(tax['amount_minor'], currency)} {how}")
+    say(f"in all                     {format_money(total_minor, currency)}")
 
 
 def _recipient(mode: str, recipient_file: Path | None, identity: Path | None) -> str | None:
@@ -146,9 +199,8 @@ def _buy(
     client: MarketplaceClient, connection: Connection, wish: Wish, card: str, key: str, terminal: Terminal
 ) -> Order:
     order = client.place_order(wish.body(), key)
-    terminal.note(
-        f"Order {order['id']}: {format_money(order['total_minor'], order['currency'])} (key {key})."
-    )
+    terminal.note(f"Order {order['id']} (key {key}):")
+    _say_costs(terminal.note, order["lines"], order["currency"], order["total_minor"])
     order = wait_for_payment(client, order)
     timeout_s = FOLLOW_TIMEOUT_S
     if order["status"] == "awaiting_payment":

@@ -1,4 +1,4 @@
-"""``marketplace seller``: make a signing key, list what is for sale, release a bundle; what is earned.
+"""``marketplace seller``: make a signing key, list what is for sale, release a bundle, price it; what is earned.
 
 A bundle is a folder with a ``marketplace.json``; ``release`` packs it the same way on every machine,
 signs its manifest with the seller's key, uploads and publishes it. Running it again changes nothing.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import cli_statement
+from cluster import cli_prices, cli_statement
 from cluster.bundles import pack
 from cluster.client import MarketplaceClient
 from cluster.connection import config_folder, resolve
@@ -22,8 +22,12 @@ from cluster.terminal import JsonFlag, command
 from domain.money import format_money
 from storage.signing.keys import public_key_pem
 
-app = typer.Typer(no_args_is_help=True, help="Sell: keygen, list, release, account, statement.")
+app = typer.Typer(
+    no_args_is_help=True, help="Sell: keygen, list, release, price, discount, account, statement."
+)
 app.add_typer(cli_statement.app)
+app.command()(cli_prices.price)
+app.add_typer(cli_prices.discount_app("seller"), name="discount")
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

@@ -23,6 +23,7 @@ from cluster.client_documents import (
     Order,
     OrderEvent,
     PlatformKey,
+    Quote,
     Release,
     ReleasedKey,
     SellerKeyRecord,
@@ -157,6 +158,10 @@ class MarketplaceClient:
     def place_order(self, body: Mapping[str, Any], key: str) -> Order:
         """Place an order; the same key never places a second one."""
         return cast("Order", self._write("POST", "/v1/orders", body, key))
+
+    def quote(self, body: Mapping[str, Any]) -> Quote:
+        """Ask what a cart costs now; a pure read."""
+        return cast("Quote", self._write("POST", "/v1/quotes", body, None))
 
     def order(self, order_id: str) -> Order:
         """Return one of the caller's orders."""

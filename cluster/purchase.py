@@ -8,8 +8,8 @@ blindly: confirming a succeeded PaymentIntent again is refused by Stripe and cou
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -26,7 +26,10 @@ PAID = frozenset({"succeeded", "processing", "requires_capture"})
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to buy: ``recipient`` only in mode ``recipient``; ``method`` is how it is paid."""
+    """What to buy: ``recipient`` only in mode ``recipient``; ``method`` is how it is paid.
+
+    ``where`` is the buyer's ``country`` and ``postal_code``, as far as given, and a ``discount_code``.
+    """
 
     sku_id: str
     quantity: int
@@ -34,16 +37,17 @@ class Wish:
     mode: str
     recipient: str | None
     method: str = "payment_intent"
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def cart(self) -> dict[str, Any]:
+        """Give the request for a quote."""
+        lines = [{"sku_id": self.sku_id, "quantity": self.quantity}]
+        return {"lines": lines, "currency": self.currency, **self.where}
 
     def body(self) -> dict[str, Any]:
         """Give the request to place the order."""
         delivery = {"mode": self.mode} | ({"recipient": self.recipient} if self.recipient else {})
-        return {
-            "lines": [{"sku_id": self.sku_id, "quantity": self.quantity}],
-            "currency": self.currency,
-            "delivery": delivery,
-            "payment_method": self.method,
-        }
+        return {**self.cart(), "delivery": delivery, "payment_method": self.method}
 
 
 def wait_for_payment(client: MarketplaceClient, order: Order) -> Order:

@@ -53,6 +53,7 @@ class FakeMarketplace:
     tamper: str = ""
     fail: list[httpx.Response | Exception] = field(default_factory=list)
     revoked: bool = False
+    quote: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         out = io.BytesIO()
@@ -163,6 +164,8 @@ class FakeMarketplace:
                 return self._create_release(sku_id, json.loads(request.content))
             case "POST", ["releases", release_id, "publish"]:
                 return self._publish(release_id)
+            case "POST", ["quotes"]:
+                return httpx.Response(200, json=self.quote)
             case "POST", ["orders"]:
                 return self._place(json.loads(request.content))
             case "GET", ["orders", order_id]:

@@ -92,7 +92,7 @@ def change(folder, **changes):
         ({"prices": {"USD": 19.99}}, "prices_invalid"),
         ({"prices": {"USD": True}}, "prices_invalid"),
         ({"prices": {"usd": 1}}, "prices_invalid"),
-        ({"prices": {"USD": 0}}, "prices_invalid"),
+        ({"prices": {"USD": -1}}, "prices_invalid"),
         ({"title": "x" * 500}, "field_invalid"),
         ({"licence_policy": {"kind": "forever"}}, "licence_policy_unknown"),
         ({"entry_point": "../logline.py"}, "entry_point_invalid"),

@@ -289,3 +289,39 @@ def test_a_repeated_key_buys_once(cli, market):
     for _ in range(2):
         assert cli("buy", "logline", "--idempotency-key", "mine")[0] == 0
     assert len(market.orders) == 1
+
+
+def test_a_code_and_where_the_buyer_is_go_with_the_cart(cli, market):
+    assert cli("keygen")[0] == 0
+    assert cli("buy", "logline", "--discount", "spring", "--country", "DE", "--postal-code", "10115")[0] == 0
+    (placed,) = [one for one in market.requests if one.url.path == "/v1/orders"]
+    body = json.loads(placed.content)
+    assert (body["discount_code"], body["country"], body["postal_code"]) == ("spring", "DE", "10115")
+
+
+def test_a_quote_tells_discount_and_tax_and_buys_nothing(cli, market):
+    quoted = {
+        "currency": "EUR",
+        "price_minor": 2000,
+        "discount_minor": 200,
+        "tax_minor": 287,
+        "total_minor": 1800,
+        "lines": [
+            {
+                "sku_name": "logline",
+                "quantity": 2,
+                "unit_price_minor": 1000,
+                "discount_minor": 200,
+                "taxes": [
+                    {"jurisdiction": "DE", "rate_ppm": 190_000, "amount_minor": 287, "inclusive": True}
+                ],
+                "amount_minor": 1800,
+            }
+        ],
+    }
+    market.quote = quoted
+    status, out, err = cli("quote", "logline", "--quantity", "2", "--currency", "EUR", "--discount", "spring")
+    assert status == 0, err
+    for words in ("2 x logline", "20.00 EUR", "-2.00 EUR", "2.87 EUR included", "18.00 EUR"):
+        assert words in out
+    assert market.orders == {}
