@@ -1,4 +1,4 @@
-"""``marketplace seller``: make a signing key, list what is for sale, release a bundle, price it; what is earned.
+"""``marketplace seller``: make a signing key, list what is for sale, release and price it; what is earned.
 
 A bundle is a folder with a ``marketplace.json``; ``release`` packs it the same way on every machine,
 signs its manifest with the seller's key, uploads and publishes it. Running it again changes nothing.

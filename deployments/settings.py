@@ -12,6 +12,9 @@ from typing import Any
 
 from storage.finance.client_tls import ClientTlsFiles
 
+TAX_PROVIDERS = ("table", "stripe")
+TAX_BEHAVIOURS = ("exclusive", "inclusive")
+
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
@@ -34,6 +37,18 @@ class StripeSettings:
     secret_key: str = field(repr=False)
     publishable_key: str
     webhook_secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TaxSettings:
+    """Who knows the tax rates: ``table`` (the operators' own) or ``stripe`` (Stripe Tax).
+
+    ``behaviour``, of Stripe Tax: whether prices hold their tax (``inclusive``) or it comes on top
+    (``exclusive``).
+    """
+
+    provider: str = "table"
+    behaviour: str = "exclusive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class Settings:
     log_file: str | None = None  # None writes to stderr, which is what a container's platform collects
     payout_schedule: str = "month"  # or "week": what a payout's period is
     order_hosts: int = 0  # 0: orders run in the ingress replicas, which saves a hop (ADR 0008)
+    tax: TaxSettings = TaxSettings()
     ingress_replicas: int = 2  # two, so that one dead replica never stops all orders while it is replaced
 
 
@@ -100,7 +116,12 @@ def load_settings(path: Path) -> Settings:
 
 
 def parse_settings(raw: Mapping[str, Any]) -> Settings:
-    """Turn the settings document into frozen dataclasses; raises KeyError for a missing key."""
+    """Turn the settings document into frozen dataclasses.
+
+    Raises:
+        KeyError: for a missing key.
+        ValueError: for a tax provider or behaviour that there is not.
+    """
     s3, stripe, finance, http = raw["s3"], raw["stripe"], raw["finance"], raw["http"]
     return Settings(
         postgres_dsn=raw["postgres_dsn"],
@@ -135,6 +156,7 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
         payout_schedule=_schedule(raw.get("payout_schedule", "month")),
         order_hosts=int(raw.get("order_hosts", 0)),
         ingress_replicas=int(raw.get("ingress_replicas", 2)),
+        tax=_tax(raw.get("tax", {})),
     )
 
 
@@ -148,3 +170,10 @@ def _schedule(text: Any) -> str:
     if text not in ("month", "week"):
         raise ValueError("payout_schedule is month or week")
     return str(text)
+
+
+def _tax(raw: Mapping[str, Any]) -> TaxSettings:
+    tax = TaxSettings(**raw) if set(raw) <= {"provider", "behaviour"} else None
+    if tax is None or tax.provider not in TAX_PROVIDERS or tax.behaviour not in TAX_BEHAVIOURS:
+        raise ValueError(f"tax is a provider of {TAX_PROVIDERS} and a behaviour of {TAX_BEHAVIOURS}")
+    return tax

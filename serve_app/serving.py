@@ -35,6 +35,7 @@ from storage.market.reviews import Reviews
 from storage.market.sales import Sales
 from storage.market.taxes import TaxTables
 from storage.s3 import Bucket, S3Access
+from storage.stripe_tax import StripeTax
 
 POOL_MAX = 8  # statements of a millisecond each; more would only queue in Postgres instead of here
 POOL_OPEN_TIMEOUT_S = 20.0
@@ -72,6 +73,11 @@ class IngressDeployment:
         self._catalogue = Catalogue(self._pool)
         self._governed = Governed(self._pool, time.monotonic)
         self._tax_tables = TaxTables(self._pool, time.monotonic)
+        self._stripe_tax = (
+            StripeTax(settings.stripe.secret_key, settings.stripe.api_base, settings.tax.behaviour)
+            if settings.tax.provider == "stripe"
+            else None
+        )
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
         self._payouts = LocalDesk(settings, self._pool)
         settle_process()
@@ -96,7 +102,7 @@ class IngressDeployment:
             proposals=Proposals(self._pool),
             governed=self._governed,
             discounts=Discounts(self._pool),
-            taxes=self._tax_tables,
+            taxes=self._stripe_tax or self._tax_tables,
             tax_tables=self._tax_tables,
             payouts=self._payouts.desk,
             reviews=Reviews(self._pool),
@@ -141,6 +147,8 @@ class IngressDeployment:
                 await self._orders.close()
             await self._publisher.close(PUBLICATIONS_WAIT_S)
             await self._payouts.close()
+            if self._stripe_tax is not None:
+                await self._stripe_tax.close()
             await self._pool.close()
             self._uploads.close()
             self._payloads.close()

@@ -20,6 +20,7 @@ from storage.market.pool import build_pool
 from storage.market.taxes import FRESH_S, TaxTables
 from tests.contracts.discount_uses import DiscountUsesContract, place, rule, turn
 from tests.contracts.order_store import placed
+from tests.contracts.tax_calculators import TaxCalculatorContract
 from tests.fakes.carts import NOW, order_id
 from tests.fakes.orders import FakeMonotonic
 
@@ -228,3 +229,15 @@ async def test_a_table_that_cannot_be_read_sells_nothing(pool, owner):
     owner.execute("INSERT INTO market.tax_tables VALUES (1, '{}', 'm', 'm')")
     with pytest.raises(DependencyError, match="tax_table_missing"):
         await TaxTables(pool, FakeMonotonic()).taxes(question())
+
+
+class TestTaxTables(TaxCalculatorContract):
+    inclusive = True
+
+    @pytest.fixture
+    def calculator(self, pool, owner):
+        owner.execute(
+            "INSERT INTO market.tax_tables (version, document, set_by, reason) VALUES (1, %s, 'm', 'm')",
+            [orjson.dumps(TABLE.as_json()).decode()],
+        )
+        return TaxTables(pool, FakeMonotonic())

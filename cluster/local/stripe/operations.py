@@ -13,6 +13,7 @@ from cluster.local.stripe import (
     payment_intents,
     payment_methods,
     refunds,
+    tax,
     webhook_endpoints,
 )
 from cluster.local.stripe.balance import Balances
@@ -38,6 +39,7 @@ REFUNDS: Specification = {**PAGE, "payment_intent": text, "charge": text}
 SESSIONS: Specification = {**PAGE, "payment_intent": text}
 EVENTS: Specification = {**PAGE, "type": text, "types": texts, "delivery_success": boolean}
 EVENT_TYPES_MAX = 20  # of one list; Stripe's limit
+NESTED = frozenset({"checkout", "tax"})  # resources of two words
 PARTS_OF_A_PART = 3  # transfers/ID/reversals/ID
 
 
@@ -51,6 +53,9 @@ class Operations:
             **_sessions(),
             **_endpoints(registry),
             **money_operations.routes(balances),
+            ("POST", "tax/calculations", 0, ""): Operation(
+                tax.create, tax.CREATE, ("currency", "line_items")
+            ),
             ("GET", "events", 0, ""): Operation(self._list_events, EVENTS),
             ("GET", "events", 1, ""): Operation(self._retrieve_event, RETRIEVE),
         }
@@ -62,7 +67,7 @@ class Operations:
             RefusedError: 404.
         """
         parts = path.removeprefix(API_PREFIX).split("/")
-        depth = 2 if parts[0] == "checkout" else 1
+        depth = 2 if parts[0] in NESTED else 1
         rest = parts[depth:]
         route = (method, "/".join(parts[:depth]), len(rest), rest[1] if len(rest) > 1 else "")
         operation = self._routes.get(route)
