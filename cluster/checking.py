@@ -263,13 +263,13 @@ def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Repor
 
 
 def _add_sale(sales: SalesSums, examined: Examination) -> None:
-    order, paid, facts = examined.order, examined.paid, examined.facts
+    order, sold, facts = examined.order, examined.paid or examined.granted, examined.facts
     if order is None:
         sales.unread += 1
-    elif paid is not None and facts.publication is not None:
-        paid_seq = next(recorded.seq for recorded in facts.events if recorded.event is paid)
+    elif sold is not None and facts.publication is not None:
+        sold_seq = next(recorded.seq for recorded in facts.events if recorded.event is sold)
         sure = not examined.violations and SALES not in facts.dropped_steps
-        sales.add(order, paid, paid_seq, facts.publication, sure=sure)
+        sales.add(order, sold, sold_seq, facts.publication, sure=sure)
 
 
 def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:

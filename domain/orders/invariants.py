@@ -37,7 +37,6 @@ from domain.orders.events import (
     OrderPaid,
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
-from domain.orders.parts import is_sound
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,
@@ -46,7 +45,8 @@ from domain.orders.return_invariants import (
     issued_lines,
     return_entries,
 )
-from domain.orders.state import TERMINAL, Order, Status, fold
+from domain.orders.state import TERMINAL, Order, fold
+from domain.orders.terms_invariants import check_terms
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
@@ -212,6 +212,7 @@ class Examination:
         self.facts = facts
         self.order: Order | None = None
         self.paid: OrderPaid | None = None
+        self.granted: OrderGranted | None = None
         self.booked: OrderBooked | None = None
         self.violations: list[Violation] = []
         self._grace = timedelta(seconds=grace_s)
@@ -243,6 +244,8 @@ class Examination:
         for event in events:
             if isinstance(event, OrderPaid):
                 self.paid = event
+            elif isinstance(event, OrderGranted):
+                self.granted = event
             elif isinstance(event, OrderBooked):
                 self.booked = event
         yield from _milestones(events)
@@ -264,14 +267,8 @@ class Examination:
         return when is None or as_of is None or when <= as_of - self._grace
 
     def _payment(self, order: Order) -> Iterator[tuple[str, str]]:
-        for line in order.lines:
-            if line.fee_minor is not None and not is_sound(line):
-                yield "I1", f"line {line.line_no}: its parts do not make up its amount"
+        yield from check_terms(order, self.granted)
         total_minor = sum(line.amount_minor for line in order.lines)
-        if order.total_minor == 0 and order.stage in (Status.SCREENED, Status.AWAITING_PAYMENT):
-            yield "I9", "costs nothing, and waits to be paid"
-        if order.total_minor and order.stage is Status.GRANTED:
-            yield "I1", f"totals {order.total_minor}, and was granted"
         if total_minor != order.total_minor:
             yield "I1", f"totals {order.total_minor}, but its lines sum to {total_minor}"
         paid = self.paid

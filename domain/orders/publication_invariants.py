@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
-from domain.orders.events import OrderPaid
+from domain.orders.events import OrderGranted, OrderPaid
 from domain.orders.state import Order
 
 SALES = "sales"  # the consumer whose sums are compared
@@ -81,22 +81,29 @@ class SalesSums:
         self.unread = 0
 
     def add(
-        self, order: Order, paid: OrderPaid, paid_seq: int, publication: Publication, *, sure: bool
+        self,
+        order: Order,
+        sold: OrderPaid | OrderGranted,
+        sold_seq: int,
+        publication: Publication,
+        *,
+        sure: bool,
     ) -> None:
-        """Add a paid order; ``paid_seq`` is the number of its ``order.paid``."""
+        """Add an order that was paid, or granted for nothing; ``sold_seq`` is the number of that event."""
         behind = next((one for one in publication.behind if one.consumer == SALES), None)
-        if not sure or (behind is not None and paid_seq <= behind.unasked_seq):
+        if not sure or (behind is not None and sold_seq <= behind.unasked_seq):
             sums = self.open
-        elif behind is not None and paid_seq > behind.taken_seq:
+        elif behind is not None and sold_seq > behind.taken_seq:
             return
         else:
             sums = self.taken
-        day = paid.at.astimezone(UTC).date().isoformat()
-        sold: dict[str, tuple[int, int]] = {}
+        day = sold.at.astimezone(UTC).date().isoformat()
+        by_sku: dict[str, tuple[int, int]] = {}
         for line in order.lines:
-            units, gross_minor = sold.get(line.sku_id, (0, 0))
-            sold[line.sku_id] = (units + line.quantity, gross_minor + line.amount_minor)
-        for sku_id, (units, gross_minor) in sold.items():
+            units, gross_minor = by_sku.get(line.sku_id, (0, 0))
+            gross_minor += line.price_minor - line.discount_minor
+            by_sku[line.sku_id] = (units + line.quantity, gross_minor)
+        for sku_id, (units, gross_minor) in by_sku.items():
             for key in (("sku", sku_id, order.currency), ("day", day, order.currency)):
                 sums[key, "orders"] += 1
                 sums[key, "units"] += units

@@ -453,3 +453,58 @@ def test_a_revoked_licence_that_holds_again_is_found():
     sound = returning(*REFUNDED)
     events = [*(one.event for one in sound.events), LicencesRestored((1,), NOW)]
     assert "I5" in found(replace(sound, events=recorded(events), row=None))
+
+
+FREE = replace(PLACE, lines=tuple(replace(one, unit_price_minor=0, fee_minor=0) for one in PLACE.lines))
+SHARED = replace(
+    PLACE,
+    lines=(replace(line(1), fee_minor=200, payees=(("seller_1", 799), ("author", 1000))), PLACE.lines[1]),
+)
+
+
+@pytest.mark.parametrize("way", [(FREE,), (FREE, FULFILLED), (SHARED,), (SHARED, OPENED, PAID)])
+def test_a_sound_order_with_terms_has_no_violation_in_any_state(way):
+    assert check_order(facts(*way, entries=[], charges=None)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fee_minor": 201},
+        {"fee_minor": -1, "payees": (("seller_1", 2000),)},
+        {"payees": (("seller_1", 1798),)},
+        {"discount_minor": 1},
+    ],
+)
+def test_terms_that_do_not_add_up_are_found(change):
+    sound = facts(SHARED)
+    created = sound.events[0].event
+    broken = replace(created, lines=(replace(created.lines[0], **change), created.lines[1]))
+    assert found(replace(sound, events=recorded([broken, sound.events[1].event]))) == {"I1"}
+
+
+def test_a_grant_is_of_what_costs_nothing_only():
+    created, screened, granted = (one.event for one in facts(FREE).events)
+    sold = facts(PLACE)
+    row = replace(sold.row, status="granted", seq=3)
+    wrong = replace(sold, events=recorded([sold.events[0].event, screened, granted]), row=row)
+    assert "I1" in found(wrong)
+    waits = replace(facts(FREE), events=recorded([created, screened]), row=None, effects=None)
+    assert found(waits) == {"I9"}
+
+
+def test_who_gives_up_more_than_they_had_is_found():
+    told = (
+        SHARED,
+        OPENED,
+        PAID,
+        c.NoticeRefund("re_1", "", "pi_1", TOTAL_MINOR, "USD", "succeeded", "", NOW),
+    )
+    sound = facts(*told, entries=None, charges=None, row=None)
+    assert check_order(sound) == []
+    events = [one.event for one in sound.events]
+    place = next(n for n, one in enumerate(events) if isinstance(one, RefundRequested))
+    first, *others = events[place].shares
+    greedy = replace(first, payees=(first.payees[0] + 1, first.payees[1] - 1))
+    events[place] = replace(events[place], shares=(greedy, *others))
+    assert found(replace(sound, events=recorded(events))) == {"I1"}
