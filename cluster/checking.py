@@ -21,7 +21,8 @@ from cluster.client import ClientError
 from cluster.local import postgres
 from cluster.local.layout import Layout, read_json
 from domain.orders.booking import CLEARING
-from domain.orders.invariants import Examination, Violation, check_entry
+from domain.orders.invariants import Examination, Violation
+from domain.orders.ledger_invariants import check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
 from domain.orders.totals import Totals
 from domain.payouts.invariants import check_payouts, is_payout_entry

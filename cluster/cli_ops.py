@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import typer
 
-from cluster import cli_payouts, cli_prices, cli_proposals, cli_reconcile, cli_reviews
+from cluster import cli_disputes, cli_payouts, cli_prices, cli_proposals, cli_reconcile, cli_reviews
 from cluster.client import PAGES_MAX, ApiError, ClientError, MarketplaceClient
 from cluster.connection import resolve
 from cluster.terminal import JsonFlag, Terminal, command
@@ -27,8 +27,8 @@ GONE = frozenset({"dead_letter_gone", "dead_letter_not_found"})
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Operate: dlq, refund, reviews, approve-order, reject-order, discount, tax, payouts, reconcile, "
-    "cases, propose, approve, reject, withdraw, proposals, operators.",
+    help="Operate: dlq, refund, dispute, reviews, approve-order, reject-order, discount, tax, payouts, "
+    "reconcile, cases, propose, approve, reject, withdraw, proposals, operators.",
 )
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, retry, drop.")
 app.add_typer(dlq, name="dlq")
@@ -38,6 +38,7 @@ app.add_typer(cli_reconcile.app)
 app.add_typer(cli_reviews.app)
 app.add_typer(cli_prices.discount_app("operator"), name="discount")
 app.add_typer(cli_prices.tax, name="tax")
+app.add_typer(cli_disputes.dispute, name="dispute")
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

@@ -8,13 +8,13 @@ import time
 
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
-from actors.orders.host import ActedOrder, OrderHost, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, EvidenceReply, OrderHost, PlacedOrder, RefundReply, ReleasedKey
 from actors.orders.metrics import BacklogWatch, OrderCollector
 from actors.orders.sweep import Sweep
 from deployments.clock import utc_now
 from deployments.placement import SignerDirectory
 from deployments.settings import Settings
-from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.ports import Idempotency, PaymentNews
 from storage.finance.client_tls import ClientTls
 from storage.finance_client import FinanceClient
@@ -78,6 +78,10 @@ class LocalOrders:
     async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
         """See ``OrderHost.act``."""
         return await self._host.act(order_id, command)
+
+    async def prepare_evidence(self, order_id: str, command: PrepareEvidence) -> EvidenceReply:
+        """See ``OrderHost.prepare_evidence``."""
+        return await self._host.prepare_evidence(order_id, command)
 
     async def ready(self) -> bool:
         """Whether this process takes orders."""

@@ -13,12 +13,12 @@ from typing import Any
 from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
-from actors.orders.host import ActedOrder, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
-from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
 from storage.batching import Batcher
 
@@ -169,6 +169,11 @@ class OrderDirectory:
         """See ``OrderHost.act``."""
         acted: ActedOrder = await self._call(order_id, "act", order_id, command)
         return acted
+
+    async def prepare_evidence(self, order_id: str, command: PrepareEvidence) -> EvidenceReply:
+        """See ``OrderHost.prepare_evidence``."""
+        answer: EvidenceReply = await self._call(order_id, "prepare_evidence", order_id, command)
+        return answer
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

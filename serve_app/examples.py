@@ -347,6 +347,30 @@ DROPPED_LETTER = {
     "reason": "Returned at Stripe by hand, re_3PqR.",
     "consequence": "The order never learns of it. If money moved, nobody will return it but you, at Stripe.",
 }
+OPEN_DISPUTE = {
+    "id": "dp_1PqR",
+    "order_id": _ORDER_ID,
+    "stage": "needs_response",
+    "amount_minor": 1999,
+    "currency": "USD",
+    "fee_minor": 1500,
+    "reason": "fraudulent",
+    "opened_at": _TIME,
+    "due_by": "2026-12-03T09:30:00Z",
+    "evidence_submitted": False,
+    "drafts": 1,
+}
+EVIDENCE = {
+    "id": "evd_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "dispute_id": "dp_1PqR",
+    "state": "sending",
+    "submit": True,
+    "texts": {"service_date": "2026-11-24", "uncategorized_text": "The buyer opened the bundle twice."},
+    "due_by": "2026-12-03T09:30:00Z",
+    "prepared_at": _TIME,
+    "sent_at": None,
+    "failure": None,
+}
 CASE = {
     "id": "cas_01jz3k5v8m2q9x7c4b6n0t1rwf",
     "kind": "refund_not_recorded",

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from prometheus_client.registry import Collector
 
-from actors.orders.host import ActedOrder, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.payouts.desk import PayoutDesk
 from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
-from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Terms, Turn
 from domain.orders.state import ReviewStatus
 from domain.pricing.discounts import Discount
@@ -57,6 +57,9 @@ class Orders(Protocol):
     async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
         """Take a buyer's or a reviewer's decision about an order."""
 
+    async def prepare_evidence(self, order_id: str, command: PrepareEvidence) -> EvidenceReply:
+        """Record what is said to the bank in a dispute, and have Stripe take it."""
+
 
 class OrderReads(Protocol):
     """Postgres as the authority on orders; ``storage.market.order_store``."""
@@ -66,6 +69,11 @@ class OrderReads(Protocol):
 
     async def order_of_payment(self, payment_intent_id: str) -> str | None:
         """Find the order that a PaymentIntent has paid."""
+
+    async def disputed(
+        self, before: tuple[datetime, str, str] | None, limit: int
+    ) -> list[tuple[str, str, datetime]]:
+        """List disputes of orders that are disputed: (order, dispute, when), the newest first."""
 
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         """List a buyer's orders, newest first."""

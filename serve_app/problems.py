@@ -121,6 +121,12 @@ TABLE: dict[str, tuple[int, str]] = {
     "refund_line_unknown": (422, "The order has no such line"),
     "refund_line_duplicate": (422, "A line is named twice"),
     "licence_not_active": (409, "The line's licence does not hold"),
+    # Disputes
+    "dispute_not_found": (404, "No such dispute"),
+    "dispute_closed": (409, "The dispute is closed"),
+    "evidence_submitted": (409, "Evidence was submitted already"),
+    "evidence_late": (409, "The time for evidence is over"),
+    "evidence_full": (409, "Too many drafts of one dispute"),
     # Payments and licences
     "webhook_order_unknown": (404, "The webhook names an order that is not here"),
     "licence_not_found": (404, "No such licence"),

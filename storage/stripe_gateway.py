@@ -16,10 +16,10 @@ import aiohttp
 import stripe
 
 from domain.errors import DependencyError, RejectedError
-from domain.orders.decide import CAPTURE_PAYMENT, OPEN_PAYMENT, REFUND_STEP
+from domain.orders.decide import CAPTURE_PAYMENT, EVIDENCE_STEP, OPEN_PAYMENT, REFUND_STEP
 from domain.orders.events import Line
 from domain.orders.ports import CapturedPayment, MadeRefund, OpenedPayment
-from domain.orders.returned import Refund
+from domain.orders.returned import Evidence, Refund
 from domain.orders.returns import BUYER
 from domain.orders.state import Order
 
@@ -140,6 +140,31 @@ class StripeGateway:
         except (stripe.InvalidRequestError, stripe.CardError) as refused:
             raise RejectedError("refund_refused", _words(refused)) from refused
         return MadeRefund(made["id"], made["status"])
+
+    async def send_evidence(self, order: Order, dispute_id: str, evidence: Evidence) -> str:
+        """Give Stripe evidence in a dispute; returns its status.
+
+        Raises:
+            RejectedError: ``evidence_refused``; Stripe will not take it.
+            DependencyError: ``payment_provider_unavailable``; not known to be done.
+        """
+        path = f"/v1/disputes/{dispute_id}"
+        key = f"{order.order_id}:{EVIDENCE_STEP}:{evidence.evidence_id}"
+        params = {"evidence": dict(evidence.texts), "submit": evidence.submit}
+        try:
+            dispute = await self._post(path, params, key)
+        except (stripe.InvalidRequestError, stripe.CardError) as refused:
+            # Stripe forgets keys after a day, and submits once: what was submitted then was ours.
+            dispute = await self._dispute(path)
+            if not (evidence.submit and dispute.get("evidence_details", {}).get("submission_count")):
+                raise RejectedError("evidence_refused", _words(refused)) from refused
+        return str(dispute["status"])
+
+    async def _dispute(self, path: str) -> Mapping[str, Any]:
+        try:
+            return await self._request("get", path, {})
+        except stripe.InvalidRequestError:
+            return {}
 
     async def _find_refund(self, payment_intent_id: str, refund_id: str) -> Mapping[str, Any] | None:
         listed = await self._request(

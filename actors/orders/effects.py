@@ -77,6 +77,7 @@ class Effects:
         self._runs_of: dict[str, tuple[Breaker, Callable[[Order, str], Awaitable[Outcome]]]] = {
             steps.REFUND_STEP: (stripe, self._refund),
             steps.BOOK_RETURN: (finance, self._book_return),
+            steps.EVIDENCE_STEP: (stripe, self._send_evidence),
         }
 
     async def run(self, step: str, order: Order) -> Outcome:
@@ -167,6 +168,18 @@ class Effects:
             return refusal, EffectResult()
         command = c.RecordRefund(refund_id, made.stripe_refund_id, made.status, self._clock())
         return command, EffectResult()
+
+    async def _send_evidence(self, order: Order, evidence_id: str) -> Outcome:
+        found = order.find_evidence(evidence_id)
+        if found is None:
+            raise RejectedError("evidence_unknown", f"{order.order_id} has no evidence {evidence_id}.")
+        dispute, evidence = found
+        try:
+            status = await self._payments.send_evidence(order, dispute.dispute_id, evidence)
+        except RejectedError as refused:
+            refusal = c.RecordEvidenceRefused(evidence_id, refused.code, refused.detail, self._clock())
+            return refusal, EffectResult()
+        return c.RecordEvidence(evidence_id, status, self._clock()), EffectResult()
 
     async def _fulfil(self, order: Order) -> Outcome:
         steps.require_settled(order)

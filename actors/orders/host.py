@@ -35,13 +35,14 @@ from domain.orders.commands import (
     Command,
     DecideReview,
     PlaceOrder,
+    PrepareEvidence,
     ReleaseDeliveryKey,
     RequestRefund,
 )
 from domain.orders.decide import OPEN_PAYMENT, Effect, decide, turn_effects
 from domain.orders.events import ANSWERED, Event
 from domain.orders.ports import Idempotency, OrderStore, PaymentNews, Turn
-from domain.orders.returned import Refund
+from domain.orders.returned import Dispute, Evidence, Refund
 from domain.orders.state import Order, evolve, fold
 
 log = logging.getLogger("marketplace.orders")
@@ -99,6 +100,15 @@ class ActedOrder:
     """Reply to ``act``: the order after it, and whether an earlier, equal request had done it."""
 
     order: Order
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceReply:
+    """Reply to ``prepare_evidence``: the evidence with its dispute, and whether it was there before."""
+
+    dispute: Dispute
+    evidence: Evidence
     replayed: bool
 
 
@@ -242,6 +252,20 @@ class OrderHost:
         changed = await self.execute(order_id, command)
         order = (await self._grains.turn(order_id, _peek)).order
         return ActedOrder(order, replayed=not changed)
+
+    async def prepare_evidence(self, order_id: str, command: PrepareEvidence) -> EvidenceReply:
+        """Record what an operator says to the bank; Stripe is given it right after.
+
+        An equal request does nothing.
+
+        Raises:
+            NotFoundError, ConflictError, RejectedError: see ``domain.orders.evidence``; nothing is written.
+        """
+        fresh = await self.execute(order_id, command)
+        order = (await self._grains.turn(order_id, _peek)).order
+        found = order.find_evidence(command.evidence_id)
+        assert found is not None, "it is on record, by this request or an earlier one"
+        return EvidenceReply(*found, replayed=not fresh)
 
     async def execute(self, order_id: str, command: Command, result: EffectResult | None = None) -> bool:
         """Decide, commit, and start the effects that follow; False when nothing was left to do."""

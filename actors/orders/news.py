@@ -4,7 +4,7 @@ Decides nothing about orders. Kinds that are not listed here never get this far:
 takes in only what it knows.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from domain.orders import commands as c
 from domain.orders.ports import CHECKOUT_NEWS, DISPUTE_NEWS, REFUND_NEWS, PaymentNews
@@ -48,6 +48,7 @@ def command_of(news: PaymentNews, at: datetime) -> c.Command:
                 news.code,
                 news.fee_minor,
                 at,
+                datetime.fromtimestamp(news.due_by_s, UTC) if news.due_by_s else None,
             )
         case _:
             return c.RecordPaymentFailure(news.event_id, news.code, news.message, at, news.decline_code)

@@ -21,6 +21,7 @@ from domain.orders.decide import (
     BOOK,
     CAPTURE_PAYMENT,
     END_REVIEW,
+    EVIDENCE_STEP,
     EXPIRE,
     FORGET_KEYS,
     FULFIL,
@@ -39,7 +40,7 @@ FAILURE_PAUSE_S = 2.0
 PASSIVATION_INTERVAL_S = 10.0  # a thirtieth of how long an idle order stays
 # Kinds of steps: "book" takes in the bookings of returns, "refund" every refund.
 LANES = (
-    (OPEN_PAYMENT, CAPTURE_PAYMENT, VOID_PAYMENT, REFUND_STEP),
+    (OPEN_PAYMENT, CAPTURE_PAYMENT, VOID_PAYMENT, REFUND_STEP, EVIDENCE_STEP),
     (BOOK, FULFIL, EXPIRE, END_REVIEW, FORGET_KEYS),
 )
 

@@ -15,7 +15,7 @@ Synchronous: it runs in a thread or a process of its own.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -23,6 +23,7 @@ from typing import Protocol
 
 from domain.errors import MarketplaceError, RejectedError
 from domain.ids import is_id
+from domain.orders.state import Order
 from domain.reconciliation.cases import BY_ITSELF, case_id
 from domain.reconciliation.compare import examine, suspects
 from domain.reconciliation.facts import (
@@ -39,6 +40,7 @@ from domain.reconciliation.facts import (
 )
 from domain.reconciliation.report import Report
 from domain.reconciliation.transfers import SentPayout, SentTransfer, compare_transfers
+from storage.reconciliation.ahead import ahead
 from storage.reconciliation.ledger import Ledger
 from storage.reconciliation.market import Market, OpenCase
 from storage.reconciliation.spool import Spool, spool
@@ -54,6 +56,7 @@ TRANSFERS_MAX = 50_000  # of one window, held in memory
 UNDELIVERED_DAYS = 3  # Stripe gives an event up after that
 PAYOUT_KEYS = "payout:"  # entries of payouts, which are theirs to explain
 _CAUSES_MAX = f"more than {LOOKED_AT_MAX} orders differ; look for one cause, then run it again"
+_Page = tuple[list[str], Mapping[str, Order], Mapping[str, Mapping[int, str]]]
 _TRANSFERS = frozenset({"transfer", "transfer_refund", "transfer_cancel", "transfer_failure"})
 
 
@@ -142,18 +145,18 @@ class Reconciler:
         """Fill the spool; returns differences about no order: transfers, unexplained entries."""
         since, until = window.since - MARGIN, window.until + MARGIN
         transfers: list[Move] = []
-        for move in self._stripe.moves(since, until):
-            report.movements += 1
-            if move.about is not None and move.about.amount_minor:
-                spooled.add_object(move.order_id, move.charge_id, move.about)
-            else:
+        for page in ahead(self._stripe.moves(since, until)):
+            self._pause()
+            report.movements += len(page)
+            for move in page:
+                if move.about is not None and move.about.amount_minor:
+                    spooled.add_object(move.order_id, move.charge_id, move.about)
+                    continue
                 report.other_movements[move.type] += 1
                 if move.type in _TRANSFERS and window.since <= move.at < window.until:
                     transfers.append(move)
-                    if len(transfers) > TRANSFERS_MAX:
-                        report.stopped_by = f"more than {TRANSFERS_MAX} transfers in one window"
-                        transfers.pop()
-            self._pause(report.movements)
+        if len(transfers) > TRANSFERS_MAX:
+            report.stopped_by = f"more than {TRANSFERS_MAX} transfers in one window"
         self._note(f"{report.movements} movements at Stripe")
         self._name(spooled)
         loose = self._entries(spooled, window, report)
@@ -174,14 +177,16 @@ class Reconciler:
     def _entries(self, spooled: Spool, window: Window, report: Report) -> list[Difference]:
         loose = []
         for currency in self._ledger.balances():
-            for entry in self._ledger.window(currency, window.since - MARGIN, window.until + MARGIN):
-                report.entries += 1
-                order_id = entry.entry_key.partition(":")[0]
-                if is_id("ord", order_id):
-                    spooled.add_entry(order_id, entry)
-                elif _is_loose(entry) and window.since <= entry.occurred_at < window.until:
-                    loose.append(_loose_entry(entry))
-                self._pause(report.entries)
+            entries = self._ledger.window(currency, window.since - MARGIN, window.until + MARGIN)
+            for page in ahead(entries):
+                self._pause()
+                report.entries += len(page)
+                for entry in page:
+                    order_id = entry.entry_key.partition(":")[0]
+                    if is_id("ord", order_id):
+                        spooled.add_entry(order_id, entry)
+                    elif _is_loose(entry) and window.since <= entry.occurred_at < window.until:
+                        loose.append(_loose_entry(entry))
         return loose
 
     def _touch(self, spooled: Spool, window: Window, open_cases: Sequence[OpenCase]) -> dict[str, set[str]]:
@@ -203,10 +208,9 @@ class Reconciler:
     ) -> dict[str, set[str]]:
         """Compare page by page and book fees; returns the orders that do not match, with their payments."""
         suspected: dict[str, set[str]] = {}
-        for order_ids in spooled.order_ids(PAGE_ORDERS):
-            self._pause(0)
+        for order_ids, orders, licences in ahead(self._pages_of_orders(spooled)):
+            self._pause()
             objects, entries = spooled.objects_of(order_ids), spooled.entries_of(order_ids)
-            orders, licences = self._market.orders(order_ids), self._market.licences(order_ids)
             fees: list[tuple[str, Post]] = []
             for order_id in order_ids:
                 if order_id in self._market.unreadable:
@@ -228,6 +232,11 @@ class Reconciler:
             if report.orders % (20 * PAGE_ORDERS) < PAGE_ORDERS:
                 self._note(f"{report.orders} orders compared")
         return suspected
+
+    def _pages_of_orders(self, spooled: Spool) -> Iterator[_Page]:
+        for order_ids in spooled.order_ids(PAGE_ORDERS):
+            orders = self._market.orders(order_ids, money_only=True)
+            yield order_ids, orders, self._market.licences(order_ids)
 
     def _book_fees(self, fees: Sequence[tuple[str, Post]], report: Report) -> list[str]:
         """Book fees; returns the orders of those that Finance refuses."""
@@ -272,7 +281,7 @@ class Reconciler:
     def _examine_in_full(
         self, order_id: str, payments: set[str], settled_before: datetime, report: Report
     ) -> Sequence[Difference]:
-        self._pause(0)
+        self._pause()
         report.looked_at += 1
         order = self._market.orders([order_id]).get(order_id)
         if order is not None and order.payment_intent_id is not None:
@@ -405,8 +414,8 @@ class Reconciler:
             found.append(_of_webhooks(Kind.EVENTS_UNDELIVERED, "events", now, words))
         return found
 
-    def _pause(self, count: int) -> None:
-        if count % 1_000 == 0 and self._stopping():
+    def _pause(self) -> None:
+        if self._stopping():
             raise StoppedError
 
 

@@ -36,10 +36,6 @@ from domain.orders.events import (
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
-    Charge as KnownCharge,
-)
-from domain.orders.invariants import (
-    LedgerEntry,
     OrderFacts,
     OrderRow,
     RecordedEvent,
@@ -50,6 +46,8 @@ from domain.orders.invariants import (
     Violation,
     check_order,
 )
+from domain.orders.ledger_invariants import Charge as KnownCharge
+from domain.orders.ledger_invariants import LedgerEntry
 from domain.orders.state import TERMINAL, Order, Status, fold
 
 # Refusals that no operator can mend by trying again: money that the order cannot use, and what follows.

@@ -1,5 +1,6 @@
 """What can be asked of an order. Each command carries its own time, fixed once by the caller's clock."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -262,6 +263,39 @@ class NoticeDispute:
     reason: str
     fee_minor: int
     at: datetime
+    due_by: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareEvidence:
+    """An operator wants this said to the bank; ``texts`` are by Stripe's names. ``submit`` makes it final."""
+
+    dispute_id: str
+    evidence_id: str
+    texts: Mapping[str, str]
+    submit: bool
+    prepared_by: str
+    request_digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvidence:
+    """Stripe has evidence of ours; ``status`` is Stripe's word for where the dispute stands then."""
+
+    evidence_id: str
+    status: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvidenceRefused:
+    """Stripe will not take evidence of ours, whatever we repeat."""
+
+    evidence_id: str
+    code: str
+    reason: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +310,15 @@ class RecordReturnBooked:
     at: datetime
 
 
+EvidenceCommand = PrepareEvidence | RecordEvidence | RecordEvidenceRefused
 ReturnCommand = (
-    RequestRefund | RecordRefund | RecordRefundRefused | NoticeRefund | NoticeDispute | RecordReturnBooked
+    RequestRefund
+    | RecordRefund
+    | RecordRefundRefused
+    | NoticeRefund
+    | NoticeDispute
+    | RecordReturnBooked
+    | EvidenceCommand
 )
 PaymentResult = (
     RecordPaymentOpened

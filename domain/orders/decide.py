@@ -37,6 +37,9 @@ from domain.orders.events import (
     DisputeUpdated,
     DisputeWon,
     Event,
+    EvidencePrepared,
+    EvidenceRefused,
+    EvidenceSent,
     FulfilmentEnded,
     Line,
     OrderBooked,
@@ -93,8 +96,9 @@ BOOK = "book"
 FULFIL = "fulfil"
 VOID_PAYMENT = "void_payment"
 FORGET_KEYS = "forget_keys"
-# Steps of which an order may have many: ``refund:<refund>`` and ``book:<movement>``.
+# Steps of which an order may have many: ``refund:<refund>``, ``evidence:<evidence>``, ``book:<movement>``.
 REFUND_STEP = "refund"
+EVIDENCE_STEP = "evidence"
 BOOK_RETURN = "book"
 
 
@@ -132,6 +136,9 @@ def decide(state: Order | None, command: c.Command) -> list[Event]:
             | c.NoticeRefund()
             | c.NoticeDispute()
             | c.RecordReturnBooked()
+            | c.PrepareEvidence()
+            | c.RecordEvidence()
+            | c.RecordEvidenceRefused()
         ):
             return returns.decide(state, command)
         case _:
@@ -196,6 +203,10 @@ def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
             return [_booking_of(DISPUTE_FEE, event.dispute_id)], []
         case DisputeWon(counted=True):
             return [_booking_of(DISPUTE_WON, event.dispute_id)], []
+        case EvidencePrepared():
+            return [Effect(f"{EVIDENCE_STEP}:{event.evidence_id}")], []
+        case EvidenceSent() | EvidenceRefused():
+            return [], [f"{EVIDENCE_STEP}:{event.evidence_id}"]
         case ReturnBooked():
             return [], [f"{BOOK_RETURN}:{event.movement}"]
         case _:

@@ -341,17 +341,19 @@ class OrderDisputed:
     reason: str
     stage: str
     at: datetime
+    due_by: datetime | None = None  # until when evidence can be sent, as far as known
 
 
 @dataclass(frozen=True, slots=True)
 class DisputeUpdated:
-    """An open dispute's stage or fee changed; ``fee_minor`` is the whole fee as of now."""
+    """An open dispute's stage, fee or deadline changed; ``fee_minor`` is the whole fee as of now."""
 
     dispute_id: str
     stage: str
     fee_minor: int
     fee_added: bool
     at: datetime
+    due_by: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +370,40 @@ class DisputeLost:
     """The bank decided for the buyer: the disputed money is gone for good."""
 
     dispute_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePrepared:
+    """An operator wants this said to the bank; ``texts`` are by Stripe's names. ``submit`` False: a draft."""
+
+    dispute_id: str
+    evidence_id: str
+    texts: Mapping[str, str]
+    submit: bool
+    prepared_by: str
+    request_digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceSent:
+    """Stripe has the evidence; submitted, it is final."""
+
+    dispute_id: str
+    evidence_id: str
+    submitted: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRefused:
+    """Stripe did not take the evidence."""
+
+    dispute_id: str
+    evidence_id: str
+    code: str
+    reason: str
     at: datetime
 
 
@@ -441,6 +477,9 @@ Event = (
     | DisputeUpdated
     | DisputeWon
     | DisputeLost
+    | EvidencePrepared
+    | EvidenceSent
+    | EvidenceRefused
     | ReturnBooked
     | LicencesSuspended
     | LicencesRestored
@@ -475,6 +514,9 @@ KINDS: dict[str, type[Event]] = {
     "order.dispute_updated": DisputeUpdated,
     "order.dispute_won": DisputeWon,
     "order.dispute_lost": DisputeLost,
+    "order.evidence_prepared": EvidencePrepared,
+    "order.evidence_sent": EvidenceSent,
+    "order.evidence_refused": EvidenceRefused,
     "order.return_booked": ReturnBooked,
     "order.licence_suspended": LicencesSuspended,
     "order.licence_restored": LicencesRestored,
@@ -492,6 +534,8 @@ def decode_event(kind: str, data: Mapping[str, Any]) -> Event:
     """Rebuild an event from its stored kind and JSON object; raises KeyError for an unknown kind."""
     values = dict(data)
     values["at"] = datetime.fromisoformat(values["at"])
+    if values.get("due_by") is not None:
+        values["due_by"] = datetime.fromisoformat(values["due_by"])
     if kind == "order.created":
         values["lines"] = tuple(_line(line) for line in values["lines"])
         values["delivery"] = DeliveryChoice(**values["delivery"])

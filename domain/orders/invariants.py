@@ -16,11 +16,8 @@ from datetime import datetime, timedelta
 
 from domain.ids import derive_id
 from domain.orders.booking import (
-    CORRECTED,
     capture_entry_key,
     capture_postings,
-    cleared_minor,
-    fee_postings,
     is_fee_entry,
     return_entry_key,
 )
@@ -37,6 +34,14 @@ from domain.orders.events import (
     OrderPaid,
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
+from domain.orders.ledger_invariants import (
+    Charge,
+    LedgerEntry,
+    check_entry,
+    check_fee,
+    standing_entries,
+    words,
+)
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,
@@ -137,43 +142,6 @@ class StoredWebhook:
     due_at: datetime | None = None
     dead: bool = False
     kind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """An entry in Finance's books. ``posted_at`` None: long ago.
-
-    ``undone``: it was reversed or is a reversal, so the two come to nothing.
-    """
-
-    entry_key: str
-    currency: str
-    postings: Sequence[tuple[str, int]]
-    posted_at: datetime | None = None
-    undone: bool = False
-
-    @property
-    def cleared_minor(self) -> int:
-        """What it says that Stripe holds for us."""
-        return cleared_minor(self.postings)
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """A payment that Stripe says has succeeded. ``captured_at`` None: long ago.
-
-    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``fee_minor`` what Stripe took for
-    it, in ``fee_currency``; None is "not asked".
-    """
-
-    payment_intent_id: str
-    amount_minor: int
-    currency: str
-    captured_at: datetime | None = None
-    refunded_minor: int | None = None
-    disputed_minor: int | None = None
-    fee_minor: int | None = None
-    fee_currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,10 +356,10 @@ class Examination:
             yield from check_entry(entry)
         for key, entry in held.items():
             if is_fee_entry(order.order_id, key):
-                yield from self._fee(entry)
+                yield from check_fee(entry, self.paid, self.facts.charges)
             elif key in returned:
                 if sorted(entry.postings) != sorted(returned[key]):
-                    yield "I1", f"Finance booked {_words(entry)}, the return is {returned[key]}"
+                    yield "I1", f"Finance booked {words(entry)}, the return is {returned[key]}"
             elif key != capture_key:
                 yield "I1", f"Finance has entry {entry.entry_key}, which nothing in the order explains"
             elif self.paid is None:
@@ -402,23 +370,7 @@ class Examination:
             ):
                 yield (
                     "I1",
-                    f"Finance booked {_words(entry)}, the sale is {capture_postings(order)} {order.currency}",
-                )
-
-    def _fee(self, entry: LedgerEntry) -> Iterator[tuple[str, str]]:
-        """A processing fee takes from clearing what it costs; how much that is, Stripe knows."""
-        if sorted(entry.postings) != sorted(fee_postings(-entry.cleared_minor)):
-            yield "I1", f"Finance booked {_words(entry)} as a processing fee"
-        charges = self.facts.charges
-        if charges is None or self.paid is None or entry.entry_key.count(":") != 1:
-            return
-        for charge in charges:
-            if charge.payment_intent_id != self.paid.payment_intent_id or charge.fee_minor is None:
-                continue
-            if (-entry.cleared_minor, entry.currency) != (charge.fee_minor, charge.fee_currency):
-                yield (
-                    "I1",
-                    f"Finance booked {_words(entry)}, Stripe took {charge.fee_minor} {charge.fee_currency}",
+                    f"Finance booked {words(entry)}, the sale is {capture_postings(order)} {order.currency}",
                 )
 
     def _charges(self, order: Order) -> Iterator[tuple[str, str]]:
@@ -445,24 +397,6 @@ class Examination:
                 yield "I1", f"Stripe captured {charge.amount_minor} {charge.currency} for a total of {total}"
             if self._settled(order.updated_at, self.facts.charges_as_of):
                 yield from check_refunded(order, charge)
-
-
-def standing_entries(entries: Sequence[LedgerEntry]) -> dict[str, LedgerEntry]:
-    """Return the entries that hold by the key they stand for: a correction stands for what was undone."""
-    undone = {entry.entry_key for entry in entries if entry.undone}
-    standing = {}
-    for entry in entries:
-        if not entry.undone:
-            of_key = entry.entry_key.removesuffix(CORRECTED)
-            standing[of_key if of_key in undone else entry.entry_key] = entry
-    return standing
-
-
-def check_entry(entry: LedgerEntry) -> Iterator[tuple[str, str]]:
-    """Check an entry by itself, whatever it is for; yields (invariant, words)."""
-    sum_minor = sum(amount for _, amount in entry.postings)
-    if sum_minor:
-        yield "I1", f"entry {entry.entry_key} sums to {sum_minor} {entry.currency} instead of zero"
 
 
 def _sequence(facts: OrderFacts) -> Iterator[tuple[str, str]]:
@@ -520,7 +454,3 @@ def _compared(
         invariant,
         f"has {rows} {what} rows for {len(expected)} lines; missing {missing}, unexplained {stray}",
     )
-
-
-def _words(entry: LedgerEntry) -> str:
-    return f"{list(entry.postings)} {entry.currency}"

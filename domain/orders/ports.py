@@ -13,7 +13,7 @@ from typing import Protocol
 from domain.orders.commands import PaymentTerms
 from domain.orders.decide import Effect
 from domain.orders.events import Event
-from domain.orders.returned import Refund
+from domain.orders.returned import Evidence, Refund
 from domain.orders.state import Order
 
 
@@ -139,6 +139,7 @@ class PaymentNews:
     fee_minor: int = 0
     # Of a declined attempt; ``code`` is then Stripe's error code.
     decline_code: str = ""
+    due_by_s: int = 0  # Unix seconds; 0: not told
 
 
 # Stripe's event types that say that a hosted page can no longer be paid. Its ``completed`` and
@@ -253,6 +254,9 @@ class MadeRefund:
 
 class PaymentGateway(Protocol):
     """Stripe."""
+
+    async def send_evidence(self, order: Order, dispute_id: str, evidence: Evidence) -> str:
+        """Give Stripe evidence, as a draft or for good; returns its word for where the dispute stands."""
 
     async def refund(self, order: Order, refund: Refund) -> MadeRefund:
         """Make a refund of the order's payment, once, however often this is asked."""

@@ -5,7 +5,6 @@ the bound and the standing of each licence are derived here once more, from the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from domain.orders.booking import (
     DISPUTE,
@@ -25,11 +24,9 @@ from domain.orders.events import (
     Line,
     OrderLicensed,
 )
+from domain.orders.ledger_invariants import Charge
 from domain.orders.returned import DisputeStatus, RefundStatus, Return
 from domain.orders.state import Order
-
-if TYPE_CHECKING:
-    from domain.orders.invariants import Charge
 
 Found = Iterator[tuple[str, str]]
 
@@ -118,7 +115,7 @@ def check_standing(order: Order, events: Sequence[Event]) -> Found:
             yield "I5", f"line {number} is disputed, and its licence is not suspended"
 
 
-def check_refunded(order: Order, charge: "Charge") -> Found:
+def check_refunded(order: Order, charge: Charge) -> Found:
     """I1: what Stripe returned of a charge is what the order knows of."""
     refunded_minor = sum(
         one.amount_minor for one in order.refunds if one.returns and one.accepted_at is not None

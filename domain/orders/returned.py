@@ -62,8 +62,25 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an operator says to the bank. ``failure`` is (code, reason) when Stripe did not take it."""
+
+    evidence_id: str
+    texts: Mapping[str, str]
+    submit: bool
+    prepared_by: str
+    request_digest: str
+    prepared_at: datetime
+    sent_at: datetime | None = None
+    failure: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Dispute:
-    """One dispute. ``stage`` is Stripe's word for where an open one stands; ``fee_minor`` is Stripe's fee."""
+    """One dispute. ``stage`` is Stripe's word for where an open one stands; ``fee_minor`` is Stripe's fee.
+
+    ``due_by`` is until when evidence can be sent; None: not told.
+    """
 
     dispute_id: str
     shares: tuple[Share, ...]
@@ -74,6 +91,8 @@ class Dispute:
     fee_at: datetime
     status: DisputeStatus = DisputeStatus.OPEN
     closed_at: datetime | None = None
+    due_by: datetime | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def amount_minor(self) -> int:

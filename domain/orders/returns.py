@@ -32,6 +32,7 @@ from domain.errors import ConflictError, DependencyError, RejectedError
 from domain.ids import derive_id
 from domain.money import format_money, smallest_step, split_by_weight
 from domain.orders import commands as c
+from domain.orders import evidence
 from domain.orders.booking import cleared_minor, return_entry_key, return_postings
 from domain.orders.events import (
     DisputeLost,
@@ -82,6 +83,8 @@ def decide(state: Order, command: c.ReturnCommand) -> list[Event]:
             return notice_dispute(state, command)
         case c.RecordReturnBooked():
             return record_return_booked(state, command)
+        case c.PrepareEvidence() | c.RecordEvidence() | c.RecordEvidenceRefused():
+            return evidence.decide(state, command)
         case _ as unreachable:
             assert_never(unreachable)
 
@@ -175,7 +178,11 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
             () if won else _spread(state, command.amount_minor, command.currency, "dispute_exceeds_captured")
         )
         stage = _STAGES[0] if outcome else command.status
-        events.append(OrderDisputed(command.dispute_id, shares, command.fee_minor, command.reason, stage, at))
+        events.append(
+            OrderDisputed(
+                command.dispute_id, shares, command.fee_minor, command.reason, stage, at, command.due_by
+            )
+        )
     else:
         counted = bool(known.shares)
         if counted and (command.amount_minor, command.currency) != (known.amount_minor, state.currency):
@@ -188,9 +195,12 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
         stage = _later(known.stage, command.status) if open_now and not outcome else known.stage
         fee_added = known.fee_minor == 0 and command.fee_minor > 0
         fee_minor = command.fee_minor if fee_added else known.fee_minor
-        if stage != known.stage or fee_added:
-            events.append(DisputeUpdated(known.dispute_id, stage, fee_minor, fee_added, at))
-        if outcome and not open_now:
+        due_by = command.due_by if open_now and command.due_by else known.due_by
+        if stage != known.stage or fee_added or due_by != known.due_by:
+            events.append(DisputeUpdated(known.dispute_id, stage, fee_minor, fee_added, at, due_by))
+        # A bank may give a lost dispute up after all: the money is back, the licence stays revoked.
+        reversed_now = outcome is DisputeStatus.WON and known.status is DisputeStatus.LOST
+        if outcome and not open_now and not reversed_now:
             if outcome is not known.status:
                 raise ConflictError(
                     "dispute_contradicted", f"Dispute {known.dispute_id} was {known.status} before."

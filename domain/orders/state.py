@@ -16,6 +16,9 @@ from domain.orders.events import (
     DisputeUpdated,
     DisputeWon,
     Event,
+    EvidencePrepared,
+    EvidenceRefused,
+    EvidenceSent,
     FulfilmentEnded,
     LicencesRestored,
     LicencesRevoked,
@@ -44,7 +47,14 @@ from domain.orders.events import (
     ReviewApproved,
     ReviewRejected,
 )
-from domain.orders.returned import UNDECIDED, Dispute, DisputeStatus, Refund, RefundStatus
+from domain.orders.returned import (
+    UNDECIDED,
+    Dispute,
+    DisputeStatus,
+    Evidence,
+    Refund,
+    RefundStatus,
+)
 from domain.policy import REVIEW
 
 
@@ -194,6 +204,14 @@ class Order:
         """Return a dispute by Stripe's id."""
         return next((one for one in self.disputes if one.dispute_id == dispute_id), None)
 
+    def find_evidence(self, evidence_id: str) -> tuple[Dispute, Evidence] | None:
+        """Return evidence by our id, with its dispute."""
+        for dispute in self.disputes:
+            for evidence in dispute.evidence:
+                if evidence.evidence_id == evidence_id:
+                    return dispute, evidence
+        return None
+
 
 _FIELDS = tuple(one.name for one in fields(Order))
 _read_fields = attrgetter(*_FIELDS)
@@ -330,11 +348,20 @@ def _returns(state: Order, event: Event) -> dict[str, Any]:
             return {"refunds": _refunds(state, event)}
         case OrderDisputed():
             dispute = Dispute(
-                event.dispute_id, event.shares, event.fee_minor, event.reason, event.stage, event.at, event.at
+                event.dispute_id,
+                event.shares,
+                event.fee_minor,
+                event.reason,
+                event.stage,
+                event.at,
+                event.at,
+                due_by=event.due_by,
             )
             return {"disputes": (*state.disputes, dispute)}
         case DisputeUpdated() | DisputeWon() | DisputeLost():
             return {"disputes": _disputes(state, event)}
+        case EvidencePrepared() | EvidenceSent() | EvidenceRefused():
+            return {"disputes": _with_evidence(state, event)}
         case ReturnBooked():
             return {"booked_returns": state.booked_returns | {event.movement}}
         case LicencesSuspended():
@@ -385,13 +412,47 @@ def _disputes(state: Order, event: DisputeUpdated | DisputeWon | DisputeLost) ->
         match event:
             case DisputeUpdated():
                 fee_at = event.at if event.fee_added else dispute.fee_at
-                return replace(dispute, stage=event.stage, fee_minor=event.fee_minor, fee_at=fee_at)
+                return replace(
+                    dispute,
+                    stage=event.stage,
+                    fee_minor=event.fee_minor,
+                    fee_at=fee_at,
+                    due_by=event.due_by or dispute.due_by,
+                )
             case DisputeWon():
                 return replace(dispute, status=DisputeStatus.WON, stage="won", closed_at=event.at)
             case DisputeLost():
                 return replace(dispute, status=DisputeStatus.LOST, stage="lost", closed_at=event.at)
 
     return tuple(changed(one) if one.dispute_id == event.dispute_id else one for one in state.disputes)
+
+
+def _with_evidence(
+    state: Order, event: EvidencePrepared | EvidenceSent | EvidenceRefused
+) -> tuple[Dispute, ...]:
+    def changed(evidence: Evidence) -> Evidence:
+        if evidence.evidence_id != event.evidence_id:
+            return evidence
+        if isinstance(event, EvidenceRefused):
+            return replace(evidence, failure=(event.code, event.reason))
+        return replace(evidence, sent_at=event.at)
+
+    def in_dispute(dispute: Dispute) -> Dispute:
+        if dispute.dispute_id != event.dispute_id:
+            return dispute
+        if isinstance(event, EvidencePrepared):
+            prepared = Evidence(
+                event.evidence_id,
+                event.texts,
+                event.submit,
+                event.prepared_by,
+                event.request_digest,
+                event.at,
+            )
+            return replace(dispute, evidence=(*dispute.evidence, prepared))
+        return replace(dispute, evidence=tuple(changed(one) for one in dispute.evidence))
+
+    return tuple(in_dispute(one) for one in state.disputes)
 
 
 def fold(order_id: str, events: Iterable[Event]) -> Order | None:

@@ -15,7 +15,8 @@ from domain.orders.booking import (
     is_fee_entry,
     return_entry_key,
 )
-from domain.orders.invariants import Examination, LedgerEntry, Violation, standing_entries
+from domain.orders.invariants import Examination, Violation
+from domain.orders.ledger_invariants import LedgerEntry, standing_entries
 from domain.orders.return_invariants import return_entries
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.orders.invariants import LedgerEntry
+from domain.orders.ledger_invariants import LedgerEntry
 from domain.payouts import entries
 from domain.payouts.events import Event, PayoutBooked, PayoutFailed, PayoutReturned, PayoutSettled
 from domain.payouts.state import Payout, Status, fold

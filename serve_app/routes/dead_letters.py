@@ -15,6 +15,7 @@ from domain.orders.decide import (
     BOOK,
     CAPTURE_PAYMENT,
     END_REVIEW,
+    EVIDENCE_STEP,
     EXPIRE,
     FORGET_KEYS,
     FULFIL,
@@ -82,6 +83,7 @@ UNFINISHED = {
     VOID_PAYMENT: "The payment stays open at Stripe: a buyer may still pay for an order that has ended.",
     REFUND_STEP: "The order stays unfinished: it goes on counting the refund as under way. If Stripe did not "
     "make it, nobody will; make it there by hand, with the refund's id in its metadata.",
+    EVIDENCE_STEP: "The bank never gets this evidence. Send it in Stripe's dashboard before the deadline.",
     FORGET_KEYS: "The wrapped keys of the order's delivery stay stored.",
 }
 UNBOOKED_RETURN = (

@@ -32,6 +32,7 @@ log = logging.getLogger("marketplace.webhooks")
 TOLERANCE_S = 300  # Stripe's own; older is a replay, newer a wrong clock or a forgery
 SIGNATURE_HEADER_CHARS_MAX = 2_048
 SIGNATURES_MAX = 8  # one per active secret while secrets rotate
+DUE_BY_S_MAX = 253_402_300_799  # the end of the year 9999
 ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
 TRANSFER_REVERSED = "transfer.reversed"
@@ -191,6 +192,7 @@ def _return_news(event_id: str, kind: str, about: Mapping[str, Any]) -> PaymentN
         object_status=str(status),
         refund_id=str(refund_id) if known and named else "",
         fee_minor=_dispute_fee(about, currency) if kind in DISPUTE_NEWS else 0,
+        due_by_s=_due_by(about) if kind in DISPUTE_NEWS else 0,
     )
 
 
@@ -203,6 +205,13 @@ def _dispute_fee(dispute: Mapping[str, Any], currency: str) -> int:
         if isinstance(move, dict) and move.get("currency") == currency and type(move.get("fee")) is int
     ]
     return min(AMOUNT_MINOR_MAX, sum(fee for fee in fees if fee > 0))
+
+
+def _due_by(dispute: Mapping[str, Any]) -> int:
+    """Until when evidence can be sent, in Unix seconds; 0 when there is no deadline (any more)."""
+    details = dispute.get("evidence_details")
+    due_by = details.get("due_by") if isinstance(details, dict) else None
+    return due_by if type(due_by) is int and 0 < due_by <= DUE_BY_S_MAX else 0
 
 
 def _reason(kind: str, intent: Mapping[str, Any]) -> tuple[str, str, str]:

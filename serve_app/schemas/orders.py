@@ -21,6 +21,7 @@ from domain.orders.events import (
     DisputeUpdated,
     DisputeWon,
     Event,
+    EvidenceSent,
     LicencesRestored,
     LicencesRevoked,
     LicencesSuspended,
@@ -412,6 +413,8 @@ def _public_return(event: Event) -> dict[str, Any]:
             return {"dispute_id": event.dispute_id, "stage": event.stage}
         case DisputeWon() | DisputeLost():
             return {"dispute_id": event.dispute_id}
+        case EvidenceSent():
+            return {"dispute_id": event.dispute_id, "submitted": event.submitted}
         case LicencesSuspended() | LicencesRestored() | LicencesRevoked():
             return {"line_nos": list(event.line_nos)}
         case _:

@@ -20,7 +20,7 @@ from typing import Any
 import stripe
 
 from domain.errors import DependencyError
-from domain.orders.invariants import Charge
+from domain.orders.ledger_invariants import Charge
 from storage.reconciliation.stripe_moves import StripeMoves
 
 _HELD = ("needs_response", "under_review", "lost")  # disputes that took money and have not given it back

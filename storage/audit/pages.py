@@ -28,8 +28,6 @@ from domain.orders.booking import CLEARING
 from domain.orders.events import Event, OrderPaid, decode_event
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
-    Charge,
-    LedgerEntry,
     OrderFacts,
     OrderRow,
     RecordedEvent,
@@ -38,6 +36,7 @@ from domain.orders.invariants import (
     StoredLicence,
     StoredWebhook,
 )
+from domain.orders.ledger_invariants import Charge, LedgerEntry
 from domain.orders.publication_invariants import SALES, Behind, Publication, Sums
 from domain.orders.totals import LedgerTotal
 from domain.payouts.entries import KEY_PREFIX

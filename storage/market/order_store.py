@@ -9,7 +9,7 @@ that takes or gives back what orders share (a code's uses, a buyer's free orders
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -44,6 +44,7 @@ WAITING_MAX = 2_048  # turns waiting for a commit; beyond it callers are told to
 LINGER_S = (
     0.002  # a turn waits this long for company; a commit's fixed cost is 0.3 ms here and 0.3 in Postgres
 )
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 ERROR_CHARS_MAX = 500
 Follower = Callable[[Turn], None]
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -247,6 +248,17 @@ class PostgresOrderStore:
         """Find the order that a PaymentIntent has paid."""
         rows = await self._fetch("order_of_payment", {"payment_intent_id": payment_intent_id})
         return str(rows[0][0]) if rows else None
+
+    async def disputed(
+        self, before: tuple[datetime, str, str] | None, limit: int
+    ) -> list[tuple[str, str, datetime]]:
+        """List disputes of disputed orders: (order, dispute, when), newest first, below ``before``."""
+        at, order_id, dispute_id = before or (_END_OF_TIME, "", "")
+        rows = await self._fetch(
+            "disputed_orders",
+            {"before": at, "before_order": order_id, "before_dispute": dispute_id, "limit": limit},
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         """List a buyer's orders, newest first, with ids below ``before``."""

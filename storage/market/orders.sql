@@ -191,6 +191,14 @@ SELECT order_id FROM market.order_events
 WHERE kind = 'order.paid' AND data ->> 'payment_intent_id' = %(payment_intent_id)s
 LIMIT 1
 
+-- name: disputed_orders
+-- The index of returns (order_events_of_returns) holds few events; an order may have several disputes.
+SELECT e.order_id, e.data ->> 'dispute_id', e.at
+FROM market.order_events e JOIN market.orders o USING (order_id)
+WHERE e.kind = 'order.disputed' AND o.status = 'disputed' AND e.at <= %(before)s
+  AND (e.at, e.order_id, e.data ->> 'dispute_id') < (%(before)s, %(before_order)s, %(before_dispute)s)
+ORDER BY e.at DESC, e.order_id DESC, e.data ->> 'dispute_id' DESC LIMIT %(limit)s
+
 -- name: list_orders_of_buyer
 SELECT order_id, status, currency, total_minor, created_at, updated_at
 FROM market.orders

@@ -6,6 +6,7 @@ writes them, so that an entry posted here and there is one entry. Takes the role
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -56,14 +57,14 @@ class Ledger:
         listed = self._get("/v1/accounts", asked)["accounts"]
         return {one["currency"]: one["balance_minor"] for one in listed if one["account"] == CLEARING}
 
-    def window(self, currency: str, since: datetime, until: datetime) -> Iterator[Booked]:
-        """List the entries of ``stripe:clearing`` that occurred from ``since`` up to ``until``, by time."""
+    def window(self, currency: str, since: datetime, until: datetime) -> Iterator[list[Booked]]:
+        """Yield pages of ``stripe:clearing``'s entries that occurred from ``since`` up to ``until``."""
         asked = {"account": CLEARING, "currency": currency, "from": _text(since), "to": _text(until)}
         return self._pages(asked)
 
     def of_order(self, order_id: str) -> list[Booked]:
         """Return every entry of an order."""
-        return list(self._pages({"key_prefix": f"{order_id}:"}))
+        return list(chain.from_iterable(self._pages({"key_prefix": f"{order_id}:"})))
 
     def entry(self, entry_key: str) -> Booked | None:
         """Return one entry, None when there is none of this key."""
@@ -114,12 +115,11 @@ class Ledger:
             raise _unreadable(f"status {answer.status_code}: {answer.text[:200]}")
         return [_outcome(result) for result in orjson.loads(answer.content)["results"]]
 
-    def _pages(self, asked: Mapping[str, str]) -> Iterator[Booked]:
+    def _pages(self, asked: Mapping[str, str]) -> Iterator[list[Booked]]:
         params = {**asked, "limit": str(PAGE_ENTRIES)}
         while True:
             page = self._get("/v1/entries", params)
-            for entry in page["entries"]:
-                yield _booked(entry)
+            yield [_booked(entry) for entry in page["entries"]]
             if page["next_cursor"] is None:
                 return
             params["cursor"] = page["next_cursor"]

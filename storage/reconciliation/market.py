@@ -34,6 +34,11 @@ STATEMENT_TIMEOUT_S = 60  # a page takes milliseconds
 IDS_PAGE = 10_000
 _OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c enable_seqscan=off -c timezone=UTC"
 _NO_RANDOMNESS = bytes(10)
+_WITHOUT_MONEY = (
+    *("order.screened", "order.payment_failed", "order.delivered", "order.delivery_key_released"),
+    *("order.delivery_keys_forgotten", "order.payment_voided", "order.evidence_prepared"),
+    *("order.evidence_sent", "order.evidence_refused"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +119,14 @@ class Market:
             found |= dict(self._ask("orders_of_payments", payments=page))
         return found
 
-    def orders(self, order_ids: Sequence[str]) -> dict[str, Order]:
-        """Return the orders that there are among these; those that this build cannot read are remembered."""
+    def orders(self, order_ids: Sequence[str], *, money_only: bool = False) -> dict[str, Order]:
+        """Return the orders that there are among these; those that this build cannot read are remembered.
+
+        ``money_only`` leaves out events that move no money and end no stage that money depends on.
+        """
         histories: defaultdict[str, list[Event]] = defaultdict(list)
-        for order_id, kind, data in self._ask("histories", order_ids=list(order_ids)):
+        without = list(_WITHOUT_MONEY) if money_only else []
+        for order_id, kind, data in self._ask("histories", order_ids=list(order_ids), without=without):
             try:
                 histories[order_id].append(decode_event(kind, orjson.loads(data)))
             except (KeyError, TypeError, ValueError):

@@ -33,7 +33,7 @@ WHERE e.kind = 'payout.sent'
 
 -- name: histories
 SELECT order_id, kind, data::text FROM market.order_events
-WHERE order_id = ANY(%(order_ids)s) ORDER BY order_id, seq
+WHERE order_id = ANY(%(order_ids)s) AND kind <> ALL(%(without)s) ORDER BY order_id, seq
 
 -- name: licences
 SELECT order_id, line_no, status FROM market.licences WHERE order_id = ANY(%(order_ids)s)

@@ -40,8 +40,9 @@ _OBJECT_COLUMNS = (
 class Spool:
     """See the module. Made by ``spool``."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
+        self._path = path
         db.executescript(_TABLES)
         db.execute("BEGIN")
 
@@ -115,16 +116,14 @@ class Spool:
         return sum(count for _, count, _ in rows), {currency: total for currency, _, total in rows}
 
     def order_ids(self, size: int) -> Iterator[list[str]]:
-        """Yield all orders that were touched, in order, by ``size``."""
+        """Yield all orders that were touched, in order, by ``size``; for a thread of its own."""
         after = ""
-        while True:
-            rows = self._db.execute(
+        with closing(sqlite3.connect(self._path)) as db:
+            while rows := db.execute(
                 "SELECT order_id FROM touched WHERE order_id > ? ORDER BY order_id LIMIT ?", (after, size)
-            ).fetchall()
-            if not rows:
-                return
-            yield [row[0] for row in rows]
-            after = rows[-1][0]
+            ).fetchall():
+                yield [row[0] for row in rows]
+                after = rows[-1][0]
 
     def objects_of(self, order_ids: Sequence[str]) -> Mapping[str, list[StripeObject]]:
         """Return Stripe's objects of a page of orders, which is in order."""
@@ -160,4 +159,4 @@ def spool() -> Iterator[Spool]:
     with tempfile.TemporaryDirectory(prefix="marketplace-reconcile-") as folder:
         path = Path(folder) / "window.sqlite"
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            yield Spool(db)
+            yield Spool(db, path)

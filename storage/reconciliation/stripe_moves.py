@@ -8,6 +8,7 @@ not. Follows https://docs.stripe.com/api/balance_transactions/list and …/expan
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,11 +66,11 @@ class StripeMoves:
     ) -> None:
         self._http.close()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
 
-    def moves(self, since: datetime, until: datetime) -> Iterator[Move]:
-        """List what moved the balance from ``since`` up to, not including, ``until``, newest first."""
+    def moves(self, since: datetime, until: datetime) -> Iterator[list[Move]]:
+        """Yield pages of what moved the balance from ``since`` up to ``until``, newest first."""
         params = {"created": {"gte": _unix(since), "lt": _unix(until)}, "expand": ["data.source"]}
-        for one in self._pages("/v1/balance_transactions", params):
-            yield _move(one)
+        for page in self._pages("/v1/balance_transactions", params):
+            yield [_move(one) for one in page]
 
     def of_payment(self, payment_intent_id: str) -> list[tuple[str, StripeObject]]:
         """Return everything of one payment that moved money, as (order id of its own metadata, object)."""
@@ -80,9 +81,7 @@ class StripeMoves:
             ("/v1/disputes", []),
         ):
             params = {"payment_intent": payment_intent_id, "expand": expand}
-            for number, one in enumerate(self._pages(path, params)):
-                if number >= OBJECTS_OF_PAYMENT_MAX:
-                    break
+            for one in islice(chain.from_iterable(self._pages(path, params)), OBJECTS_OF_PAYMENT_MAX):
                 transaction = one.get("balance_transaction")
                 booked = transaction if isinstance(transaction, dict) else {}
                 about = _object(one, booked)
@@ -99,7 +98,7 @@ class StripeMoves:
         """List webhook endpoints as (id, address, status)."""
         return [
             (one["id"], one["url"], one["status"])
-            for one in self._pages("/v1/webhook_endpoints", {"expand": []})
+            for one in chain.from_iterable(self._pages("/v1/webhook_endpoints", {}))
         ]
 
     def undelivered(self, since: datetime, until: datetime) -> list[str]:
@@ -120,11 +119,11 @@ class StripeMoves:
             held[currency] = held.get(currency, 0) + one["amount"]
         return held
 
-    def _pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, path: str, params: Mapping[str, Any]) -> Iterator[list[Mapping[str, Any]]]:
         asked = {"limit": PAGE_MAX, **{name: value for name, value in params.items() if value != []}}
         while True:
             page = self._get(path, asked)
-            yield from page["data"]
+            yield page["data"]
             if not page["has_more"]:
                 return
             asked["starting_after"] = page["data"][-1]["id"]

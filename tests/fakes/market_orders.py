@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from actors.orders.host import ActedOrder, OrderHost, PlacedOrder, RefundReply, ReleasedKey
+from actors.orders.host import (
+    ActedOrder,
+    EvidenceReply,
+    OrderHost,
+    PlacedOrder,
+    RefundReply,
+    ReleasedKey,
+)
 from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
-from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.decide import RELEASED_KEY_TTL_S
-from domain.orders.events import OrderPaid
+from domain.orders.events import OrderDisputed, OrderPaid
 from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.orders.state import Order, fold
 from domain.signing import KeyRecord
@@ -45,6 +52,19 @@ class FakeReads:
             if any(isinstance(e, OrderPaid) and e.payment_intent_id == payment_intent_id for e in row.events):
                 return order_id
         return None
+
+    async def disputed(
+        self, before: tuple[datetime, str, str] | None, limit: int
+    ) -> list[tuple[str, str, datetime]]:
+        found = [
+            (order_id, event.dispute_id, event.at)
+            for order_id, row in self.store.orders.items()
+            for event in row.events
+            if isinstance(event, OrderDisputed) and fold(order_id, row.events).status == "disputed"  # type: ignore[union-attr]
+        ]
+        found.sort(key=lambda one: (one[2], one[0], one[1]), reverse=True)
+        below = [one for one in found if before is None or (one[2], one[0], one[1]) < before]
+        return below[:limit]
 
     async def list_of_buyer(self, buyer_id: str, before: str, limit: int) -> list[OrderSummary]:
         summaries = []
@@ -111,6 +131,10 @@ class FakeDirectory:
     async def act(self, order_id: str, command: CancelOrder | DecideReview) -> ActedOrder:
         self._called()
         return await self.host.act(order_id, command)
+
+    async def prepare_evidence(self, order_id: str, command: PrepareEvidence) -> EvidenceReply:
+        self._called()
+        return await self.host.prepare_evidence(order_id, command)
 
     def _called(self) -> None:
         self.calls += 1

@@ -40,7 +40,7 @@ from domain.orders.ports import (
     StoredOrder,
     Turn,
 )
-from domain.orders.returned import Refund
+from domain.orders.returned import Evidence, Refund
 from domain.orders.state import Order, Status
 from domain.pricing.discounts import Discount
 from storage.market.discounts import FREE_ORDERS_A_DAY_MAX
@@ -309,6 +309,7 @@ class FakeGateway:
     voided: set[str] = field(default_factory=set)
     refunds: dict[str, int] = field(default_factory=dict)
     refund_status: str = "succeeded"
+    evidence: dict[str, bool] = field(default_factory=dict)
     paid: dict[str, CapturedPayment] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
     hook: Callable[[Order], None] | None = None
@@ -338,6 +339,12 @@ class FakeGateway:
         made = f"re_{refund.refund_id}"
         self.refunds[made] = refund.amount_minor
         return MadeRefund(made, self.refund_status)
+
+    async def send_evidence(self, order: Order, dispute_id: str, evidence: Evidence) -> str:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.evidence[evidence.evidence_id] = evidence.submit
+        return "under_review" if evidence.submit else "needs_response"
 
     async def void_payment(self, order: Order) -> CapturedPayment | None:
         if order.order_id not in self.paid:

@@ -8,7 +8,7 @@ import stripe
 from cluster import checking
 from domain.orders import commands as c
 from domain.orders.decide import decide, effects_after
-from domain.orders.invariants import Charge
+from domain.orders.ledger_invariants import Charge
 from domain.orders.ports import Idempotency, PaymentNews, Turn
 from domain.orders.state import evolve
 from storage import migrations

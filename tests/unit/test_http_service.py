@@ -293,6 +293,8 @@ async def test_the_contracts_paths_are_all_there(description):
         ("get", "/v1/ops/dead-letters"),
         ("post", "/v1/ops/dead-letters/{letter_id}/retry"),
         ("post", "/v1/ops/dead-letters/{letter_id}/drop"),
+        ("get", "/v1/ops/disputes"),
+        ("post", "/v1/ops/orders/{order_id}/disputes/{dispute_id}/evidence"),
         ("get", "/v1/ops/cases"),
         ("get", "/v1/ops/cases/{case_id}"),
         ("post", "/v1/ops/cases/{case_id}/apply"),

@@ -12,9 +12,7 @@ from domain.orders.decide import decide, delivery_id, effects_after, licence_id
 from domain.orders.events import DeliveryChoice, LicencesRestored, RefundRequested
 from domain.orders.invariants import (
     CAPTURED,
-    Charge,
     Examination,
-    LedgerEntry,
     OrderFacts,
     OrderRow,
     RecordedEvent,
@@ -24,6 +22,7 @@ from domain.orders.invariants import (
     StoredWebhook,
     check_order,
 )
+from domain.orders.ledger_invariants import Charge, LedgerEntry
 from domain.orders.return_invariants import return_entries
 from domain.orders.state import evolve, fold
 from domain.orders.totals import LedgerTotal, Totals

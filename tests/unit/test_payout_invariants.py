@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from domain.orders.invariants import LedgerEntry
+from domain.orders.ledger_invariants import LedgerEntry
 from domain.payouts import entries
 from domain.payouts import events as e
 from domain.payouts.invariants import PayoutFacts, check_payouts, is_payout_entry
