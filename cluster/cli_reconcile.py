@@ -94,8 +94,9 @@ def reconcile(
     """Compare orders, Finance and Stripe over a day, and look at all open cases again."""
     terminal = Terminal(as_json=as_json)
     try:
+        day = _day(date)
         with _settings() as settings:
-            report = _run(settings, _day(date), terminal, apply=apply, grace=timedelta(seconds=grace_s))
+            report = _run(settings, day, terminal, apply=apply, grace=timedelta(seconds=grace_s))
     except (ClientError, MarketplaceError) as error:
         terminal.error(error)
         raise typer.Exit(EXIT_CANNOT_RUN) from None

@@ -24,7 +24,12 @@ from cluster.local.launcher import Stack
 from cluster.local.layout import Layout, remove_tree
 
 CLI_TIMEOUT_S = 120
-RELAYED = frozenset({"outbox", "consumers", "consumer_progress", "stuck_events", "sales_by_day"})
+RELAYED = frozenset(
+    {
+        *("outbox", "consumers", "consumer_progress", "stuck_events", "sales_by_day"),
+        *("reconciliation_runs", "reconciliation_cases"),
+    }
+)
 
 
 @dataclass(frozen=True)
