@@ -286,6 +286,8 @@ class Reconciler:
         order = self._market.orders([order_id]).get(order_id)
         if order is not None and order.payment_intent_id is not None:
             payments = payments | {order.payment_intent_id}
+        entries = self._ledger.of_order(order_id)
+        payments = payments | {self._stripe.charge(one)[1] for one in _charges_of_fees(entries)}
         objects: dict[str, StripeObject] = {}
         for payment in sorted(payments - {""}):
             objects |= {one.object_id: one for _, one in self._stripe.of_payment(payment)}
@@ -293,7 +295,7 @@ class Reconciler:
             order_id,
             order,
             list(objects.values()),
-            self._ledger.of_order(order_id),
+            entries,
             self._market.licences([order_id]).get(order_id, {}),
             self._market.waiting([order_id]).get(order_id, ()),
         )
@@ -417,6 +419,12 @@ class Reconciler:
     def _pause(self) -> None:
         if self._stopping():
             raise StoppedError
+
+
+def _charges_of_fees(entries: Sequence[Booked]) -> set[str]:
+    """Return charges besides the order's own whose fees are booked: nothing else may name them any more."""
+    parts = [entry.entry_key.split(":") for entry in entries]
+    return {part[2] for part in parts if part[1:2] == ["fee"] and part[2:3] and part[2].startswith("ch_")}
 
 
 def _payments(open_cases: Sequence[OpenCase]) -> dict[str, set[str]]:

@@ -13,6 +13,7 @@ from actors.orders.effects import Effects
 from actors.orders.host import OrderHost
 from actors.orders.sweep import Sweep
 from actors.reconciliation.run import Reconciler, Window
+from cluster import checking
 from cluster.bench.reconcile_plants import PLANTS, Planter
 from domain.reconciliation.facts import Kind
 from storage import migrations
@@ -127,7 +128,7 @@ async def test_each_planted_difference_is_found_and_a_second_run_changes_nothing
 
 
 async def test_what_the_others_say_is_applied_through_the_ordinary_path(
-    planter, reconcile, database, store, finance
+    planter, reconcile, database, store, finance, simulator
 ):
     for make, kind in PLANTS:
         if kind in MENDED:
@@ -150,6 +151,18 @@ async def test_what_the_others_say_is_applied_through_the_ordinary_path(
     assert not again.differences
     assert not again.applied
     assert again.finance_minor == again.stripe_minor, again.markdown()
+    assert await check_money(database, simulator) == []
+
+
+async def check_money(database, simulator):
+    """What ``marketplace check`` says of money (I1); the planted documents are no real ones."""
+    found = []
+    where = checking.Sources(
+        database.dsn_for("market_app"), database.dsn_for("finance_app"), simulator.url, SECRET_KEY
+    )
+    report = await asyncio.to_thread(checking.run, where, grace_s=0.0, on_violation=found.append)
+    assert report.balances_compared
+    return [one for one in found if one.invariant == "I1"]
 
 
 async def test_a_case_closes_when_the_difference_is_gone_and_opens_again(
@@ -168,7 +181,7 @@ async def test_a_case_closes_when_the_difference_is_gone_and_opens_again(
     assert report.finance_minor["USD"] == report.stripe_minor["USD"] - order.total_minor
 
 
-async def test_an_operator_has_an_entry_reversed_and_rebooked(planter, reconcile, database):
+async def test_an_operator_has_an_entry_reversed_and_rebooked(planter, reconcile, database, simulator):
     for make, kind in PLANTS:
         if kind in (Kind.BOOKED_TWICE, Kind.BOOKED_DIFFERENTLY, Kind.FEE_DIFFERS, Kind.BOOKED_WITHOUT_ORDER):
             await make(planter)
@@ -182,17 +195,22 @@ async def test_an_operator_has_an_entry_reversed_and_rebooked(planter, reconcile
     assert not again.differences
     assert again.resolved == asked
     assert again.finance_minor == again.stripe_minor, again.markdown()
+    assert await check_money(database, simulator) == []
 
 
-async def test_webhooks_that_do_not_arrive_are_a_case(planter, reconcile, simulator):
-    for event in planter.stripe.v1.webhook_endpoints.list().data:
-        assert event.status == "enabled"
-    planter.stripe.v1.webhook_endpoints.create(
-        {"url": "http://127.0.0.1:9/other", "enabled_events": ["charge.succeeded"]}
-    )
+async def test_webhooks_that_do_not_arrive_are_cases(planter, reconcile, monkeypatch):
+    endpoints = planter.stripe.v1.webhook_endpoints
+    made = endpoints.create({"url": "http://127.0.0.1:9/other", "enabled_events": ["charge.succeeded"]})
     await planter.sold()
-    report = await reconcile()
-    assert not report.differences, "an event is given some minutes"
+    assert not (await reconcile()).differences, "an event is given some minutes"
+    monkeypatch.setattr("actors.reconciliation.run.GRACE", -timedelta(seconds=2))
+    assert kinds(await reconcile()) == Counter([Kind.EVENTS_UNDELIVERED])
+    endpoints.update(made.id, {"disabled": True})
+    switched_off = await reconcile()
+    assert kinds(switched_off) == Counter([Kind.EVENTS_UNDELIVERED, Kind.WEBHOOK_ENDPOINT_DISABLED])
+    endpoints.delete(made.id)
+    monkeypatch.undo()
+    assert (await reconcile()).resolved == 2
 
 
 async def test_another_applications_payments_are_left_alone(planter, reconcile):

@@ -507,3 +507,37 @@ def test_who_gives_up_more_than_they_had_is_found():
     greedy = replace(first, payees=(first.payees[0] + 1, first.payees[1] - 1))
     events[place] = replace(events[place], shares=(greedy, *others))
     assert found(replace(sound, events=recorded(events))) == {"I1"}
+
+
+def fee_entry(fee_minor=88, key_end="fee", **changes):
+    postings = (("stripe:fees", fee_minor), ("stripe:clearing", -fee_minor))
+    entry = LedgerEntry(f"{DELIVERED.order_id}:{key_end}", "USD", postings)
+    return replace(entry, **changes)
+
+
+def told(*entries, **charge):
+    """What is said of the delivered order with these entries besides its own."""
+    charges = [replace(one, **charge) for one in DELIVERED.charges]
+    facts = replace(DELIVERED, entries=[*DELIVERED.entries, *entries], charges=charges)
+    return [(one.invariant, one.detail) for one in check_order(facts)]
+
+
+def test_a_processing_fee_is_explained_and_compared_with_stripes():
+    assert told(fee_entry()) == []
+    assert told(fee_entry(), fee_minor=88, fee_currency="USD") == []
+    ((invariant, words),) = told(fee_entry(), fee_minor=90, fee_currency="USD")
+    assert (invariant, "Stripe took 90 USD" in words) == ("I1", True)
+    odd = (("platform:fees", 88), ("stripe:clearing", -88))
+    assert [one[0] for one in told(fee_entry(postings=odd))] == ["I1"]
+
+
+def test_a_reversed_entry_and_its_reversal_are_nothing_and_a_correction_stands_for_it():
+    wrong = fee_entry(undone=True)
+    reversal = fee_entry(-88, "fee:reversal", undone=True)
+    assert told(wrong, reversal) == []
+    assert told(wrong, reversal, fee_entry(90, "fee:corrected"), fee_minor=90, fee_currency="USD") == []
+    capture = DELIVERED.entries[0]
+    undone = replace(DELIVERED, entries=[replace(capture, undone=True)])
+    assert [one.invariant for one in check_order(undone)] == ["I4"]
+    corrected = replace(capture, entry_key=f"{capture.entry_key}:corrected")
+    assert check_order(replace(undone, entries=[*undone.entries, corrected])) == []

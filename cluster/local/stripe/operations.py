@@ -145,6 +145,7 @@ def _endpoints(registry: Registry) -> dict[Route, Operation]:
         ),
         ("GET", name, 0, ""): Operation(registry.list, PAGE),
         ("GET", name, 1, ""): Operation(registry.retrieve, RETRIEVE),
+        ("POST", name, 1, ""): Operation(registry.update, webhook_endpoints.UPDATE),
         ("DELETE", name, 1, ""): Operation(registry.delete, {}),
     }
 

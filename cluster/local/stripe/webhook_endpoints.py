@@ -1,7 +1,8 @@
 """Webhook endpoints: who hears of which events, and the secret that signs them.
 
 Besides the endpoints made over the API, the process may be started with one of its own; it is listed like
-the others, and can be neither changed nor deleted. A secret is shown once, by ``create``. Follows
+the others, and can be neither changed nor deleted. A secret is shown once, by ``create``. A disabled
+endpoint hears of nothing: events of that time are not sent later. Follows
 https://docs.stripe.com/api/webhook_endpoints.
 """
 
@@ -16,7 +17,9 @@ from cluster.local.stripe.parameters import (
     EXPAND,
     Specification,
     Values,
+    boolean,
     event_names,
+    merged_metadata,
     metadata,
     text,
     web_url,
@@ -27,6 +30,7 @@ from cluster.local.stripe.turn import Turn
 KIND = "webhook_endpoint"
 NOUN = "webhook endpoint"
 ENVIRONMENT_ID = "we_environment"
+ENABLED, DISABLED = "enabled", "disabled"
 ENDPOINTS_MAX = 16  # Stripe's limit
 SECRET_BYTES = 24
 
@@ -36,6 +40,14 @@ CREATE: Specification = {
     "description": text,
     "metadata": metadata,
     "api_version": text,
+    **EXPAND,
+}
+UPDATE: Specification = {
+    "url": web_url,
+    "enabled_events": event_names,
+    "description": text,
+    "metadata": metadata,
+    "disabled": boolean,
     **EXPAND,
 }
 NOTHING: Specification = EXPAND
@@ -53,6 +65,8 @@ class Endpoint:
 
     def wants(self, event_type: str) -> bool:
         """Whether this endpoint asked for ``event_type``."""
+        if self.document["status"] != ENABLED:
+            return False
         return event_type in self.enabled_events or "*" in self.enabled_events
 
 
@@ -117,6 +131,31 @@ class Registry:
         secret = f"whsec_{secrets.token_urlsafe(SECRET_BYTES)}"
         turn.put(KIND, {"id": endpoint_id, "created": turn.now, "endpoint": shown, "secret": secret})
         return {**shown, "secret": secret}
+
+    def update(self, turn: Turn, object_id: str, values: Values) -> Document:
+        """Change an endpoint; ``disabled`` switches it off or on.
+
+        Raises:
+            RefusedError: 404, or 400 for the environment's own endpoint.
+        """
+        self.retrieve(turn, object_id, values)
+        if object_id == ENVIRONMENT_ID:
+            raise RefusedError(
+                400,
+                "This endpoint is set by the environment of the simulator and cannot be changed.",
+                executed=True,
+            )
+        record = turn.require(KIND, object_id, NOUN, "webhook_endpoint")
+        shown = record["endpoint"]
+        shown |= {name: values[name] for name in ("url", "description") if name in values}
+        if "enabled_events" in values:
+            shown["enabled_events"] = list(values["enabled_events"])
+        if "metadata" in values:
+            shown["metadata"] = merged_metadata(shown["metadata"], values["metadata"])
+        if "disabled" in values:
+            shown["status"] = DISABLED if values["disabled"] else ENABLED
+        turn.put(KIND, record)
+        return dict(shown)
 
     def retrieve(self, _turn: Turn, object_id: str, _values: Values) -> Document:
         """Return an endpoint without its secret.
