@@ -153,7 +153,8 @@ class Reconciler:
                     spooled.add_object(move.order_id, move.charge_id, move.about)
                     continue
                 report.other_movements[move.type] += 1
-                if move.type in _TRANSFERS and window.since <= move.at < window.until:
+                in_window = move.type in _TRANSFERS and window.since <= move.at < window.until
+                if in_window and len(transfers) <= TRANSFERS_MAX:
                     transfers.append(move)
         if len(transfers) > TRANSFERS_MAX:
             report.stopped_by = f"more than {TRANSFERS_MAX} transfers in one window"
@@ -273,9 +274,9 @@ class Reconciler:
                 if order_id not in self._market.unreadable
                 for one in self._examine_in_full(order_id, payments[order_id], settled_before, report)
             ]
-            self._keep(found, report)
+            kept = self._keep(found, report)
             report.resolved += self._market.resolve(page, [case_id(one) for one in found])
-            for one in found:
+            for one in kept:
                 self._mend(one, report, wanted=apply, asked=case_id(one) in asked)
 
     def _examine_in_full(
@@ -301,11 +302,16 @@ class Reconciler:
         )
         return examine(facts, settled_before).differences
 
-    def _keep(self, found: Sequence[Difference], report: Report) -> None:
+    def _keep(self, found: Sequence[Difference], report: Report) -> Sequence[Difference]:
+        """Keep differences as cases; returns those that no operator has accepted as they are."""
         counted = self._market.record(found)
         report.opened += counted["opened"]
         report.changed += counted["changed"]
-        report.differences += found
+        dismissed = self._market.dismissed([case_id(one) for one in found])
+        standing = [one for one in found if case_id(one) not in dismissed]
+        report.dismissed += len(found) - len(standing)
+        report.differences += standing
+        return standing
 
     def _mend(self, difference: Difference, report: Report, *, wanted: bool, asked: bool) -> None:
         fix = difference.fix
@@ -387,12 +393,12 @@ class Reconciler:
             entry = self._ledger.entry(one.subject)
             if entry is not None and not entry.undone:
                 kept[one.subject] = _loose_entry(entry)
-        self._keep(list(kept.values()), report)
+        standing = self._keep(list(kept.values()), report)
         asked = {one.case_id for one in known if one.asked}
         report.resolved += self._market.resolve_loose(
             [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()]
         )
-        for one in kept.values():
+        for one in standing:
             self._mend(one, report, wanted=False, asked=case_id(one) in asked)
 
     def _webhooks(self, window: Window) -> list[Difference]:

@@ -30,6 +30,7 @@ class Report:
     opened: int = 0
     changed: int = 0
     resolved: int = 0
+    dismissed: int = 0  # differences that an operator has accepted as they are
     applied: int = 0
     applicable: int = 0  # fixes that a run may make by itself, and was not asked to
     foreign_charges: int = 0
@@ -71,6 +72,7 @@ class Report:
             "opened": self.opened,
             "changed": self.changed,
             "resolved": self.resolved,
+            "dismissed": self.dismissed,
             "applied": self.applied,
             "applicable": self.applicable,
             "foreign_charges": self.foreign_charges,
@@ -103,6 +105,8 @@ class Report:
             lines.append(f"{self.applicable} could be mended at once: run it with --apply.")
         if not self.complete:
             lines.append(f"**Not complete:** {self.stopped_by}")
+        if self.dismissed:
+            lines.append(f"{self.dismissed} differences were accepted by an operator and are not listed.")
         if self.foreign_charges:
             lines.append(f"{self.foreign_charges} charges at Stripe name no order: another application's.")
         if self.unreadable_orders:

@@ -178,6 +178,12 @@ class Market:
         kept = self._ask("record_cases", cases=rows)
         return Counter("opened" if fresh else "changed" for _, fresh in kept)
 
+    def dismissed(self, case_ids: Sequence[str]) -> set[str]:
+        """Return those of the cases that an operator has closed as they are."""
+        return (
+            {row[0] for row in self._ask("dismissed_cases", case_ids=list(case_ids))} if case_ids else set()
+        )
+
     def resolve(self, order_ids: Sequence[str], found: Sequence[str]) -> int:
         """Close the open cases of these orders but those found."""
         return len(self._ask("resolve_cases", order_ids=list(order_ids), found=list(found)))

@@ -85,6 +85,9 @@ WHERE known.status = 'resolved'
    OR (known.status = 'open' AND (known.detail, known.fix) IS DISTINCT FROM (excluded.detail, excluded.fix))
 RETURNING case_id, opened_at = changed_at
 
+-- name: dismissed_cases
+SELECT case_id FROM market.reconciliation_cases WHERE case_id = ANY(%(case_ids)s) AND status = 'dismissed'
+
 -- name: resolve_cases
 -- Cases of orders that were looked at in full, and that are not found any more.
 UPDATE market.reconciliation_cases

@@ -198,6 +198,19 @@ async def test_an_operator_has_an_entry_reversed_and_rebooked(planter, reconcile
     assert await check_money(database, simulator) == []
 
 
+async def test_what_an_operator_has_accepted_is_neither_told_nor_mended(planter, reconcile, database):
+    await next(make for make, kind in PLANTS if kind is Kind.NOT_BOOKED)(planter)
+    assert (await reconcile()).opened == 1
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        owner.execute(
+            "UPDATE market.reconciliation_cases"
+            " SET status = 'dismissed', closed_at = now(), closed_by = 'op', reason = 'known'"
+        )
+    again = await reconcile(apply=True)
+    assert (again.differences, again.applied, again.dismissed) == ([], 0, 1)
+    assert [status for _, _, status, _ in cases(database)] == ["dismissed"]
+
+
 async def test_webhooks_that_do_not_arrive_are_cases(planter, reconcile, monkeypatch):
     endpoints = planter.stripe.v1.webhook_endpoints
     made = endpoints.create({"url": "http://127.0.0.1:9/other", "enabled_events": ["charge.succeeded"]})
