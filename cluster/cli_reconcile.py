@@ -175,7 +175,7 @@ def list_cases(
     """List cases, the one opened last first."""
     with command(as_json=as_json) as terminal:
         with _client(url, token_file) as client:
-            found = []
+            found: list[dict[str, Any]] = []
             for case in client.cases(None if status == "all" else status, kind):
                 if len(found) == CASES_MAX:
                     terminal.note(f"There are more than {CASES_MAX}; these are the newest.")

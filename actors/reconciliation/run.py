@@ -398,8 +398,8 @@ class Reconciler:
         report.resolved += self._market.resolve_loose(
             [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()]
         )
-        for one in standing:
-            self._mend(one, report, wanted=False, asked=case_id(one) in asked)
+        for loose in standing:
+            self._mend(loose, report, wanted=False, asked=case_id(loose) in asked)
 
     def _webhooks(self, window: Window) -> list[Difference]:
         now = self._market.now()

@@ -65,16 +65,15 @@ class Planter:
         self, order_id: str, amount_minor: int = PRICE_MINOR, currency: str = "usd", card: str = "visa"
     ) -> str:
         """Capture a payment at Stripe; returns its PaymentIntent."""
-        made = self.stripe.v1.payment_intents.create(
-            {
-                "amount": amount_minor,
-                "currency": currency,
-                "confirm": True,
-                "payment_method": f"pm_card_{card}",
-                "payment_method_types": ["card"],
-                "metadata": {"order_id": order_id},
-            }
-        )
+        params: Any = {
+            "amount": amount_minor,
+            "currency": currency,
+            "confirm": True,
+            "payment_method": f"pm_card_{card}",
+            "payment_method_types": ["card"],
+            "metadata": {"order_id": order_id},
+        }
+        made = self.stripe.v1.payment_intents.create(params)
         return str(made.id)
 
     def control(self, path: str, **form: Any) -> dict[str, Any]:

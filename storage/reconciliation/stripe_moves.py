@@ -140,8 +140,10 @@ class StripeMoves:
 
 
 def _move(one: Mapping[str, Any]) -> Move:
-    source = one["source"] if isinstance(one["source"], dict) else {"id": one["source"] or ""}
-    charge = source.get("charge")
+    source: Mapping[str, Any] = (
+        one["source"] if isinstance(one["source"], dict) else {"id": one["source"] or ""}
+    )
+    charge, metadata = source.get("charge"), source.get("metadata")
     return Move(
         transaction_id=one["id"],
         type=one["type"],
@@ -152,7 +154,7 @@ def _move(one: Mapping[str, Any]) -> Move:
         about=_object(source, one),
         order_id=_order_id(source),
         charge_id=charge if isinstance(charge, str) else "",
-        metadata=source.get("metadata") or {},
+        metadata=metadata if isinstance(metadata, dict) else {},
     )
 
 
