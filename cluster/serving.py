@@ -1,8 +1,8 @@
 """The composition root of the serving side: ``python -m cluster.serving``.
 
-Reads the environment once (``MARKETPLACE_SETTINGS``, the path of the settings file), records the
-platform's public key, deploys the application on the Ray cluster that the settings name, and stays in
-the foreground until SIGTERM or SIGINT, when it takes Serve down again.
+Reads the environment once (``MARKETPLACE_SETTINGS``, the path of the settings file), deploys the application
+on the Ray cluster that the settings name, and stays in the foreground until SIGTERM or SIGINT, when it takes
+Serve down again.
 Exit status 0 after a clean stop, 1 when the application could not be deployed, 2 for wrong settings.
 """
 
@@ -21,14 +21,12 @@ from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus
 
 from cluster.local.services import SERVING_WORDS
-from deployments.clock import utc_now
 from deployments.logs import configure_logging
 from deployments.settings import Settings, load_settings
 from serve_app.serving import build_application
 from storage.market.access import Principal, register_access_tokens
-from storage.market.signing_keys import register_signing_key
+from storage.signing.backends import FILE, parse_address
 from storage.signing.devfile import DevelopmentKeyFile
-from storage.signing.keys import register
 
 log = logging.getLogger("marketplace.serving")
 
@@ -41,8 +39,9 @@ STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UN
 
 def deploy(settings: Settings) -> None:
     """Connect to Ray and (re)deploy the application; returns once all of it serves."""
-    key_file = DevelopmentKeyFile.load_or_create(Path(settings.signing_key_file))
-    register_signing_key(settings.postgres_dsn, register(key_file.public_key, utc_now()))
+    for backend in map(parse_address, settings.signing_backends):
+        if backend.scheme == FILE:
+            DevelopmentKeyFile.load_or_create(Path(backend.place))
     register_access_tokens(
         settings.postgres_dsn,
         [(bytes.fromhex(one.sha256), Principal(one.role, one.principal_id)) for one in settings.tokens],

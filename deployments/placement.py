@@ -110,6 +110,16 @@ class SignerDirectory:
         """Whether a replica answers."""
         return await _answers(self._handle)
 
+    async def backend_available(self, deadline_s: float = PING_DEADLINE_S) -> bool:
+        """Whether the backend behind the signer signs; while it does not, orders wait."""
+        available: bool = await _call("signer", self._handle.available.remote(), deadline_s)
+        return available
+
+    async def exposition(self) -> bytes:
+        """Return the signer's series in Prometheus' text format."""
+        text: bytes = await _call("signer", self._handle.exposition.remote(), PING_DEADLINE_S)
+        return text
+
 
 class RelayDirectory:
     """Reaches the outbox relay's deployment; only to ask how it is. No purchase needs it."""

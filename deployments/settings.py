@@ -91,7 +91,7 @@ class Settings:
     stripe: StripeSettings
     finance: FinanceSettings
     http: HttpSettings
-    signing_key_file: str
+    signing_backends: tuple[str, ...]  # addresses, see storage.signing.backends; the record says which signs
     ray_address: str
     ray_namespace: str
     tokens: tuple[TokenSettings, ...]
@@ -147,7 +147,7 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
             back_office=_tls_files(finance.get("back_office")),
         ),
         http=HttpSettings(host=http["host"], port=int(http["port"]), base_url=http["base_url"]),
-        signing_key_file=raw["signing"]["key_file"],
+        signing_backends=tuple(raw["signing"]["backends"]),
         ray_address=raw["ray"]["address"],
         ray_namespace=raw["ray"]["namespace"],
         tokens=tuple(TokenSettings(t["sha256"], t["role"], t["principal_id"]) for t in raw["tokens"]),

@@ -1,43 +1,121 @@
-"""The signer as a Serve deployment: one replica in front of the signing backend."""
+"""The signer as a Serve deployment: one replica in front of the signing backends.
 
-from collections.abc import Sequence
-from pathlib import Path
+Calls run in threads, because backends are reached by blocking requests; health probes are answered
+meanwhile. A watch looks at the key record and at a backend that is away every ``WATCH_PERIOD_S``.
+"""
 
-from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
-from actors.signer.issuer import Issuer, IssueRequest
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import psycopg
+
+from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
+from actors.signer.issuer import IssueRequest
+from actors.signer.metrics import SignerMetrics
+from actors.signer.roster import Roster
+from deployments.clock import utc_now
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
-from domain.errors import MarketplaceError
+from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
-from storage.signing.devfile import DevelopmentKeyFile
+from storage.market.signing_keys import KeysOnRecord, read_on_record, register_signing_key
+from storage.signing.backends import FILE, open_backend, parse_address
+from storage.signing.keys import register
+
+log = logging.getLogger("marketplace.signer")
+
+R = TypeVar("R")
+
+CALLS_MAX = 8  # at once; more wait, and no caller waits longer than its deadline
+PREPARING_MAX = 16  # orders whose keys are unwrapped at once by a remote backend
+WATCH_PERIOD_S = 2.0  # how long a rotation, a compromise or a backend's return takes to be noticed
 
 
 class SignerDeployment:
-    """Holds the development key file; production backends sign outside Ray's workers."""
+    """Production backends sign outside Ray's workers; the development backend's keys are in here."""
 
     def __init__(self, settings: Settings) -> None:
         prepare_process(settings)
-        keys = DevelopmentKeyFile.load(Path(settings.signing_key_file))
-        self._issuer = Issuer(keys, keys)
-        self._sealer = ReleaseSealer(keys, keys)
+        self._dsn = settings.postgres_dsn
+        self._metrics = SignerMetrics()
+        self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
+        self._list_expires_at_s = 0.0
+        remote = any(parse_address(one).scheme != FILE for one in settings.signing_backends)
+        self._roster = Roster(
+            settings.signing_backends,
+            lambda address: open_backend(address, self._metrics.observe),
+            self._on_record,
+            lambda public_key: register_signing_key(self._dsn, register(public_key, utc_now())),
+            ThreadPoolExecutor(PREPARING_MAX, thread_name_prefix="prepare").map if remote else map,
+        )
+        self._roster.refresh()  # a wrong key ends the process here, and the deployment says why
+        self._ending = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="signer-watch", daemon=True)
+        self._watch.start()
         settle_process()
 
     async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """See ``Issuer.issue``."""
-        return await self._issuer.issue(requests)
+        self._metrics.orders(len(requests))
+        return await self._run(lambda: self._roster.desk.issuer.issue(requests))
 
     async def unwrap_identity(self, delivery_id: str, wrapped: bytes) -> str:
         """See ``Issuer.unwrap_identity``."""
-        return self._issuer.unwrap_identity(delivery_id, wrapped)
+        return await self._run(lambda: self._roster.desk.issuer.unwrap_identity(delivery_id, wrapped))
 
     async def seal_release(self, request: SealRequest) -> Seal:
         """See ``ReleaseSealer.seal_release``."""
-        return self._sealer.seal_release(request)
+        return await self._run(lambda: self._roster.desk.sealer.seal_release(request))
 
     async def sign_revocations(self, request: RevocationRequest) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
-        return self._sealer.sign_revocations(request)
+        return await self._run(lambda: self._roster.desk.sealer.sign_revocations(request))
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
         return True
+
+    async def available(self) -> bool:
+        """Whether documents can be signed now."""
+        return self._roster.available
+
+    async def exposition(self) -> bytes:
+        """Return the signer's series in Prometheus' text format."""
+        return self._metrics.exposition(
+            available=self._roster.available, list_expires_at_s=self._list_expires_at_s
+        )
+
+    async def check_health(self) -> None:
+        """Serve's probe: a signer whose watch has ended is replaced."""
+        if not self._watch.is_alive():
+            raise RuntimeError("the signer's watch has ended")
+
+    def __del__(self) -> None:
+        """Serve calls this at shutdown."""
+        if hasattr(self, "_watch"):
+            self._ending.set()
+            self._roster.close()
+
+    async def _run(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._calls, work)
+
+    def _on_record(self) -> KeysOnRecord:
+        try:
+            record = read_on_record(self._dsn)
+        except psycopg.Error as error:
+            raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
+        self._list_expires_at_s = record.listed.expires_at.timestamp() if record.listed else 0.0
+        return record
+
+    def _look(self) -> None:
+        while not self._ending.wait(WATCH_PERIOD_S):
+            try:
+                self._roster.refresh()
+            except MarketplaceError as failure:
+                log.error("the signer does not sign: %s", failure)
+            except Exception:
+                log.exception("the signer's watch met something unforeseen")

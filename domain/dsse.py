@@ -140,17 +140,22 @@ def signed_message(payload_type: str, payload: bytes) -> bytes:
     return message
 
 
-def sign_all(signer: Signer, payload_type: str, payloads: Sequence[bytes]) -> list[Envelope]:
-    """Sign each payload with one batch of the signer; envelopes come in the payloads' order.
+def sign_each(signer: Signer, documents: Sequence[tuple[str, bytes]]) -> list[Envelope]:
+    """Sign documents, each a payload type and a payload, with one batch; envelopes come in their order.
 
     Raises:
         DocumentError: ``payload_too_large``; nothing was signed.
     """
-    signatures = signer.sign_many([signed_message(payload_type, payload) for payload in payloads])
+    signatures = signer.sign_many([signed_message(*document) for document in documents])
     return [
         Envelope(payload_type, payload, (Signature(signer.key_id, sig),))
-        for payload, sig in zip(payloads, signatures, strict=True)
+        for (payload_type, payload), sig in zip(documents, signatures, strict=True)
     ]
+
+
+def sign_all(signer: Signer, payload_type: str, payloads: Sequence[bytes]) -> list[Envelope]:
+    """Sign payloads of one type with one batch; see ``sign_each``."""
+    return sign_each(signer, [(payload_type, payload) for payload in payloads])
 
 
 def signing_key(envelope: Envelope, trusted: Mapping[str, bytes], verify: Verifier) -> str | None:

@@ -12,6 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from domain import canonical_json
+from domain.errors import RejectedError
+
 ALGORITHM = "ed25519"
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -19,6 +22,7 @@ MESSAGE_BYTES_MAX = 4_096  # AWS KMS refuses a longer RAW message, so nothing lo
 MESSAGES_MAX = 1_000  # one second of the KMS quota; a larger batch would time out as a whole
 WRAPPED_PLAINTEXT_BYTES_MAX = 4_096  # AWS KMS Encrypt takes no more
 CONTEXT_PAIRS_MAX = 8  # an encryption context names ids, it is no place for data
+CONTEXT_CHARS_MAX = 256  # of a name and its value: names and ids only
 
 Verifier = Callable[[bytes, bytes, bytes], bool]
 """``(public_key, message, signature) -> valid``; never raises for hostile input."""
@@ -75,7 +79,9 @@ class Signer(Protocol):
 
         Raises:
             RejectedError: ``batch_too_large`` or ``message_too_large``; nothing was signed.
-            DependencyError: ``signature_wrong`` or the backend's own failure.
+            DependencyError: ``signature_wrong``, ``signer_unavailable`` (away for now) or ``signer_refused``
+                (operators must mend a permission, a key or a setting).
+            BusyError: ``signer_busy``, the backend's quota is used up.
         """
 
 
@@ -87,6 +93,7 @@ class KeyWrapper(Protocol):
 
         Raises:
             RejectedError: ``secret_too_large`` or ``context_invalid``.
+            DependencyError, BusyError: as ``Signer.sign_many``.
         """
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
@@ -94,4 +101,56 @@ class KeyWrapper(Protocol):
 
         Raises:
             RejectedError: ``unwrap_refused``, for a damaged blob, another key or another context.
+            DependencyError, BusyError: as ``Signer.sign_many``.
         """
+
+
+class Keys(Signer, KeyWrapper, Protocol):
+    """A signing backend: one signing key and one wrapping key."""
+
+    @property
+    def available(self) -> bool:
+        """Whether calls reach the backend now, as far as the last ones told."""
+
+    def close(self) -> None:
+        """Let go of connections and sessions."""
+
+
+def require_batch(messages: Sequence[bytes]) -> None:
+    """Check the bounds of ``Signer.sign_many``.
+
+    Raises:
+        RejectedError: ``batch_too_large`` or ``message_too_large``.
+    """
+    if len(messages) > MESSAGES_MAX:
+        raise RejectedError("batch_too_large", f"A batch has at most {MESSAGES_MAX} messages.")
+    if any(len(message) > MESSAGE_BYTES_MAX for message in messages):
+        raise RejectedError("message_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes.")
+
+
+def require_secret(plaintext: bytes) -> None:
+    """Check the bounds of ``KeyWrapper.wrap``.
+
+    Raises:
+        RejectedError: ``secret_too_large``.
+    """
+    if not 1 <= len(plaintext) <= WRAPPED_PLAINTEXT_BYTES_MAX:
+        raise RejectedError(
+            "secret_too_large", f"A wrapped secret has 1 to {WRAPPED_PLAINTEXT_BYTES_MAX} bytes."
+        )
+
+
+def context_bytes(context: Mapping[str, str]) -> bytes:
+    """Write an encryption context as the one byte sequence that is authenticated with a wrapped secret.
+
+    Raises:
+        RejectedError: ``context_invalid``.
+    """
+    if not 1 <= len(context) <= CONTEXT_PAIRS_MAX or not all(
+        isinstance(value, str) and name.isascii() and len(name) + len(value) <= CONTEXT_CHARS_MAX
+        for name, value in context.items()
+    ):
+        raise RejectedError(
+            "context_invalid", f"A context is 1 to {CONTEXT_PAIRS_MAX} pairs of short names and ids."
+        )
+    return canonical_json.dumps(dict(context))

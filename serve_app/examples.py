@@ -274,6 +274,7 @@ LICENCE_REPORT: dict[str, Any] = {
         "state": "active",
         "key_id": _KEY_ID,
         "reason": f"{_KEY_ID} signs for the platform.",
+        "recorded_at": None,
     },
     "expiry": {"ok": True, "status": "perpetual", "reason": "The licence does not expire."},
     "revocation": {
@@ -317,11 +318,18 @@ PLATFORM_KEY = {
     "not_before": _TIME,
     "compromised_at": None,
 }
+KEY_LIST: dict[str, Any] = {
+    "version": 4,
+    "issued_at": _TIME,
+    "expires_at": "2027-02-22T09:30:00Z",
+    "signs": _KEY_ID,
+    "envelope": {**ENVELOPE, "payloadType": "application/vnd.illuvrse.key-list.v1+json"},
+}
 ISSUED_TOKEN = {"token": "mkt_…", "role": "buyer", "principal_id": "buyer_ada", "replayed": False}
 WEBHOOK_RECEIPT = {"received": True, "outcome": "applied"}
 READINESS: dict[str, Any] = {
     "status": "ready",
-    "checks": {"database": True, "order_hosts": True, "signer": True},
+    "checks": {"database": True, "order_hosts": True, "signer": True, "signing_backend": True},
 }
 DEAD_LETTER = {
     "id": f"effect:{_ORDER_ID}:book",

@@ -23,7 +23,6 @@ from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
 from domain.reconciliation.cases import Case, CaseStatus
-from domain.signing import KeyRecord
 from storage.market.access import Principal
 from storage.market.cases import CaseDecision, RunRow
 from storage.market.catalogue import PriceList, Release, Sku
@@ -35,6 +34,7 @@ from storage.market.order_store import OrderSummary
 from storage.market.proposals import Governing, Receipt, Request
 from storage.market.reviews import Review
 from storage.market.sales import SalesCursor, SalesDay
+from storage.market.signing_keys import KeysOnRecord
 from storage.market.taxes import TaxTableVersion
 from storage.s3 import Link
 
@@ -142,14 +142,26 @@ class LicenceStore(Protocol):
     async def revoked(self) -> list[str]:
         """List revoked ids."""
 
-    async def keys(self) -> list[KeyRecord]:
-        """List the platform's signing keys."""
+    async def recorded_at(self, licence_id: str, envelope: str) -> datetime | None:
+        """Return when exactly this licence entered the record; the audit log's inclusion proof in the end."""
 
     async def deliveries(self, order_id: str) -> list[DeliveryRow]:
         """List an order's deliveries."""
 
     async def delivery_owner(self, delivery_id: str) -> DeliveryOwner | None:
         """Find a delivery's order and buyer."""
+
+
+class SigningKeyStore(Protocol):
+    """``storage.market.signing_keys``; see there for errors."""
+
+    async def on_record(self) -> KeysOnRecord:
+        """Read the platform's keys, and the signed list that says so."""
+
+    async def publish(
+        self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
+    ) -> Recorded | None:
+        """Make a signed list the current one, once per idempotency key."""
 
 
 class AccessStore(Protocol):
@@ -357,13 +369,18 @@ class IngressSettings:
 
 @dataclass(frozen=True, slots=True)
 class IngressPorts:
-    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline."""
+    """The ingress's collaborators. ``checks`` answer readiness by name, each within its own deadline.
+
+    A failure of a ``deferrable`` one is shown and takes nothing from readiness: orders are accepted, and what
+    needs that part waits for it.
+    """
 
     orders: Orders
     reads: OrderReads
     catalogue: CatalogueStore
     publisher: Publishing
     licences: LicenceStore
+    signing_keys: SigningKeyStore
     access: AccessStore
     commands: CommandStore
     dead_letters: DeadLetterStore
@@ -384,5 +401,6 @@ class IngressPorts:
     clock: Callable[[], datetime]
     new_id: Callable[[str], str]
     settings: IngressSettings
+    deferrable: frozenset[str] = frozenset()
     collectors: Sequence[Collector] = ()
     expositions: Sequence[Callable[[], Awaitable[bytes]]] = ()

@@ -4,6 +4,7 @@
 Each ingress replica builds its own ports inside its own event loop; nothing unpicklable is shipped.
 """
 
+import contextlib
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from deployments.payouts import LocalDesk
 from deployments.placement import OrderDirectory, RelayDirectory, SignerDirectory
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
+from domain.errors import MarketplaceError
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
 from storage.market.access import AccessTokens
@@ -33,6 +35,7 @@ from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
+from storage.market.signing_keys import SigningKeys
 from storage.market.taxes import TaxTables
 from storage.s3 import Bucket, S3Access
 from storage.stripe_tax import StripeTax
@@ -43,6 +46,7 @@ ONGOING_MAX = 2_048  # open progress streams count, and each replica serves up t
 QUEUED_MAX = 512
 SHUTDOWN_GRACE_S = 35.0  # Serve drains an ingress for up to 30 s
 PUBLICATIONS_WAIT_S = 10.0
+SIGNER_WAIT_S = 5.0  # a replica without a signer serves all the same
 ANONYMOUS_RATE = RateLimit(
     per_s=5_000, burst=10_000
 )  # above what a replica can serve: it cannot starve others
@@ -80,6 +84,7 @@ class IngressDeployment:
         )
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
         self._payouts = LocalDesk(settings, self._pool)
+        await self._meet_signer()
         settle_process()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -94,6 +99,7 @@ class IngressDeployment:
             catalogue=self._catalogue,
             publisher=self._publisher,
             licences=LicenceReads(self._pool),
+            signing_keys=SigningKeys(self._pool),
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),
@@ -114,9 +120,11 @@ class IngressDeployment:
                 "database": self._database_answers,
                 "order_hosts": self._orders.ready,
                 "signer": self._signer.ready,
+                "signing_backend": self._signer.backend_available,
             },
+            deferrable=frozenset({"signing_backend"}),
             collectors=(self._orders.collector,) if isinstance(self._orders, LocalOrders) else (),
-            expositions=(self._relay.exposition,),
+            expositions=(self._relay.exposition, self._signer.exposition),
             clock=utc_now,
             new_id=draw_id,
             settings=IngressSettings(
@@ -129,6 +137,11 @@ class IngressDeployment:
                 server_adds_request_id=True,
             ),
         )
+
+    async def _meet_signer(self) -> None:
+        """Have the way to the signer ready: its first call finds the replica and takes seconds."""
+        with contextlib.suppress(MarketplaceError):  # it may be absent: then orders wait
+            await self._signer.backend_available(SIGNER_WAIT_S)
 
     async def _database_answers(self) -> bool:
         async with self._pool.connection() as connection:

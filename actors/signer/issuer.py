@@ -3,15 +3,18 @@
 Decides nothing about orders: it is handed a booked order and what publication left for its releases. It
 keeps no key beyond the call that needs it. Repeating a request gives the same licence bytes (Ed25519 is
 deterministic) and a fresh header for the same payload, of which only one is ever committed.
+
+All orders of a call are signed together: a key service that is reached over a network answers a batch in
+the time of one signature.
 """
 
-import asyncio
+import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from domain import licences, statements
-from domain.dsse import sign_all
+from domain.dsse import Envelope, sign_each, signed_message
 from domain.errors import MarketplaceError, RejectedError
 from domain.fulfilment import (
     ReleaseMaterial,
@@ -29,7 +32,7 @@ from storage.age.header import wrap_file_key
 from storage.age.recipients import identity_text, parse_recipient, public_half, recipient_text
 
 # Orders per call. One of a single line takes 0.7 ms, a full cart of 50 lines 35 ms: 0.6 s at the worst,
-# well inside the callers' deadline, and ``issue`` yields between orders.
+# well inside the callers' deadline.
 REQUESTS_MAX = 16
 
 
@@ -41,37 +44,65 @@ class IssueRequest:
     materials: tuple[ReleaseMaterial, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sealed:
     recipient: str
     header: bytes
     wrapped_identity: bytes | None
 
 
-class Issuer:
-    """A plain class; ``deployments.signer`` makes it an actor."""
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An order that only lacks its signatures: a licence and then a manifest per line."""
 
-    def __init__(self, signer: Signer, wrapper: KeyWrapper) -> None:
+    order: Order
+    sealed: tuple[_Sealed, ...]
+    documents: tuple[tuple[str, bytes], ...]
+
+
+class Issuer:
+    """A plain class, safe to call from several threads; ``deployments.signer`` makes it an actor.
+
+    ``each`` maps a function over requests; a pool's ``map`` makes calls of a remote backend overlap.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        wrapper: KeyWrapper,
+        each: Callable[
+            [Callable[[IssueRequest], "_Prepared | RejectedError"], Sequence[IssueRequest]],
+            Iterable["_Prepared | RejectedError"],
+        ] = map,
+    ) -> None:
         self._signer = signer
         self._wrapper = wrapper
+        self._each = each
 
-    async def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
+    def issue(self, requests: Sequence[IssueRequest]) -> list[Fulfilment | MarketplaceError]:
         """Fulfil each order by itself: one that cannot be sealed does not spoil its neighbours.
 
         Raises:
             RejectedError: ``batch_too_large``.
-            DependencyError: the signing backend failed; nothing was issued.
+            DependencyError, BusyError: the signing backend failed; nothing was issued.
         """
         if len(requests) > REQUESTS_MAX:
             raise RejectedError("batch_too_large", f"At most {REQUESTS_MAX} orders are issued at once.")
-        answers: list[Fulfilment | MarketplaceError] = []
-        for request in requests:
-            try:
-                answers.append(self._issue_one(request))
-            except RejectedError as refused:
-                answers.append(refused)
-            await asyncio.sleep(0)  # lets readiness probes and other callers in
-        return answers
+        prepared = list(self._each(self._prepare, requests))
+        documents = [document for one in prepared if isinstance(one, _Prepared) for document in one.documents]
+        envelopes = iter(
+            [
+                envelope
+                for start in range(0, len(documents), MESSAGES_MAX)
+                for envelope in sign_each(self._signer, documents[start : start + MESSAGES_MAX])
+            ]
+        )
+        return [
+            self._finish(one, list(itertools.islice(envelopes, len(one.documents))))
+            if isinstance(one, _Prepared)
+            else one
+            for one in prepared
+        ]
 
     def unwrap_identity(self, of_delivery_id: str, wrapped: bytes) -> str:
         """Open a released-key delivery's identity (``AGE-SECRET-KEY-1…``).
@@ -81,25 +112,31 @@ class Issuer:
         """
         return identity_text(self._wrapper.unwrap(wrapped, identity_context(of_delivery_id)))
 
-    def _issue_one(self, request: IssueRequest) -> Fulfilment:
+    def _prepare(self, request: IssueRequest) -> _Prepared | RejectedError:
         order = request.order
-        if 2 * len(order.lines) > MESSAGES_MAX:
-            raise RejectedError("batch_too_large", "The order has more lines than one batch signs.")
-        sealed = [
-            self._seal(order, delivery_id(order.order_id, line.line_no), material)
-            for line, material in zip(order.lines, request.materials, strict=True)
-        ]
-        licence_envelopes = sign_all(
-            self._signer, licences.PAYLOAD_TYPE, [licence_payload(order, line) for line in order.lines]
-        )
-        manifest_envelopes = sign_all(
-            self._signer,
-            statements.PAYLOAD_TYPE,
-            [
-                manifest_payload(order, line, material, seal.recipient, seal.header)
+        try:
+            sealed = tuple(
+                self._seal(order, delivery_id(order.order_id, line.line_no), material)
+                for line, material in zip(order.lines, request.materials, strict=True)
+            )
+            documents = [(licences.PAYLOAD_TYPE, licence_payload(order, line)) for line in order.lines]
+            documents += [
+                (
+                    statements.PAYLOAD_TYPE,
+                    manifest_payload(order, line, material, seal.recipient, seal.header),
+                )
                 for line, material, seal in zip(order.lines, request.materials, sealed, strict=True)
-            ],
-        )
+            ]
+            for document in documents:
+                signed_message(*document)  # a document that is too long is its own order's fault
+        except RejectedError as refused:
+            return refused
+        return _Prepared(order, sealed, tuple(documents))
+
+    def _finish(self, one: _Prepared, envelopes: list[Envelope]) -> Fulfilment:
+        order = one.order
+        licence_envelopes = envelopes[: len(order.lines)]
+        manifest_envelopes = envelopes[len(order.lines) :]
         return Fulfilment(
             licences=[
                 IssuedLicence(
@@ -108,7 +145,7 @@ class Issuer:
                     sku_id=line.sku_id,
                     release_id=line.release_id,
                     quantity=line.quantity,
-                    key_id=self._signer.key_id,
+                    key_id=envelope.signatures[0].key_id or "",
                     envelope=envelope.dumps(),
                     issued_at=issued_at(order),
                 )
@@ -126,7 +163,7 @@ class Issuer:
                     wrapped_identity=seal.wrapped_identity,
                     key_ttl_s=None if seal.wrapped_identity is None else RELEASED_KEY_TTL_S,
                 )
-                for line, seal, envelope in zip(order.lines, sealed, manifest_envelopes, strict=True)
+                for line, seal, envelope in zip(order.lines, one.sealed, manifest_envelopes, strict=True)
             ],
         )
 

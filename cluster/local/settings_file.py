@@ -53,7 +53,7 @@ def settings(
             "poster": _caller(tls.ca, tls.ingress),
             "back_office": _caller(tls.ca, tls.back_office),
         },
-        "signing": {"key_file": str(layout.signing_key)},
+        "signing": {"backends": [f"file:{layout.signing_key}"]},
         "http": {"host": HOST, "port": ports["http"], "base_url": base_url(ports)},
         "ray": {"address": ray_head.address(ports), "namespace": NAMESPACE},
         "tokens": [

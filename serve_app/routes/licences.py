@@ -1,7 +1,8 @@
 """Licences: reading one's own, verifying any, the revocation list, and the platform's public keys.
 
 Verification reports its findings apart from each other and never fails on a bad licence: that is a
-finding. Nothing that a document says about its key is believed; keys come from our own records.
+finding. Nothing that a document says about its key is believed; keys come from our own records. A licence of
+a key that is compromised since holds only if this very text entered our record before.
 """
 
 import asyncio
@@ -15,17 +16,19 @@ from starlette.responses import Response
 from actors.publisher.sealing import RevocationRequest
 from domain import canonical_json
 from domain.document_fields import format_time
-from domain.errors import NotFoundError
+from domain.errors import NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.licence_verification import Revocations, check
 from domain.licences import open_envelope, unarmour
-from domain.signing import KeyRecord
+from domain.signing import KeyState
 from domain.strict_json import DocumentError
 from serve_app import examples
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
 from serve_app.calls import Call, read_model, reply
+from serve_app.idempotency import answer, write_of
 from serve_app.operations import Answer, Operation
 from serve_app.schemas import licences as schemas
+from storage.market.signing_keys import KeysOnRecord
 from storage.signing.keys import verify
 
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
@@ -40,7 +43,8 @@ class LicenceRoutes:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._keys: tuple[float, list[KeyRecord]] = (float("-inf"), [])
+        self._record: KeysOnRecord | None = None
+        self._record_until_s = float("-inf")
         self._list: tuple[float, dict[str, Any]] = (float("-inf"), {})
         self._list_lock = asyncio.Lock()
 
@@ -60,8 +64,13 @@ class LicenceRoutes:
             envelope, licence = open_envelope(text)
         except DocumentError as error:
             return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
-        keys = {key.key_id: key for key in await self._platform_keys(call)}
+        record = await self._on_record(call)
+        keys = {key.key_id: key for key in record.keys}
         now = call.ports.clock()
+        key_id = envelope.signatures[0].key_id
+        logged_at = None
+        if (key := keys.get(key_id or "")) is not None and key.state is KeyState.COMPROMISED:
+            logged_at = await call.ports.licences.recorded_at(licence.licence_id, text)
         status = await call.ports.licences.status(licence.licence_id)
         # The database is the list that is always current. A licence that it does not know is judged by
         # its signature alone: a restored database may be older than the licence.
@@ -73,9 +82,9 @@ class LicenceRoutes:
             revocations=Revocations(1 + len(revoked), now + REVOCATIONS_LIFE, revoked),
             now=now,
             buyer_id=question.buyer_id,
+            logged_at=logged_at,
         )
-        key_id = envelope.signatures[0].key_id
-        document = schemas.report_document(licence, key_id, report)
+        document = schemas.report_document(licence, key_id, report, logged_at)
         if revoked:
             document["revocation"] = {
                 "ok": False,
@@ -97,14 +106,38 @@ class LicenceRoutes:
 
     async def keys(self, call: Call) -> Response:
         """GET /v1/keys."""
-        return reply(200, {"items": [schemas.key_document(key) for key in await self._platform_keys(call)]})
+        record = await self._on_record(call)
+        return reply(200, {"items": [schemas.key_document(key) for key in record.keys]})
 
-    async def _platform_keys(self, call: Call) -> list[KeyRecord]:
-        until_s, keys = self._keys
-        if self._monotonic() >= until_s:
-            keys = await call.ports.licences.keys()
-            self._keys = (self._monotonic() + KEYS_TTL_S, keys)
-        return keys
+    async def key_list(self, call: Call) -> Response:
+        """GET /v1/keys/list."""
+        record = await self._on_record(call)
+        if record.listed is None or record.envelope is None:
+            raise NotFoundError("key_list_missing", "No root has signed a key list here; see GET /v1/keys.")
+        return reply(
+            200,
+            schemas.key_list_document(record.listed, record.envelope),
+            {"Cache-Control": f"public, max-age={KEYS_TTL_S:.0f}"},
+        )
+
+    async def publish_key_list(self, call: Call) -> Response:
+        """POST /v1/ops/key-lists."""
+        value = await call.json()
+        envelope = read_model(schemas.NewKeyList, value).envelope
+        try:
+            text = canonical_json.dumps(envelope).decode()
+        except ValueError as error:
+            raise RejectedError("key_list_invalid", f"This is not a key list's envelope: {error}.") from None
+        body = {"published": True}
+        earlier = await call.ports.signing_keys.publish(write_of(call, value), text, body, call.ports.clock())
+        self._record = None  # this replica shows it at once, the others within seconds
+        return answer(200, body, earlier)
+
+    async def _on_record(self, call: Call) -> KeysOnRecord:
+        if self._record is None or self._monotonic() >= self._record_until_s:
+            self._record = await call.ports.signing_keys.on_record()
+            self._record_until_s = self._monotonic() + KEYS_TTL_S
+        return self._record
 
 
 async def _signed_list(call: Call) -> dict[str, Any]:
@@ -166,6 +199,12 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             roles=_READERS,
             problems=("licence_not_found",),
         ),
+        *_key_operations(routes),
+    )
+
+
+def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
+    return (
         Operation(
             "GET",
             "/v1/keys",
@@ -174,5 +213,36 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             routes.keys,
             {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples.PLATFORM_KEY]})},
             public=True,
+            problems=("key_list_damaged",),
+        ),
+        Operation(
+            "GET",
+            "/v1/keys/list",
+            "getKeyList",
+            "The key list that the platform's offline root has signed",
+            routes.key_list,
+            {200: Answer("The list", schemas.SignedKeyList, examples.KEY_LIST)},
+            public=True,
+            problems=("key_list_missing", "key_list_damaged"),
+        ),
+        Operation(
+            "POST",
+            "/v1/ops/key-lists",
+            "publishKeyList",
+            "Make a key list that the root has signed the current one",
+            routes.publish_key_list,
+            {200: Answer("Published, now or before", schemas.KeyListReceipt, {"published": True})},
+            roles=frozenset({OPERATOR}),
+            write=True,
+            request=schemas.NewKeyList,
+            request_example={"envelope": examples.KEY_LIST["envelope"]},
+            problems=(
+                "key_root_missing",
+                "key_list_not_newer",
+                "key_list_invalid",
+                "key_list_signature_invalid",
+                "key_list_refused",
+                "key_list_damaged",
+            ),
         ),
     )

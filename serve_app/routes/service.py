@@ -53,7 +53,7 @@ class ServiceRoutes:
                 results = await asyncio.gather(*(_passes(name, call) for name in names))
                 checks = dict(zip(names, results, strict=True))
                 self._readiness = (self._monotonic() + READINESS_TTL_S, checks)
-        passed = all(checks.values())
+        passed = all(checks[name] for name in checks if name not in call.ports.deferrable)
         document = {"status": "ready" if passed else "not_ready", "checks": checks}
         return reply(200, document) if passed else reply(503, document, {"Retry-After": "2"})
 

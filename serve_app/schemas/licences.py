@@ -1,12 +1,14 @@
 """Bodies of licences, their verification and revocation, and the platform's keys."""
 
 import base64
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field
 
 from domain.document_fields import format_time
+from domain.key_lists import KeyList
 from domain.licence_verification import Finding, VerificationReport
 from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
 from domain.signing import KeyRecord
@@ -39,6 +41,7 @@ class KeyFinding(Document):
     state: str
     key_id: str | None
     reason: str
+    recorded_at: str | None  # only for a compromised key: when this very licence entered our record
 
 
 class StatusFinding(Document):
@@ -129,6 +132,28 @@ class PlatformKeys(Document):
     items: list[PlatformKey]
 
 
+class SignedKeyList(Document):
+    """The current key list: ``envelope`` is what the root signed, the rest is for reading."""
+
+    version: int
+    issued_at: str
+    expires_at: str
+    signs: str | None
+    envelope: dict[str, Any]
+
+
+class NewKeyList(Request):
+    """A key list's envelope, as the root signed it."""
+
+    envelope: dict[str, Any]
+
+
+class KeyListReceipt(Document):
+    """The list is the current one, or was."""
+
+    published: Literal[True]
+
+
 def licence_document(row: LicenceRow) -> dict[str, Any]:
     """Write an ``IssuedLicence``."""
     return {
@@ -146,7 +171,9 @@ def licence_document(row: LicenceRow) -> dict[str, Any]:
     }
 
 
-def report_document(licence: Licence, key_id: str | None, report: VerificationReport) -> dict[str, Any]:
+def report_document(
+    licence: Licence, key_id: str | None, report: VerificationReport, recorded_at: datetime | None
+) -> dict[str, Any]:
     """Write a ``LicenceReport`` of a well-formed licence."""
     return {
         "valid": report.acceptable,
@@ -156,6 +183,7 @@ def report_document(licence: Licence, key_id: str | None, report: VerificationRe
             "state": report.key_state.state,
             "key_id": key_id,
             "reason": report.key_state.reason,
+            "recorded_at": None if recorded_at is None else rfc3339(recorded_at),
         },
         "expiry": _finding(report.expiry),
         "revocation": _finding(report.revocation),
@@ -170,7 +198,13 @@ def unreadable_document(reason: str) -> dict[str, Any]:
     return {
         "valid": False,
         "signature": {"ok": False, "reason": reason},
-        "key": {"ok": False, "state": "unknown", "key_id": None, "reason": unknown["reason"]},
+        "key": {
+            "ok": False,
+            "state": "unknown",
+            "key_id": None,
+            "reason": unknown["reason"],
+            "recorded_at": None,
+        },
         "expiry": unknown,
         "revocation": unknown,
         "ownership": unknown,
@@ -189,6 +223,17 @@ def key_document(key: KeyRecord) -> dict[str, Any]:
         "state": key.state.value,
         "not_before": rfc3339(key.not_before),
         "compromised_at": None if key.compromised_at is None else rfc3339(key.compromised_at),
+    }
+
+
+def key_list_document(listed: KeyList, envelope: str) -> dict[str, Any]:
+    """Write a ``SignedKeyList``."""
+    return {
+        "version": listed.version,
+        "issued_at": format_time(listed.issued_at),
+        "expires_at": format_time(listed.expires_at),
+        "signs": listed.signs,
+        "envelope": orjson.loads(envelope),
     }
 
 

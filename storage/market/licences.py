@@ -1,4 +1,4 @@
-"""What buyers hold, read from Postgres: licences, deliveries, the platform's keys, the revoked ids.
+"""What buyers hold, read from Postgres: licences, deliveries, the revoked ids.
 
 Reads only: licences and deliveries are written by the order's own commit (``storage.market.order_store``).
 """
@@ -6,12 +6,10 @@ Reads only: licences and deliveries are written by the order's own commit (``sto
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.signing import KeyRecord, KeyState
 from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "licences.sql").items()}
-KEYS_MAX = 64  # a platform rotates a few times a year
 REVOKED_MAX = 100_000  # ids of 30 bytes: a list of 3 MB; a larger one needs pages
 
 
@@ -82,13 +80,15 @@ class LicenceReads:
         rows = await fetch(self._pool, SQL["revoked_licences"], {"limit": REVOKED_MAX})
         return [row[0] for row in rows]
 
-    async def keys(self) -> list[KeyRecord]:
-        """List the platform's signing keys, newest first, at most ``KEYS_MAX``."""
-        rows = await fetch(self._pool, SQL["signing_keys"], {"limit": KEYS_MAX})
-        return [
-            KeyRecord(key_id, bytes(public_key), KeyState(state), not_before, compromised_at, algorithm)
-            for key_id, public_key, state, not_before, compromised_at, algorithm in rows
-        ]
+    async def recorded_at(self, licence_id: str, envelope: str) -> datetime | None:
+        """Return when the event of this licence's issue was committed; None unless the text is the same.
+
+        The time is the database's and the event is never changed, so whoever has stolen a key cannot date a
+        licence back: a forged text was never recorded.
+        """
+        values = {"licence_id": licence_id, "envelope": envelope}
+        rows = await fetch(self._pool, SQL["licence_recorded_at"], values)
+        return rows[0][0] if rows else None
 
     async def deliveries(self, order_id: str) -> list[DeliveryRow]:
         """List an order's deliveries by line."""

@@ -5,12 +5,13 @@ FROM market.licences WHERE licence_id = %(licence_id)s
 -- name: licence_status
 SELECT status FROM market.licences WHERE licence_id = %(licence_id)s
 
+-- name: licence_recorded_at
+SELECT e.at FROM market.licences l JOIN market.order_events e ON e.order_id = l.order_id AND e.kind = 'order.licensed'
+WHERE l.licence_id = %(licence_id)s AND l.envelope = %(envelope)s
+ORDER BY e.seq LIMIT 1
+
 -- name: revoked_licences
 SELECT licence_id FROM market.licences WHERE status = 'revoked' ORDER BY licence_id LIMIT %(limit)s
-
--- name: signing_keys
-SELECT key_id, public_key, state, not_before, compromised_at, algorithm FROM market.signing_keys
-ORDER BY not_before DESC, key_id LIMIT %(limit)s
 
 -- name: deliveries_of_order
 SELECT d.delivery_id, d.line_no, d.release_id, l.licence_id, d.mode, d.recipient, r.bundle_name, d.header,

@@ -1,26 +1,149 @@
-"""Records the platform's public signing keys, before anything is signed with them."""
+"""The platform's public keys in Postgres: on record before anything is signed with them.
+
+Once a root has signed a key list, the list alone says which keys there are, in what state, and which of them
+signs; it is verified at every reading. Before that, one key is on record: the one of the first start.
+Refuses lists that the newest root did not sign, and those that may not follow the current one
+(``domain.key_lists``). The database refuses the rest: no list replaces or overtakes another unseen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import psycopg
+from psycopg.rows import TupleRow
 
-from domain.signing import KeyRecord
-from storage.market.pool import CONNECT_TIMEOUT_S
+from domain import key_lists
+from domain.errors import ConflictError, DependencyError, RejectedError
+from domain.key_lists import KeyList
+from domain.signing import KeyRecord, KeyState, key_id_of
+from domain.strict_json import DocumentError
+from storage.market.commands import Commands, Recorded, Write
+from storage.market.pool import CONNECT_TIMEOUT_S, Pool, fetch
+from storage.signing.keys import register, verify
+from storage.sql import load_queries
 
-_REGISTER = """
-INSERT INTO market.signing_keys (key_id, public_key, state, not_before)
-VALUES (%(key_id)s, %(public_key)s, %(state)s, %(not_before)s)
-ON CONFLICT (key_id) DO NOTHING
-"""
+SQL = {name: text.encode() for name, text in load_queries("storage.market", "signing_keys.sql").items()}
+
+
+@dataclass(frozen=True, slots=True)
+class KeysOnRecord:
+    """All keys, newest first; and the signed list that says so, with its text, once there is one."""
+
+    keys: tuple[KeyRecord, ...]
+    listed: KeyList | None = None
+    envelope: str | None = None
+
+    def find(self, key_id: str) -> KeyRecord | None:
+        """Return a key's record."""
+        return next((key for key in self.keys if key.key_id == key_id), None)
+
+
+class SigningKeys:
+    """Raises ``DependencyError('database_unavailable')`` when down."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._commands = Commands(pool)
+
+    async def on_record(self) -> KeysOnRecord:
+        """Read the keys.
+
+        Raises:
+            DependencyError: ``key_list_damaged``; the stored list does not verify, and nothing is believed.
+        """
+        if rows := await fetch(self._pool, SQL["newest_list"], {}):
+            return _listed(rows[0])
+        return _unlisted(await fetch(self._pool, SQL["signing_keys"], {"limit": key_lists.KEYS_MAX}))
+
+    async def publish(
+        self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
+    ) -> Recorded | None:
+        """Make a signed list the current one, once per idempotency key; None when this call did it.
+
+        Raises:
+            RejectedError: ``key_list_invalid`` (with the cause), ``key_list_signature_invalid``,
+                ``key_list_refused``, ``idempotency_key_reused``.
+            ConflictError: ``key_root_missing``, ``key_list_not_newer``.
+        """
+        earlier = await self._commands.find(write)
+        if earlier is not None:
+            return earlier
+        roots = await fetch(self._pool, SQL["newest_root"], {})
+        if not roots:
+            raise ConflictError(
+                "key_root_missing",
+                "There is no root. The database's owner puts it in with `marketplace ops keys root-init`.",
+            )
+        root_id, root = roots[0]
+        listed = read_list(envelope, bytes(root))
+        if listed.expires_at <= now:
+            raise RejectedError("key_list_refused", "The list has expired. Sign a new one.")
+        current = await self.on_record()
+        before = current.listed or key_lists.EMPTY
+        key_lists.require_successor(before, listed)
+        if current.listed is None:
+            _require_recorded(current, listed)
+        values = {
+            "version": listed.version,
+            "follows": before.version,
+            "root_id": root_id,
+            "envelope": envelope,
+            "expires_at": listed.expires_at,
+        }
+        try:
+            return await self._commands.run_once(
+                SQL["publish_list"], write, f"key_list_{listed.version}", body, values
+            )
+        except psycopg.errors.UniqueViolation:
+            raise ConflictError(
+                "key_list_not_newer", "Another list was published meanwhile. Fetch it and start from it."
+            ) from None
+
+
+def read_list(envelope: str, root: bytes) -> KeyList:
+    """Verify and read a signed list whose keys are sound points.
+
+    Raises:
+        RejectedError: ``key_list_signature_invalid`` or ``key_list_invalid``, with the cause.
+    """
+    try:
+        listed = key_lists.open_list(envelope, root, verify)
+        for key in listed.keys:
+            register(key.public_key, key.not_before)
+    except DocumentError as error:
+        if error.code == "key_list_untrusted":
+            raise RejectedError("key_list_signature_invalid", error.detail) from None
+        raise RejectedError("key_list_invalid", f"{error.detail} ({error.code})") from None
+    except RejectedError as error:
+        raise RejectedError("key_list_invalid", error.detail) from None
+    return listed
+
+
+def read_on_record(dsn: str) -> KeysOnRecord:
+    """Read the keys over a connection of one's own; see ``SigningKeys.on_record``.
+
+    Raises:
+        psycopg.Error: when the database is unreachable.
+        DependencyError: ``key_list_damaged``.
+    """
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        row = connection.execute(SQL["newest_list"]).fetchone()
+        if row is not None:
+            return _listed(row)
+        return _unlisted(connection.execute(SQL["signing_keys"], {"limit": key_lists.KEYS_MAX}).fetchall())
 
 
 def register_signing_key(dsn: str, record: KeyRecord) -> None:
-    """Record a public key once; a key that is known keeps its state and its first date.
+    """Put the first key on record; does nothing once there is a key or a list.
 
     Raises:
         psycopg.Error: when the database is unreachable.
     """
     with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
         connection.execute(
-            _REGISTER,
+            SQL["register_key"],
             {
                 "key_id": record.key_id,
                 "public_key": record.public_key,
@@ -28,3 +151,45 @@ def register_signing_key(dsn: str, record: KeyRecord) -> None:
                 "not_before": record.not_before,
             },
         )
+
+
+def add_root(owner_dsn: str, public_key: bytes) -> str:
+    """Put a root's public key in, as the database's owner; returns its id. Repeating changes nothing.
+
+    Raises:
+        psycopg.Error: when the database is unreachable, or this role may not.
+    """
+    root_id = key_id_of(public_key)
+    with psycopg.connect(owner_dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        connection.execute(SQL["add_root"], {"root_id": root_id, "public_key": public_key})
+    return root_id
+
+
+def _require_recorded(current: KeysOnRecord, listed: KeyList) -> None:
+    # The first list takes over what is on record: documents signed with it are out there.
+    for key in current.keys:
+        if (taken := listed.find(key.key_id)) is None or taken.not_before > key.not_before:
+            raise RejectedError(
+                "key_list_refused",
+                f"It lacks {key.key_id}, or dates it later; that key has signed since {key.not_before}.",
+            )
+
+
+def _listed(row: TupleRow) -> KeysOnRecord:
+    envelope, root = row
+    try:
+        listed = read_list(envelope, bytes(root))
+    except RejectedError as error:
+        raise DependencyError(
+            "key_list_damaged", f"The stored key list is not what its root signed: {error.detail}", 10
+        ) from None
+    return KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope)
+
+
+def _unlisted(rows: list[TupleRow]) -> KeysOnRecord:
+    return KeysOnRecord(
+        tuple(
+            KeyRecord(key_id, bytes(public_key), KeyState(state), not_before, compromised_at, algorithm)
+            for key_id, public_key, state, not_before, compromised_at, algorithm in rows
+        )
+    )

@@ -27,19 +27,12 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
-from domain import canonical_json, strict_json
+from domain import strict_json
 from domain.document_fields import closed_object
 from domain.dsse import decode_base64
-from domain.errors import DependencyError, RejectedError
-from domain.signing import (
-    CONTEXT_PAIRS_MAX,
-    MESSAGE_BYTES_MAX,
-    MESSAGES_MAX,
-    SIGNATURE_BYTES,
-    WRAPPED_PLAINTEXT_BYTES_MAX,
-    key_id_of,
-)
-from storage.signing.keys import verify
+from domain.errors import RejectedError
+from domain.signing import SIGNATURE_BYTES, context_bytes, key_id_of, require_batch, require_secret
+from storage.signing.keys import require_valid
 
 KIND = "illuvrse-development-key-file"
 WARNING = (
@@ -48,7 +41,6 @@ WARNING = (
 )
 FILE_BYTES_MAX = 4_096  # the file takes 500 bytes; anything longer is not ours
 WRAP_VERSION = b"\x01"
-CONTEXT_CHARS_MAX = 256  # names and ids only
 _SECRET_BYTES = 32
 _NONCE_BYTES = 24
 _TAG_BYTES = 16
@@ -123,26 +115,23 @@ class DevelopmentKeyFile:
                     raise
         return cls.load(path)
 
+    @property
+    def available(self) -> bool:
+        """Always: the keys are in this process."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def sign_many(self, messages: Sequence[bytes]) -> list[bytes]:
         """Sign each message; see ``domain.signing.Signer``."""
-        if len(messages) > MESSAGES_MAX:
-            raise RejectedError("batch_too_large", f"A batch has at most {MESSAGES_MAX} messages.")
-        if any(len(message) > MESSAGE_BYTES_MAX for message in messages):
-            raise RejectedError("message_too_large", f"A message has at most {MESSAGE_BYTES_MAX} bytes.")
+        require_batch(messages)
         signatures = [crypto_sign(message, self._secret_key)[:SIGNATURE_BYTES] for message in messages]
-        # A wrong signature can leak the key and would be found by a buyer: a fault in memory or in the
-        # backend must stop here.
-        for message, signature in zip(messages, signatures, strict=True):
-            if not verify(self.public_key, message, signature):
-                raise DependencyError("signature_wrong", f"{self.key_id} made a signature that is not valid.")
-        return signatures
+        return require_valid(self.public_key, messages, signatures)
 
     def wrap(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
         """Encrypt a short secret under a context; see ``domain.signing.KeyWrapper``."""
-        if len(plaintext) > WRAPPED_PLAINTEXT_BYTES_MAX:
-            raise RejectedError(
-                "secret_too_large", f"A wrapped secret has at most {WRAPPED_PLAINTEXT_BYTES_MAX} bytes."
-            )
+        require_secret(plaintext)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(
             plaintext, _associated_data(context), nonce, self._wrapping_key
@@ -171,14 +160,7 @@ class DevelopmentKeyFile:
 
 
 def _associated_data(context: Mapping[str, str]) -> bytes:
-    if not 1 <= len(context) <= CONTEXT_PAIRS_MAX or not all(
-        isinstance(value, str) and name.isascii() and len(name) + len(value) <= CONTEXT_CHARS_MAX
-        for name, value in context.items()
-    ):
-        raise RejectedError(
-            "context_invalid", f"A context is 1 to {CONTEXT_PAIRS_MAX} pairs of short names and ids."
-        )
-    return WRAP_VERSION + canonical_json.dumps(dict(context))
+    return WRAP_VERSION + context_bytes(context)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ subgroup when it is registered: after that check almost no disagreement with oth
 """
 
 import base64
+from collections.abc import Sequence
 from datetime import datetime
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
-from domain.errors import RejectedError
+from domain.errors import DependencyError, RejectedError
 from domain.signing import (
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,
@@ -21,7 +22,7 @@ from domain.signing import (
 )
 
 # DER of SubjectPublicKeyInfo for Ed25519 up to the key itself (RFC 8410, section 4): always these bytes.
-_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 def register(public_key: bytes, not_before: datetime, state: KeyState = KeyState.ACTIVE) -> KeyRecord:
@@ -49,7 +50,26 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
+def require_valid(public_key: bytes, messages: Sequence[bytes], signatures: list[bytes]) -> list[bytes]:
+    """Return ``signatures`` if each is valid for its message; a signer calls this before anybody sees them.
+
+    A wrong signature can leak the key and would be found by a buyer: a fault in memory or in a backend,
+    or a backend that signs with another key, must stop here.
+
+    Raises:
+        DependencyError: ``signature_wrong``.
+    """
+    if len(signatures) != len(messages) or not all(
+        verify(public_key, message, signature)
+        for message, signature in zip(messages, signatures, strict=True)
+    ):
+        raise DependencyError(
+            "signature_wrong", f"{key_id_of(public_key)} made a signature that is not valid."
+        )
+    return signatures
+
+
 def public_key_pem(public_key: bytes) -> str:
     """SubjectPublicKeyInfo in PEM, as ``openssl pkeyutl -pubin`` reads it."""
-    body = base64.b64encode(_SPKI_PREFIX + public_key).decode()
+    body = base64.b64encode(SPKI_PREFIX + public_key).decode()
     return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"

@@ -37,6 +37,7 @@ from tests.fakes.proposals import KEYS, FakeProposals
 from tests.fakes.proposals import register as register_operators
 from tests.fakes.reviews import FakeReviews, FakeTerms
 from tests.fakes.sales import FakeSales
+from tests.fakes.signing_keys import FakeSigningKeys
 
 WEBHOOK_SECRET = "whsec_test"
 OLD_WEBHOOK_SECRET = "whsec_rotated_out"
@@ -72,6 +73,7 @@ class FakeMarket:
         self.directory = FakeDirectory(OrderHost(self.store, effects, self.clock, self.monotonic))
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
+        self.signing_keys = FakeSigningKeys(self)
         self.access = FakeAccess(self.commands)
         self.dead_letters = FakeDeadLetters(self.store, self.commands)
         self.cases = FakeCases(self.commands)
@@ -135,6 +137,7 @@ class FakeMarket:
             catalogue=self.catalogue,
             publisher=self.publisher,
             licences=self.licences,
+            signing_keys=self.signing_keys,
             access=self.access,
             commands=self.commands,
             dead_letters=self.dead_letters,

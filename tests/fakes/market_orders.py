@@ -26,7 +26,6 @@ from domain.orders.decide import RELEASED_KEY_TTL_S
 from domain.orders.events import OrderDisputed, OrderPaid
 from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.orders.state import Order, fold
-from domain.signing import KeyRecord
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
 from tests.fakes.orders import FakeOrderStore
@@ -165,7 +164,7 @@ class FakeSigner:
 
     async def fulfil(self, order: Order) -> Fulfilment:
         materials = tuple(self._market.material(line.release_id) for line in order.lines)
-        (answer,) = await self._issuer.issue([IssueRequest(order, materials)])
+        (answer,) = self._issuer.issue([IssueRequest(order, materials)])
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -226,8 +225,9 @@ class FakeLicences:
     def _standing(self, licence_id: str) -> str:
         return self.statuses.get(licence_id) or self.market.store.standings.get(licence_id, "active")
 
-    async def keys(self) -> list[KeyRecord]:
-        return [self.market.key_record]
+    async def recorded_at(self, licence_id: str, envelope: str) -> datetime | None:
+        issued = self.market.store.licences.get(licence_id)
+        return issued.issued_at if issued is not None and issued.envelope == envelope else None
 
     async def deliveries(self, order_id: str) -> list[DeliveryRow]:
         order = fold(order_id, self.market.store.orders[order_id].events)

@@ -18,7 +18,7 @@ from storage.market.commands import Commands, Recorded, Write
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
-from storage.market.signing_keys import register_signing_key
+from storage.market.signing_keys import SigningKeys, register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
 from tests.contracts.order_store import placed
@@ -325,7 +325,7 @@ async def test_licences_and_deliveries_are_read_with_what_they_name(pool, catalo
 async def test_the_platforms_keys_are_read_as_recorded(pool, migrated):
     record = register(DevelopmentKeyFile(b"s" * 32, b"w" * 32).public_key, NOW)
     register_signing_key(migrated.dsn_for("market_app"), record)
-    assert await LicenceReads(pool).keys() == [record]
+    assert (await SigningKeys(pool).on_record()).keys == (record,)
 
 
 async def test_a_database_that_is_down_is_reported_by_every_adapter(migrated):
@@ -338,7 +338,8 @@ async def test_a_database_that_is_down_is_reported_by_every_adapter(migrated):
             Catalogue(pool).offers([ident("sku", 1)], "USD"),
             Catalogue(pool).publish(write(), publication()),
             AccessTokens(pool).principal(b"d" * 32),
-            LicenceReads(pool).keys(),
+            LicenceReads(pool).status("lic_1"),
+            SigningKeys(pool).on_record(),
             Commands(pool).find(write()),
         ):
             with pytest.raises(DependencyError, match="database_unavailable"):

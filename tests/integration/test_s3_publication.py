@@ -47,7 +47,7 @@ from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
-from storage.market.signing_keys import register_signing_key
+from storage.market.signing_keys import SigningKeys, register_signing_key
 from storage.market.taxes import TaxTables
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
@@ -78,7 +78,7 @@ class InProcessSigner:
         return self._sealer.sign_revocations(request)
 
     async def issue(self, requests):
-        return await self._issuer.issue(requests)
+        return self._issuer.issue(requests)
 
     async def unwrap_identity(self, delivery_id, wrapped):
         return self._issuer.unwrap_identity(delivery_id, wrapped)
@@ -124,6 +124,7 @@ class Market:
                 catalogue=catalogue,
                 publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
                 licences=LicenceReads(pool),
+                signing_keys=SigningKeys(pool),
                 access=AccessTokens(pool),
                 commands=Commands(pool),
                 dead_letters=DeadLetters(pool),

@@ -331,6 +331,8 @@ async def test_the_contracts_paths_are_all_there(description):
         ("post", "/v1/licences/verify"),
         ("get", "/v1/licences/revocations"),
         ("get", "/v1/keys"),
+        ("get", "/v1/keys/list"),
+        ("post", "/v1/ops/key-lists"),
         ("post", "/v1/ops/tokens"),
         ("get", "/v1/ops/proposals"),
         ("post", "/v1/ops/proposals"),

@@ -64,21 +64,21 @@ def booked_order(delivery, number=1, lines=None):
     return state
 
 
-async def test_a_buyer_opens_the_delivery_with_an_independent_reader(keys, release):
+def test_a_buyer_opens_the_delivery_with_an_independent_reader(keys, release):
     material, payload = release
     identity = pyrage.x25519.Identity.generate()
     order = booked_order(DeliveryChoice("recipient", str(identity.to_public())))
-    (fulfilment,) = await Issuer(keys, keys).issue([IssueRequest(order, (material,))])
+    (fulfilment,) = Issuer(keys, keys).issue([IssueRequest(order, (material,))])
     (delivery,) = fulfilment.deliveries
     assert pyrage.decrypt(delivery.header + payload, [identity]) == BUNDLE
     assert (delivery.wrapped_identity, delivery.key_ttl_s) == (None, None)
 
 
-async def test_a_released_key_opens_its_own_delivery_only(keys, release):
+def test_a_released_key_opens_its_own_delivery_only(keys, release):
     material, payload = release
     issuer = Issuer(keys, keys)
     orders = [booked_order(DeliveryChoice("released_key", None), number) for number in (1, 2)]
-    first, second = await issuer.issue([IssueRequest(order, (material,)) for order in orders])
+    first, second = issuer.issue([IssueRequest(order, (material,)) for order in orders])
     delivery, other = first.deliveries[0], second.deliveries[0]
     assert delivery.key_ttl_s == RELEASED_KEY_TTL_S
     text = issuer.unwrap_identity(delivery.delivery_id, delivery.wrapped_identity)
@@ -90,11 +90,11 @@ async def test_a_released_key_opens_its_own_delivery_only(keys, release):
         issuer.unwrap_identity(other.delivery_id, delivery.wrapped_identity)
 
 
-async def test_licence_and_manifest_verify_and_say_what_was_bought(keys, release):
+def test_licence_and_manifest_verify_and_say_what_was_bought(keys, release):
     material, _ = release
     recipient = recipient_text(public_half(secrets.token_bytes(32)))
     order = booked_order(DeliveryChoice("recipient", recipient))
-    (fulfilment,) = await Issuer(keys, keys).issue([IssueRequest(order, (material,))])
+    (fulfilment,) = Issuer(keys, keys).issue([IssueRequest(order, (material,))])
     envelope, licence = licences.open_envelope(fulfilment.licences[0].envelope)
     assert signing_key(envelope, {keys.key_id: keys.public_key}, verify) == keys.key_id
     assert (licence.order_id, licence.buyer_id, licence.quantity) == (order.order_id, order.buyer_id, 1)
@@ -106,50 +106,48 @@ async def test_licence_and_manifest_verify_and_say_what_was_bought(keys, release
     assert manifest.licence_id == fulfilment.licences[0].licence_id
 
 
-async def test_a_timed_licence_expires_from_its_booking(keys, release):
+def test_a_timed_licence_expires_from_its_booking(keys, release):
     material, _ = release
     recipient = recipient_text(public_half(secrets.token_bytes(32)))
     timed = line()
     timed = type(timed)(**{name: getattr(timed, name) for name in timed.__slots__} | {"licence_days": 30})
     order = booked_order(DeliveryChoice("recipient", recipient), lines=(timed,))
-    (fulfilment,) = await Issuer(keys, keys).issue([IssueRequest(order, (material,))])
+    (fulfilment,) = Issuer(keys, keys).issue([IssueRequest(order, (material,))])
     _, licence = licences.open_envelope(fulfilment.licences[0].envelope)
     assert (licence.policy.expires_at - licence.issued_at).days == 30
 
 
-async def test_repeating_gives_the_same_licence_bytes(keys, release):
+def test_repeating_gives_the_same_licence_bytes(keys, release):
     material, _ = release
     order = booked_order(DeliveryChoice("released_key", None))
     issuer = Issuer(keys, keys)
-    (one,), (two,) = [await issuer.issue([IssueRequest(order, (material,))]) for _ in range(2)]
+    (one,), (two,) = [issuer.issue([IssueRequest(order, (material,))]) for _ in range(2)]
     assert one.licences == two.licences
 
 
-async def test_one_bad_order_does_not_spoil_its_neighbours(keys, release):
+def test_one_bad_order_does_not_spoil_its_neighbours(keys, release):
     material, _ = release
     good = booked_order(DeliveryChoice("released_key", None))
     bad = booked_order(DeliveryChoice("recipient", "age1notakey"), 2)
-    answers = await Issuer(keys, keys).issue(
-        [IssueRequest(bad, (material,)), IssueRequest(good, (material,))]
-    )
+    answers = Issuer(keys, keys).issue([IssueRequest(bad, (material,)), IssueRequest(good, (material,))])
     assert isinstance(answers[0], RejectedError)
     assert len(answers[1].licences) == 1
 
 
-async def test_a_file_key_wrapped_for_another_release_is_refused(keys, release):
+def test_a_file_key_wrapped_for_another_release_is_refused(keys, release):
     material, _ = release
     moved = ReleaseMaterial("rel_2", *(getattr(material, name) for name in list(material.__slots__)[1:]))
     order = booked_order(DeliveryChoice("released_key", None))
-    (answer,) = await Issuer(keys, keys).issue([IssueRequest(order, (moved,))])
+    (answer,) = Issuer(keys, keys).issue([IssueRequest(order, (moved,))])
     assert isinstance(answer, RejectedError)
     assert answer.code == "unwrap_refused"
 
 
-async def test_no_secret_shows_in_what_is_committed(keys, release):
+def test_no_secret_shows_in_what_is_committed(keys, release):
     material, _ = release
     order = booked_order(DeliveryChoice("released_key", None))
     issuer = Issuer(keys, keys)
-    (fulfilment,) = await issuer.issue([IssueRequest(order, (material,))])
+    (fulfilment,) = issuer.issue([IssueRequest(order, (material,))])
     delivery = fulfilment.deliveries[0]
     secret = issuer.unwrap_identity(delivery.delivery_id, delivery.wrapped_identity)
     assert secret not in json.dumps([delivery.manifest, repr(delivery), repr(material)])

@@ -127,7 +127,7 @@ def test_a_wrong_signature_never_leaves(monkeypatch: pytest.MonkeyPatch) -> None
     assert error.value.code == "signature_wrong"
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(min_size=1, max_size=200))
 def test_wrapped_secrets_open_under_their_context_only(secret: bytes) -> None:
     wrapped = WRAPPER.wrap(secret, CONTEXT)
     assert WRAPPER.unwrap(wrapped, dict(reversed(CONTEXT.items()))) == secret
@@ -152,7 +152,8 @@ def test_contexts_are_short_ids(context: dict[str, str]) -> None:
     refused("context_invalid", WRAPPER.wrap, b"secret", context)
 
 
-def test_wrapped_secrets_are_short() -> None:
+def test_wrapped_secrets_are_short_and_not_empty() -> None:
+    refused("secret_too_large", WRAPPER.wrap, b"", CONTEXT)
     refused("secret_too_large", WRAPPER.wrap, bytes(4_097), CONTEXT)
 
 

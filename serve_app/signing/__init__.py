@@ -1,0 +1,1 @@
+"""The signing proxy over HTTP; see ``cluster.signing_proxy``."""
