@@ -30,9 +30,11 @@ from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
 from cluster.verification import (
     SKIPPED,
     Check,
+    check_key_list,
     check_licence,
     check_online,
     passed,
+    recorded_at,
 )
 from domain.money import format_money, is_currency
 from storage.age.recipients import public_half, recipient_text
@@ -69,12 +71,16 @@ def _identity_path(chosen: Path | None) -> Path:
 
 
 def _trusted(
-    trust_key: Path | None, identity: Path | None, base_url: str, client: MarketplaceClient | None
+    trust_key: Path | None,
+    identity: Path | None,
+    base_url: str,
+    client: MarketplaceClient | None,
+    trust_root: Path | None = None,
 ) -> trust.TrustedKeys:
     if trust_key:
         return trust.from_file(trust_key)
-    show_keys = client.platform_keys if client else None
-    return trust.pinned(_identity_path(identity).parent, base_url, show_keys, datetime.now(UTC))
+    root = trust.root_from_file(trust_root) if trust_root else None
+    return trust.pinned(_identity_path(identity).parent, base_url, client, datetime.now(UTC), root)
 
 
 @app.command()
@@ -336,6 +342,10 @@ def verify(
     ] = False,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
+    trust_root: Annotated[
+        Path | None,
+        typer.Option("--trust-root", help="The public key (PEM) of the root that signs the key list."),
+    ] = None,
     url: UrlOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -344,15 +354,18 @@ def verify(
         connection = None if offline and trust_key else resolve("buyer", url=url, token_file=None)
         base_url = connection.base_url if connection else ""
         with MarketplaceClient(base_url) as client:
-            trusted = _trusted(trust_key, identity, base_url, None if offline else client)
+            trusted = _trusted(trust_key, identity, base_url, None if offline else client, trust_root)
             armoured = receiving.read_licence(licence)
-            found, checks = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
+            report = None if offline else client.verify_licence(armoured, buyer_id)
+            now = datetime.now(UTC)
+            found, checks = check_licence(armoured, trusted, now, buyer_id, recorded_at(report))
+            checks += check_key_list(trusted, now)
             base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
             checks += inspection.check_delivery(base, delivery, found, trusted)
-            if offline:
+            if report is None:
                 checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
             else:
-                checks += check_online(client.verify_licence(armoured, buyer_id))
+                checks += check_online(report)
         terminal.checks(checks)
         terminal.result(
             {

@@ -15,7 +15,15 @@ from urllib.parse import quote
 
 import typer
 
-from cluster import cli_disputes, cli_payouts, cli_prices, cli_proposals, cli_reconcile, cli_reviews
+from cluster import (
+    cli_disputes,
+    cli_keys,
+    cli_payouts,
+    cli_prices,
+    cli_proposals,
+    cli_reconcile,
+    cli_reviews,
+)
 from cluster.client import PAGES_MAX, ApiError, ClientError, MarketplaceClient
 from cluster.connection import resolve
 from cluster.terminal import JsonFlag, Terminal, command
@@ -27,7 +35,7 @@ GONE = frozenset({"dead_letter_gone", "dead_letter_not_found"})
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Operate: dlq, refund, dispute, reviews, approve-order, reject-order, discount, tax, payouts, "
+    help="Operate: dlq, refund, dispute, reviews, approve-order, reject-order, discount, tax, payouts, keys, "
     "reconcile, cases, propose, approve, reject, withdraw, proposals, operators.",
 )
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, retry, drop.")
@@ -39,6 +47,7 @@ app.add_typer(cli_reviews.app)
 app.add_typer(cli_prices.discount_app("operator"), name="discount")
 app.add_typer(cli_prices.tax, name="tax")
 app.add_typer(cli_disputes.dispute, name="dispute")
+app.add_typer(cli_keys.app, name="keys")
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The marketplace's address (or MARKETPLACE_URL).")

@@ -295,7 +295,7 @@ def init(
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         try:
             digest = init_operators(
-                _owner_dsn(),
+                owner_dsn(),
                 document,
                 action_id=new_id("act", now_ms, secrets.token_bytes(10)),
                 principal_id=f"owner:{_user()}",
@@ -370,7 +370,8 @@ def _plain(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text)
 
 
-def _owner_dsn() -> str:
+def owner_dsn() -> str:
+    """Return the address of the database's owner; raises ClientError ``sources_missing``."""
     dsn = os.environ.get("MARKET_OWNER_DSN") or read_json(Layout(default_home()).local_json).get(
         "postgres_dsn"
     )

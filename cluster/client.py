@@ -27,6 +27,7 @@ from cluster.client_documents import (
     Release,
     ReleasedKey,
     SellerKeyRecord,
+    SignedKeyList,
     Sku,
 )
 
@@ -219,6 +220,19 @@ class MarketplaceClient:
     def platform_keys(self) -> list[PlatformKey]:
         """Return the platform's public signing keys."""
         return cast("list[PlatformKey]", self._get("/v1/keys")["items"])
+
+    def key_list(self) -> SignedKeyList | None:
+        """Return the signed key list; None where no root has signed one, or the server knows no lists."""
+        try:
+            return cast("SignedKeyList", self._get("/v1/keys/list"))
+        except ApiError as error:
+            if error.code in ("key_list_missing", "route_not_found"):
+                return None
+            raise
+
+    def publish_key_list(self, envelope: Mapping[str, Any], key: str) -> None:
+        """Make a signed key list the current one (operators); raises ApiError with the reason why not."""
+        self._write("POST", "/v1/ops/key-lists", {"envelope": dict(envelope)}, key)
 
     def verify_licence(self, armoured: str, buyer_id: str | None = None) -> LicenceReport:
         """Ask the server what it holds of a licence; a pure read."""

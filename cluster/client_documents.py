@@ -223,6 +223,17 @@ class ReleasedKey(TypedDict):
     expires_at: str
 
 
+class SignedKeyList(TypedDict):
+    """A key list; only what its envelope says under a trusted root counts."""
+
+    version: int
+    issued_at: str
+    expires_at: str
+    signs: str | None
+    root_public_key: str
+    envelope: dict[str, Any]
+
+
 class PlatformKey(TypedDict):
     """A platform signing key; ``public_key`` is base64, ``pem`` a SubjectPublicKeyInfo."""
 

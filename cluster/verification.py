@@ -71,15 +71,26 @@ def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys)
 
 
 def check_licence(
-    armoured: str, trusted: TrustedKeys, now: datetime, buyer_id: str | None = None
+    armoured: str,
+    trusted: TrustedKeys,
+    now: datetime,
+    buyer_id: str | None = None,
+    logged_at: datetime | None = None,
 ) -> tuple[Licence | None, list[Check]]:
     """Check a licence offline; the licence is returned only if its signature is good.
 
-    Whether it was revoked since cannot be known offline: that is ``check_online``'s.
+    Whether it was revoked since cannot be known offline: that is ``check_online``'s. ``logged_at`` is when
+    the licence entered the platform's record, which decides once its key is compromised.
     """
     try:
         licence, report = check_envelope(
-            unarmour(armoured), trusted.records, verify, revocations=None, now=now, buyer_id=buyer_id
+            unarmour(armoured),
+            trusted.records,
+            verify,
+            revocations=None,
+            now=now,
+            buyer_id=buyer_id,
+            logged_at=logged_at,
         )
     except RejectedError as error:
         return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
@@ -96,6 +107,30 @@ def check_licence(
     else:
         checks.append(_from_finding("licence owner", report.ownership))
     return (licence if signature.acceptable else None), checks
+
+
+def recorded_at(report: LicenceReport | None) -> datetime | None:
+    """When the marketplace says that this licence entered its record; None if it does not say, or soundly."""
+    try:
+        moment = datetime.fromisoformat(str((report or {})["key"]["recorded_at"]))  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def check_key_list(trusted: TrustedKeys, now: datetime) -> list[Check]:
+    """Check that the root's list is not out of date; nothing where the keys are believed as such."""
+    listed = trusted.listed
+    if listed is None:
+        return []
+    check = judged(
+        "key list",
+        holds=now < listed.expires_at,
+        good=f"The root's list {listed.version} is good until {listed.expires_at:%Y-%m-%d}.",
+        bad=f"The root's list {listed.version} is out of date since {listed.expires_at:%Y-%m-%d}: whether a "
+        "key was compromised since is not known. Go online, or tell the operator.",
+    )
+    return [check]
 
 
 def _from_finding(name: str, finding: Finding) -> Check:

@@ -19,7 +19,7 @@ from domain import canonical_json, strict_json
 from domain.document_fields import closed_object, format_time, integer_field, time_field, token_field
 from domain.dsse import Envelope, Signature, decode_base64, pae
 from domain.errors import ConflictError, RejectedError
-from domain.signing import ALGORITHM, KeyRecord, KeyState, Signer, Verifier
+from domain.signing import ALGORITHM, KeyRecord, KeyState, Signer, Verifier, key_id_of
 from domain.strict_json import DocumentError
 
 PAYLOAD_TYPE = "application/vnd.illuvrse.key-list.v1+json"
@@ -122,14 +122,12 @@ def open_list(text: str, root: bytes, verify: Verifier) -> KeyList:
             ``Envelope.parse`` and ``parse``.
     """
     envelope = Envelope.parse(text, max_bytes=LIST_BYTES_MAX)
-    if (
-        envelope.payload_type != PAYLOAD_TYPE
-        or len(envelope.signatures) != 1
-        or envelope.signatures[0].key_id is None
-        or envelope.dumps() != text
-    ):
+    if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1 or envelope.dumps() != text:
         raise _invalid("This is not a key list as a root signs it.")
-    if not verify(root, pae(PAYLOAD_TYPE, envelope.payload), envelope.signatures[0].sig):
+    # The id is a hint and not signed; but a list is refused for any byte that differs.
+    if envelope.signatures[0].key_id != key_id_of(root) or not verify(
+        root, pae(PAYLOAD_TYPE, envelope.payload), envelope.signatures[0].sig
+    ):
         raise DocumentError("key_list_untrusted", "The key list was altered, or another root signed it.")
     return parse(envelope.payload)
 

@@ -323,6 +323,7 @@ KEY_LIST: dict[str, Any] = {
     "issued_at": _TIME,
     "expires_at": "2027-02-22T09:30:00Z",
     "signs": _KEY_ID,
+    "root_public_key": PUBLIC_KEY,
     "envelope": {**ENVELOPE, "payloadType": "application/vnd.illuvrse.key-list.v1+json"},
 }
 ISSUED_TOKEN = {"token": "mkt_…", "role": "buyer", "principal_id": "buyer_ada", "replayed": False}

@@ -90,9 +90,7 @@ def _receive(
     checklist: Checklist, client: MarketplaceClient, layout: Layout, order: Order, identity: bytes
 ) -> receiving.Received:
     with checklist.step("fetched and decrypted") as item:
-        trusted = trust.pinned(
-            layout.keys / "demo-buyer", client.base_url, client.platform_keys, datetime.now(UTC)
-        )
+        trusted = trust.pinned(layout.keys / "demo-buyer", client.base_url, client, datetime.now(UTC))
         (received,) = receiving.fetch_order(client, order["id"], trusted, layout.var / "demo" / order["id"])
         plaintext = received.encrypted.with_name(received.manifest.file_name)
         receiving.decrypt_received(received.encrypted, received.manifest, identity, plaintext)

@@ -112,11 +112,11 @@ class LicenceRoutes:
     async def key_list(self, call: Call) -> Response:
         """GET /v1/keys/list."""
         record = await self._on_record(call)
-        if record.listed is None or record.envelope is None:
+        if record.listed is None or record.envelope is None or record.root is None:
             raise NotFoundError("key_list_missing", "No root has signed a key list here; see GET /v1/keys.")
         return reply(
             200,
-            schemas.key_list_document(record.listed, record.envelope),
+            schemas.key_list_document(record.listed, record.envelope, record.root),
             {"Cache-Control": f"public, max-age={KEYS_TTL_S:.0f}"},
         )
 

@@ -133,12 +133,16 @@ class PlatformKeys(Document):
 
 
 class SignedKeyList(Document):
-    """The current key list: ``envelope`` is what the root signed, the rest is for reading."""
+    """The current key list: ``envelope`` is what the root signed, the rest is for reading.
+
+    ``root_public_key`` is base64; compare it with the operator's before you believe it.
+    """
 
     version: int
     issued_at: str
     expires_at: str
     signs: str | None
+    root_public_key: str
     envelope: dict[str, Any]
 
 
@@ -226,13 +230,14 @@ def key_document(key: KeyRecord) -> dict[str, Any]:
     }
 
 
-def key_list_document(listed: KeyList, envelope: str) -> dict[str, Any]:
+def key_list_document(listed: KeyList, envelope: str, root: bytes) -> dict[str, Any]:
     """Write a ``SignedKeyList``."""
     return {
         "version": listed.version,
         "issued_at": format_time(listed.issued_at),
         "expires_at": format_time(listed.expires_at),
         "signs": listed.signs,
+        "root_public_key": base64.b64encode(root).decode(),
         "envelope": orjson.loads(envelope),
     }
 

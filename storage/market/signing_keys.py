@@ -29,11 +29,12 @@ SQL = {name: text.encode() for name, text in load_queries("storage.market", "sig
 
 @dataclass(frozen=True, slots=True)
 class KeysOnRecord:
-    """All keys, newest first; and the signed list that says so, with its text, once there is one."""
+    """All keys, newest first; and the signed list that says so, with its text and root, once there is one."""
 
     keys: tuple[KeyRecord, ...]
     listed: KeyList | None = None
     envelope: str | None = None
+    root: bytes | None = None
 
     def find(self, key_id: str) -> KeyRecord | None:
         """Return a key's record."""
@@ -183,7 +184,7 @@ def _listed(row: TupleRow) -> KeysOnRecord:
         raise DependencyError(
             "key_list_damaged", f"The stored key list is not what its root signed: {error.detail}", 10
         ) from None
-    return KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope)
+    return KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope, bytes(root))
 
 
 def _unlisted(rows: list[TupleRow]) -> KeysOnRecord:

@@ -140,6 +140,7 @@ class DevelopmentKeyFile:
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
         """Decrypt what ``wrap`` gave; see ``domain.signing.KeyWrapper``."""
+        associated = _associated_data(context)
         head = len(WRAP_VERSION) + _NONCE_BYTES
         refused = RejectedError(
             "unwrap_refused", "The wrapped secret is damaged, or belongs to another key or context."
@@ -150,7 +151,7 @@ class DevelopmentKeyFile:
             return bytes(
                 crypto_aead_xchacha20poly1305_ietf_decrypt(
                     wrapped[head:],
-                    _associated_data(context),
+                    associated,
                     wrapped[len(WRAP_VERSION) : head],
                     self._wrapping_key,
                 )

@@ -183,7 +183,11 @@ class GuardedKeys:
         self._pool: ThreadPoolExecutor | None = None
         if service.batch_max == 1:
             self._pool = ThreadPoolExecutor(PARALLEL_MAX, thread_name_prefix="sign")
-        self.public_key = self._call("public_key", service.public_key, self._deadline())
+        try:
+            self.public_key = self._call("public_key", service.public_key, self._deadline())
+        except Exception:
+            self.close()
+            raise
         self.key_id = key_id_of(self.public_key)
 
     def __repr__(self) -> str:

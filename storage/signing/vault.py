@@ -7,6 +7,7 @@ renew it. One request signs a whole batch.
 """
 
 import base64
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from storage.signing.guarded import Quota, refused, unavailable, unwrap_refused
 WRAP_TAG = b"\x03"
 QUOTA = Quota(per_s=500.0, burst=500)  # requests, not messages: a batch is one
 TOKEN_BYTES_MAX = 4_096
+_VERSION_PREFIX = "vault:v"
+_VERSION_BYTES = 4
 _BATCH_MAX = 250  # a megabyte of 4,096-byte messages in base64
 _BAD_REQUEST = 400
 _FORBIDDEN = 403
@@ -41,7 +44,6 @@ class VaultTransit:
         token_file: Path,
         ca: Path | None = None,
         version: int | None = None,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.name = f"vault:{address}/{mount}/{signing_key}"
         self._path = f"/v1/{mount}"
@@ -51,7 +53,9 @@ class VaultTransit:
         self._version = version
         self._token = ""
         self._http = httpx.Client(
-            base_url=address, verify=str(ca) if ca is not None else True, transport=transport, trust_env=False
+            base_url=address,
+            verify=True if ca is None else ssl.create_default_context(cafile=str(ca)),
+            trust_env=False,
         )
 
     def public_key(self, timeout_s: float) -> bytes:
@@ -63,6 +67,10 @@ class VaultTransit:
         shown = data["keys"].get(str(self._version))
         if shown is None:
             raise refused(self.name, f"it has no version {self._version} of the key")
+        # Vault makes a wrapping key that is missing at its first use: a name that is mistyped would be one.
+        wrapping = self._call("GET", f"keys/{self._wrapping_key}", None, timeout_s)
+        if wrapping.get("type") != "aes256-gcm96":
+            raise refused(self.name, f"its wrapping key is of type {wrapping.get('type')}, not aes256-gcm96")
         key = base64.b64decode(shown["public_key"])
         if len(key) != PUBLIC_KEY_BYTES:
             raise refused(self.name, "its public key is malformed")
@@ -78,14 +86,21 @@ class VaultTransit:
         """Encrypt under the wrapping key; see ``KeyService``."""
         body = {"plaintext": _text(plaintext), "associated_data": _text(context_bytes(context))}
         data = self._call("POST", f"encrypt/{self._wrapping_key}", body, timeout_s)
-        return WRAP_TAG + str(data["ciphertext"]).encode()
+        # Decoded, because other texts decode to the same: a blob has one form, and any other is refused.
+        kind, _, text = str(data["ciphertext"]).rpartition(":")
+        version = int(kind.removeprefix(_VERSION_PREFIX))
+        return WRAP_TAG + version.to_bytes(_VERSION_BYTES) + base64.b64decode(text)
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str], timeout_s: float) -> bytes:
         """Decrypt with the wrapping key; see ``KeyService``."""
-        if not wrapped.startswith(WRAP_TAG) or not wrapped.isascii():
+        head = len(WRAP_TAG) + _VERSION_BYTES
+        if not wrapped.startswith(WRAP_TAG) or len(wrapped) <= head:
+            raise unwrap_refused()
+        version = int.from_bytes(wrapped[len(WRAP_TAG) : head])
+        if version == 0:  # Vault reads it as 1
             raise unwrap_refused()
         body = {
-            "ciphertext": wrapped[len(WRAP_TAG) :].decode(),
+            "ciphertext": f"{_VERSION_PREFIX}{version}:{_text(wrapped[head:])}",
             "associated_data": _text(context_bytes(context)),
         }
         data = self._call(
@@ -99,7 +114,7 @@ class VaultTransit:
 
     def _signature(self, result: Mapping[str, Any]) -> bytes:
         kind, _, text = str(result.get("signature", "")).rpartition(":")
-        if kind != f"vault:v{self._version}":
+        if kind != f"{_VERSION_PREFIX}{self._version}":
             raise refused(self.name, str(result.get("error") or "it signed with another version of the key"))
         return base64.b64decode(text)
 

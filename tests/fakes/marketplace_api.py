@@ -54,6 +54,8 @@ class FakeMarketplace:
     fail: list[httpx.Response | Exception] = field(default_factory=list)
     revoked: bool = False
     quote: dict[str, Any] = field(default_factory=dict)
+    key_list: dict[str, Any] | None = None
+    recorded_at: str | None = None
 
     def __post_init__(self) -> None:
         out = io.BytesIO()
@@ -152,6 +154,8 @@ class FakeMarketplace:
         match method, parts:
             case "GET", ["keys"]:
                 return httpx.Response(200, json={"items": [self.key_document()]})
+            case "GET", ["keys", "list"] if self.key_list is not None:
+                return httpx.Response(200, json=self.key_list)
             case "GET", ["skus"]:
                 return httpx.Response(200, json={"items": list(self.skus.values()), "next_cursor": None})
             case "GET", ["skus", name]:
@@ -372,7 +376,7 @@ class FakeMarketplace:
         return {
             "valid": not self.revoked,
             "signature": {"ok": True, "reason": "valid"},
-            "key": {"state": "active", "key_id": self.signer.key_id},
+            "key": {"state": "active", "key_id": self.signer.key_id, "recorded_at": self.recorded_at},
             "expiry": {"status": "perpetual"},
             "revocation": {"status": "revoked" if self.revoked else "not_revoked", "reason": "refunded"},
             "ownership": {"status": "owner"},

@@ -39,5 +39,5 @@ class FakeSigningKeys:
         assert before is not None
         key_lists.require_successor(before, listed)
         await self._market.commands.claim(write, f"key_list_{listed.version}", body)
-        self.published = KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope)
+        self.published = KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope, self.root)
         return None

@@ -28,3 +28,4 @@ database = _postgres.database
 module_database = _postgres.module_database
 _load("finance_process")
 _load("payouts_world")
+_load("key_services")
