@@ -1,8 +1,8 @@
 """``marketplace bench``: benchmarks that measure and never judge.
 
-Each prints one JSON object as the last line. ``http`` and ``recovery`` use the marketplace that runs on this
-machine, or start one and stop it again; ``grains``, ``growth``, ``payouts`` and ``reconcile`` need none. Exit
-status 1 only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
+Each prints one JSON object as the last line. ``http``, ``recovery`` and ``sign`` use the marketplace that runs
+on this machine, or start one and stop it again; ``grains``, ``growth``, ``payouts`` and ``reconcile`` need none.
+Exit status 1 only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
 """
 
 import json
@@ -17,10 +17,11 @@ from rich.console import Console
 
 from cluster.bench import grains as grains_bench
 from cluster.bench import growth as growth_bench
-from cluster.bench import orders_http, plots
+from cluster.bench import orders_http, plots, report
 from cluster.bench import payouts as payouts_bench
 from cluster.bench import reconcile as reconcile_bench
 from cluster.bench import recovery as recovery_bench
+from cluster.bench import signing as signing_bench
 from cluster.client import ClientError
 from cluster.local.failures import CancelledStartError, LaunchError
 from cluster.local.launcher import Stack, Step
@@ -34,7 +35,7 @@ RATE_MAX = 2_000.0  # arrivals per second: more than one generator can make
 SECONDS_MAX = 3_600.0
 COMPLETE_TIMEOUT_S = 60.0
 
-app = typer.Typer(help="Measure: http (the default), grains, growth, payouts, reconcile, recovery.")
+app = typer.Typer(help="Measure: http (the default), grains, growth, payouts, reconcile, recovery, sign.")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Write the result and its plots (SVG) into this directory.")
@@ -44,7 +45,7 @@ Note = Callable[[str], None]
 
 @app.callback(invoke_without_command=True)
 def all_benchmarks(context: typer.Context) -> None:
-    """Measure: http (the default), grains, growth, payouts, reconcile, recovery."""
+    """Measure: http (the default), grains, growth, payouts, reconcile, recovery, sign."""
     if context.invoked_subcommand is None:
         http()
 
@@ -117,6 +118,27 @@ def payouts(
             result = payouts_bench.run(payees, terminal.note)
         except LaunchError as error:
             raise ClientError(str(error), "postgres_not_started") from None
+    _finish(result, None)
+
+
+@app.command()
+def sign(
+    *,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, max=SECONDS_MAX, help="Measured time of each part.")
+    ] = signing_bench.SECONDS,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Also verify licences over HTTP.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure signing through an actor against libsodium alone, and verification over HTTP."""
+    with command(as_json=as_json) as terminal:
+        result: dict[str, Any] = {"bench": "sign", **signing_bench.run_signing(seconds, terminal.note)}
+        if verify:
+            with _marketplace(terminal.note) as (layout, local):
+                result["verification"] = signing_bench.run_verifying(layout, local, seconds, terminal.note)
+        result["machine"] = report.machine()
     _finish(result, None)
 
 

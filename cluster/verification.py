@@ -15,7 +15,7 @@ from cluster.client_documents import LicenceReport
 from cluster.trust import TrustedKeys, unknown_key_text
 from domain import canonical_json, delivery_manifests
 from domain.delivery_manifests import DeliveryManifest
-from domain.dsse import Envelope, signing_key
+from domain.dsse import open_exact
 from domain.errors import RejectedError
 from domain.licence_verification import Finding
 from domain.licence_verification import check as check_envelope
@@ -56,15 +56,15 @@ def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys)
         ClientError: ``manifest_untrusted`` or ``manifest_malformed``.
     """
     try:
-        text = envelope if isinstance(envelope, str) else canonical_json.dumps(envelope)
-        parsed = Envelope.parse(text)
-        if parsed.payload_type != PAYLOAD_TYPE or not signing_key(parsed, trusted.public_keys, verify):
+        text = envelope if isinstance(envelope, str) else canonical_json.dumps(envelope).decode()
+        parsed, _ = open_exact(text, PAYLOAD_TYPE, trusted.public_keys, verify)
+        return delivery_manifests.parse(parsed.payload)
+    except RejectedError as error:
+        if error.code == "signature_untrusted":
             raise ClientError(
                 f"The delivery manifest is not to be trusted: {unknown_key_text(trusted)}",
                 "manifest_untrusted",
-            )
-        return delivery_manifests.parse(parsed.payload)
-    except RejectedError as error:
+            ) from None
         raise ClientError(
             f"The delivery manifest is malformed: {error.detail}", "manifest_malformed"
         ) from None

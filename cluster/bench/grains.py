@@ -4,24 +4,19 @@ Each measurement runs in a child process of its own, so that none inherits anoth
 weighing, by which a host bounds its memory, is checked against what was measured. Measures, never judges.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from actors.grains.runtime import GRAIN_BYTES, GrainLimits
 from actors.orders.host import LINE_BYTES, STATE_BYTES
 from cluster.bench import report
-from cluster.client import ClientError
+from cluster.bench.children import run_child
 
 GRAINS = 100_000
 GRAINS_MAX = 1_000_000  # 3 to 4 GB
 SAMPLE_GRAINS = 20_000  # for the variants that only yield bytes per grain
 ACTORS = 10
 WIDE_LINES = 5
-CHILD_TIMEOUT_S = 300.0
 GIBI = 2**30
 Note = Callable[[str], None]
 
@@ -54,7 +49,7 @@ def run(grains: int, actors: int, note: Note) -> dict[str, Any]:
     }
     if actors:
         note(f"{actors} orders as one Ray actor each")
-        baseline = _child("cluster.bench.actor_memory", "--actors", str(actors))
+        baseline = run_child("cluster.bench.actor_memory", "--actors", str(actors))
         baseline["orders_per_gib"] = round(GIBI / baseline["uss_bytes_per_actor"], 1)
         result["baseline"] = {"what": "one Ray actor per order", **baseline}
         result["orders_per_gib_ratio"] = round(baseline["uss_bytes_per_actor"] / main["bytes_per_grain"], 1)
@@ -87,28 +82,7 @@ def _upwards(measured: float) -> int:
 
 
 def _grains(grains: int, lines: int, stage: str) -> dict[str, Any]:
-    return _child(
+    return run_child(
         "cluster.bench.grain_memory",
         *("--grains", str(grains), "--lines", str(lines), "--stage", stage),
     )
-
-
-def _child(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a module as a child and read the JSON object of its last line."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=CHILD_TIMEOUT_S,
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        words = done.stderr.strip().splitlines()
-        raise ClientError(
-            f"{module} did not measure: {words[-1] if words else 'it said nothing'}", "measurement_failed"
-        )
-    figures: dict[str, Any] = json.loads(lines[-1])
-    return figures

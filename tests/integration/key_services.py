@@ -4,6 +4,7 @@ Each is started once per session and stopped by its own pid; where a program is 
 with that reason.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -155,37 +156,33 @@ def running_kms(folder: Path) -> Iterator[Service]:
         yield Service(address, child, folder)
 
 
-def made_softhsm(folder: Path) -> Service:
-    """Make a token with its keys. The module is loaded into this process, once."""
-    pkcs11 = pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
-    curves = pytest.importorskip("pkcs11.util.ec")
-    module = next((one for one in SOFTHSM_MODULES if Path(one).exists()), None)
-    if module is None or shutil.which("softhsm2-util") is None:
-        pytest.skip("softhsm2 is not installed")
-    tokens = folder / "tokens"
-    tokens.mkdir()
+def softhsm_module() -> str | None:
+    """Return SoftHSM's module; None where it, its tool or the binding is not installed."""
+    if shutil.which("softhsm2-util") is None or importlib.util.find_spec("pkcs11") is None:
+        return None
+    return next((one for one in SOFTHSM_MODULES if Path(one).exists()), None)
+
+
+def made_softhsm(folder: Path, *, load: bool = True) -> Service:
+    """Make a token with its keys, in a process of its own; ``load``: this process will use it, once."""
+    module = softhsm_module()
+    if module is None:
+        pytest.skip("softhsm2 or python-pkcs11 is not installed")
+    folder.joinpath("tokens").mkdir()
     config = folder / "softhsm2.conf"
-    config.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
-    os.environ["SOFTHSM2_CONF"] = str(config)
-    label = f"market-{time.time_ns()}"
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", PIN],
-        check=True,
-        capture_output=True,
+    config.write_text(
+        f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
     )
-    attribute, kind = pkcs11.Attribute, pkcs11.KeyType
-    library = pkcs11.lib(module)
-    library.reinitialize()
-    with library.get_token(token_label=label).open(user_pin=PIN, rw=True) as session:
-        parameters = session.create_domain_parameters(
-            kind.EC_EDWARDS,
-            {attribute.EC_PARAMS: curves.encode_named_curve_parameters("1.3.101.112")},
-            local=True,
-        )
-        parameters.generate_keypair(
-            mechanism=pkcs11.Mechanism.EC_EDWARDS_KEY_PAIR_GEN, store=True, label="signing"
-        )
-        session.generate_key(kind.AES, 256, store=True, label="wrapping")
+    label = f"market-{time.time_ns()}"
+    environment = {**os.environ, "SOFTHSM2_CONF": str(config)}
+    for command in (
+        ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", PIN],
+        [sys.executable, "-c", MAKE_KEYS, module, label, PIN],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    if load:
+        os.environ["SOFTHSM2_CONF"] = str(config)
     pin_file = folder / "pin"
     pin_file.write_text(PIN + "\n")
     pin_file.chmod(0o600)
@@ -193,6 +190,20 @@ def made_softhsm(folder: Path) -> Service:
     return Service(
         f"pkcs11:{place}?module-path={module}&pin-source=file:{pin_file}&x-wrap=wrapping", None, folder
     )
+
+
+MAKE_KEYS = """
+import sys
+import pkcs11
+from pkcs11 import Attribute, KeyType, Mechanism
+from pkcs11.util.ec import encode_named_curve_parameters
+module, label, pin = sys.argv[1:]
+with pkcs11.lib(module).get_token(token_label=label).open(user_pin=pin, rw=True) as session:
+    curve = {Attribute.EC_PARAMS: encode_named_curve_parameters("1.3.101.112")}
+    parameters = session.create_domain_parameters(KeyType.EC_EDWARDS, curve, local=True)
+    parameters.generate_keypair(mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN, store=True, label="signing")
+    session.generate_key(KeyType.AES, 256, store=True, label="wrapping")
+"""
 
 
 @contextmanager
