@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from domain.dsse import pae
+from domain.dsse import Envelope, pae
 from domain.licences import Licence, open_envelope
 from domain.signing import KeyRecord, KeyState, Verifier
 
@@ -72,20 +72,46 @@ def check(
     buyer_id: str | None = None,
     logged_at: datetime | None = None,
 ) -> tuple[Licence, VerificationReport]:
-    """Verify a licence's envelope against our own key records.
-
-    The key that the licence names must be one of ours and must have signed it; no other key is tried,
-    because the platform always names the key it used. ``logged_at`` is the proven time at which this
-    licence entered the audit log, if the caller has such a proof.
+    """Read a licence's envelope and ``judge`` it.
 
     Raises:
         DocumentError: for a text that is not a licence as the platform writes it.
     """
     envelope, licence = open_envelope(envelope_text)
+    report = judge(
+        envelope,
+        licence,
+        keys,
+        verify,
+        revocations=revocations,
+        now=now,
+        buyer_id=buyer_id,
+        logged_at=logged_at,
+    )
+    return licence, report
+
+
+def judge(
+    envelope: Envelope,
+    licence: Licence,
+    keys: Mapping[str, KeyRecord],
+    verify: Verifier,
+    *,
+    revocations: Revocations | None,
+    now: datetime,
+    buyer_id: str | None = None,
+    logged_at: datetime | None = None,
+) -> VerificationReport:
+    """Verify a licence as ``open_envelope`` gave it against our own key records.
+
+    The key that the licence names must be one of ours and must have signed it; no other key is tried,
+    because the platform always names the key it used. ``logged_at`` is the proven time at which this
+    licence entered the audit log, if the caller has such a proof.
+    """
     signature = envelope.signatures[0]
     key = keys.get(signature.key_id or "")
     message = pae(envelope.payload_type, envelope.payload)
-    return licence, assess(
+    return assess(
         licence,
         signature_ok=key is not None and verify(key.public_key, message, signature.sig),
         key=key,

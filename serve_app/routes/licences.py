@@ -18,7 +18,7 @@ from domain import canonical_json
 from domain.document_fields import format_time
 from domain.errors import NotFoundError, RejectedError
 from domain.ids import is_id
-from domain.licence_verification import Revocations, check
+from domain.licence_verification import Revocations, judge
 from domain.licences import open_envelope, unarmour
 from domain.signing import KeyState
 from domain.strict_json import DocumentError
@@ -75,8 +75,9 @@ class LicenceRoutes:
         # The database is the list that is always current. A licence that it does not know is judged by
         # its signature alone: a restored database may be older than the licence.
         revoked = {} if status in (None, _ACTIVE) else {licence.licence_id: f"its status is {status}"}
-        licence, report = check(
-            text,
+        report = judge(
+            envelope,
+            licence,
             keys,
             verify,
             revocations=Revocations(1 + len(revoked), now + REVOCATIONS_LIFE, revoked),

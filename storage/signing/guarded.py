@@ -48,6 +48,10 @@ class KeyService(Protocol):
     def batch_max(self) -> int:
         """How many messages one request signs."""
 
+    @property
+    def wrap_tag(self) -> bytes:
+        """What its wrapped secrets begin with; empty where that is the backend's behind it."""
+
     def public_key(self, timeout_s: float) -> bytes:
         """Return the signing key's public half, 32 bytes, as the service shows it."""
 
@@ -223,6 +227,8 @@ class GuardedKeys:
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
         """Decrypt what ``wrap`` gave; see ``domain.signing.KeyWrapper``."""
         context_bytes(context)
+        if not wrapped.startswith(self._service.wrap_tag):
+            raise unwrap_refused()  # another backend's: this one is not asked, and nothing is learnt of it
         return self._call(
             "unwrap", lambda timeout_s: self._service.unwrap(wrapped, context, timeout_s), self._deadline()
         )

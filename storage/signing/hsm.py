@@ -65,6 +65,7 @@ class Pkcs11Token:
     """``KeyService`` over one token; keys are found by their labels."""
 
     batch_max = _BATCH_MAX
+    wrap_tag = WRAP_TAG
 
     def __init__(
         self, module: Path, token: str, signing_key: str, wrapping_key: str, *, pin_file: Path

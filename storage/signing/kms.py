@@ -40,6 +40,7 @@ class AwsKms:
     """
 
     batch_max = 1
+    wrap_tag = WRAP_TAG
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class SigningProxy:
     """``KeyService`` over a proxy at ``address``, an ``https`` URL."""
 
     batch_max = _BATCH_MAX
+    wrap_tag = b""
 
     def __init__(self, address: str, files: ClientFiles) -> None:
         self.name = f"proxy:{address}"

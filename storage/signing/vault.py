@@ -33,6 +33,7 @@ class VaultTransit:
     """``KeyService`` over Transit. ``address`` is a URL, ``mount`` where the engine is mounted."""
 
     batch_max = _BATCH_MAX
+    wrap_tag = WRAP_TAG
 
     def __init__(
         self,

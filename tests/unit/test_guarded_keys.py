@@ -25,7 +25,7 @@ class Clock(FakeMonotonic):
 class Service:
     """A key service whose calls fail as ``failures`` says, then work; ``took_s`` passes at each."""
 
-    name, batch_max = "test:service", 10
+    name, batch_max, wrap_tag = "test:service", 10, b"\x01"
 
     def __init__(self, clock):
         self.clock = clock
@@ -131,7 +131,7 @@ def test_a_service_that_is_away_is_left_alone_and_asked_by_one_call_at_a_time(ke
     assert not keys.available
     service.calls.clear()
     with pytest.raises(DependencyError, match="orders wait"):
-        keys.unwrap(b"x", CONTEXT)
+        keys.unwrap(b"\x01 blob", CONTEXT)
     assert service.calls == []
     clock.now_s += guarded.OPEN_S
     assert len(keys.sign_many([b"message"])) == 1
@@ -154,6 +154,16 @@ def test_a_failed_probe_opens_the_circuit_anew(clock):
     circuit.admit()
     circuit.settle(failed=False)
     assert circuit.closed
+
+
+def test_another_backends_blob_says_nothing_of_this_service(keys, service):
+    service.failures = [away()] * (guarded.TRIES_MAX * guarded.FAILURES_MAX)
+    for _ in range(guarded.FAILURES_MAX):
+        with pytest.raises(DependencyError):
+            keys.sign_many([b"message"])
+        with pytest.raises(RejectedError, match="unwrap_refused"):
+            keys.unwrap(b"\x02 of another", CONTEXT)
+    assert not keys.available
 
 
 def test_refusals_are_answers_and_open_no_circuit(keys, service):
