@@ -73,11 +73,11 @@ def build_app(
     listed = (
         *webhooks.operations(hooks),
         *orders.operations(watcher, quoting),
+        *licences.operations(monotonic),
         *quotes.operations(quoting),
         *refunds.operations(),
         *disputes.operations(),
         *catalogue.operations(guard),
-        *licences.operations(monotonic),
         *ops.operations(),
         *dead_letters.operations(),
         *cases.operations(),

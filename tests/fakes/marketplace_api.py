@@ -170,14 +170,8 @@ class FakeMarketplace:
                 return self._publish(release_id)
             case "POST", ["quotes"]:
                 return httpx.Response(200, json=self.quote)
-            case "POST", ["orders"]:
-                return self._place(json.loads(request.content))
-            case "GET", ["orders", order_id]:
-                return self._found(self._public(order_id), "order_not_found")
-            case "GET", ["orders", order_id, "events"]:
-                return self._events(order_id, request)
-            case "GET", ["orders", order_id, "deliveries"]:
-                return self._deliveries(order_id)
+            case _, ["orders", *rest]:
+                return self._route_orders(method, rest, request)
             case "POST", ["deliveries", delivery_id, "key"]:
                 text = identity_text(self.identities[delivery_id])
                 return httpx.Response(
@@ -185,6 +179,18 @@ class FakeMarketplace:
                 )
             case "POST", ["licences", "verify"]:
                 return httpx.Response(200, json=self._verify())
+        return problem(404, "route_not_found", "There is no such path.")
+
+    def _route_orders(self, method: str, rest: list[str], request: httpx.Request) -> httpx.Response:
+        match method, rest:
+            case "POST", []:
+                return self._place(json.loads(request.content))
+            case "GET", [order_id]:
+                return self._found(self._public(order_id), "order_not_found")
+            case "GET", [order_id, "events"]:
+                return self._events(order_id, request)
+            case "GET", [order_id, "deliveries"]:
+                return self._deliveries(order_id)
         return problem(404, "route_not_found", "There is no such path.")
 
     def key_document(self) -> dict[str, Any]:
