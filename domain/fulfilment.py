@@ -13,7 +13,7 @@ from domain import delivery_manifests, licences
 from domain.delivery_manifests import DeliveryManifest, FileDigest
 from domain.licence_policies import OfferedPolicy
 from domain.orders.decide import delivery_id, licence_id
-from domain.orders.events import Line
+from domain.orders.lines import Line
 from domain.orders.state import Order
 
 ISSUER = "illuvrse-marketplace"

@@ -14,7 +14,7 @@ from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.money import is_currency
 from domain.orders.decide import LINES_MAX, QUANTITY_MAX
-from domain.orders.events import Line
+from domain.orders.lines import Line
 from domain.pricing import terms
 from domain.pricing.discounts import Discount, read_code
 from domain.pricing.taxes import TaxQuestion

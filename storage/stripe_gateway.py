@@ -17,7 +17,7 @@ import stripe
 
 from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import CAPTURE_PAYMENT, EVIDENCE_STEP, OPEN_PAYMENT, REFUND_STEP
-from domain.orders.events import Line
+from domain.orders.lines import Line
 from domain.orders.ports import CapturedPayment, MadeRefund, OpenedPayment
 from domain.orders.returned import Evidence, Refund
 from domain.orders.returns import BUYER

@@ -15,7 +15,7 @@ import aiohttp
 import stripe
 
 from domain.errors import DependencyError, RejectedError
-from domain.orders.events import Tax
+from domain.orders.lines import Tax
 from domain.pricing.taxes import PPM, TaxQuestion, is_jurisdiction
 
 TIMEOUT_S = 4.0  # a buyer waits for it, and the request's own deadline is ten

@@ -16,13 +16,12 @@ from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.decide import decide, delivery_id, effects_after, licence_id
 from domain.orders.events import (
-    DeliveryChoice,
     Event,
-    Line,
     OrderDelivered,
     OrderLicensed,
     OrderScreened,
 )
+from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.ports import IssuedLicence, PaymentNews, SealedDelivery, Turn
 from domain.orders.state import Order, evolve
 

@@ -26,7 +26,8 @@ from domain.errors import ConflictError, DependencyError, MarketplaceError, Reje
 from domain.ids import RANDOM_BYTES, new_id
 from domain.orders import decide
 from domain.orders.commands import PlaceOrder
-from domain.orders.events import DeliveryChoice, Line, PaymentOpened
+from domain.orders.events import PaymentOpened
+from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.state import TERMINAL
 from domain.pricing import terms
 from domain.pricing.taxes import Rate, tax_on

@@ -27,12 +27,11 @@ from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.ids import RANDOM_BYTES, derive_id, new_id
 from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.events import (
-    DeliveryChoice,
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
-    Line,
     RefundRequested,
 )
+from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.ports import Idempotency, PaymentNews
 from serve_app.calls import Call
 from serve_app.observability import IngressMetrics

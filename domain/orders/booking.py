@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from domain.errors import RejectedError
-from domain.orders.events import Share
+from domain.orders.lines import Share
 from domain.orders.parts import FEES, earlier_fees, parts_of_line, parts_of_share, payable
 from domain.orders.state import Order
 

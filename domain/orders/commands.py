@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from domain.orders.events import REFUND_WINDOW_S_UNGOVERNED, DeliveryChoice, Line
+from domain.orders.events import REFUND_WINDOW_S_UNGOVERNED
+from domain.orders.lines import DeliveryChoice, Line
 
 
 @dataclass(frozen=True, slots=True)

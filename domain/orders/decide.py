@@ -41,7 +41,6 @@ from domain.orders.events import (
     EvidenceRefused,
     EvidenceSent,
     FulfilmentEnded,
-    Line,
     OrderBooked,
     OrderCancelled,
     OrderCreated,
@@ -61,6 +60,7 @@ from domain.orders.events import (
     ReturnBooked,
     ReviewApproved,
 )
+from domain.orders.lines import Line
 from domain.orders.parts import is_sound, parts_of_line
 from domain.orders.state import Order, Status
 

@@ -11,7 +11,6 @@ from domain.orders.decide import delivery_id, licence_id
 from domain.orders.events import (
     DeliveryKeyReleased,
     Event,
-    Line,
     OrderBooked,
     OrderCreated,
     OrderDelivered,
@@ -19,6 +18,7 @@ from domain.orders.events import (
     OrderPaid,
     OrderScreened,
 )
+from domain.orders.lines import Line
 from domain.orders.state import Order
 
 DAY_S = 86_400

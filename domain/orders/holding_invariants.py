@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from domain.orders.decide import delivery_id, licence_id
-from domain.orders.events import Line
+from domain.orders.lines import Line
 from domain.orders.state import Order
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from domain.orders.decide import delivery_id, effects_after, licence_id
 from domain.orders.events import (
     KIND_OF,
     Event,
-    Line,
     OrderBooked,
     OrderCreated,
     OrderDelivered,
@@ -42,6 +41,7 @@ from domain.orders.ledger_invariants import (
     standing_entries,
     words,
 )
+from domain.orders.lines import Line
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,

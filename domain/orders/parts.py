@@ -12,7 +12,7 @@ the seller's.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from domain.money import BASIS_POINTS, split_by_weight
-from domain.orders.events import Line, Share
+from domain.orders.lines import Line, Share
 
 FEES = "platform:fees"
 EARLIER_FEE_BPS = 1_000  # of lines that hold no fee of their own

@@ -21,10 +21,10 @@ from domain.orders.events import (
     LicencesRestored,
     LicencesRevoked,
     LicencesSuspended,
-    Line,
     OrderLicensed,
 )
 from domain.orders.ledger_invariants import Charge
+from domain.orders.lines import Line
 from domain.orders.returned import DisputeStatus, RefundStatus, Return
 from domain.orders.state import Order
 

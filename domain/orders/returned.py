@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from domain.orders.events import Line, Share
+from domain.orders.lines import Line, Share
 
 
 class RefundStatus(StrEnum):

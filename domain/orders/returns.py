@@ -49,8 +49,8 @@ from domain.orders.events import (
     RefundFailed,
     RefundRequested,
     ReturnBooked,
-    Share,
 )
+from domain.orders.lines import Share
 from domain.orders.parts import shares_of
 from domain.orders.returned import DisputeStatus, Refund, RefundStatus, left_by_line, shares_returned
 from domain.orders.state import Order, Status, evolve

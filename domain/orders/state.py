@@ -9,7 +9,6 @@ from typing import Any
 
 from domain.orders.events import (
     REFUND_WINDOW_S_UNGOVERNED,
-    DeliveryChoice,
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
     DisputeLost,
@@ -23,7 +22,6 @@ from domain.orders.events import (
     LicencesRestored,
     LicencesRevoked,
     LicencesSuspended,
-    Line,
     OrderBooked,
     OrderCancelled,
     OrderCreated,
@@ -47,6 +45,7 @@ from domain.orders.events import (
     ReviewApproved,
     ReviewRejected,
 )
+from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.returned import (
     UNDECIDED,
     Dispute,

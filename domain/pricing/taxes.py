@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from domain.catalogue import is_tax_category
 from domain.errors import RejectedError
 from domain.money import smallest_step, split_by_weight
-from domain.orders.events import Tax
+from domain.orders.lines import Tax
 
 PPM = 1_000_000
 RATE_PPM_MAX = PPM  # no tax on sales doubles a price

@@ -18,7 +18,7 @@ from datetime import datetime
 from domain.catalogue import Offer
 from domain.errors import RejectedError
 from domain.money import BASIS_POINTS, split_by_weight
-from domain.orders.events import Line, Tax
+from domain.orders.lines import Line, Tax
 from domain.pricing.discounts import Discount, Priced, taken_off
 from domain.pricing.taxes import TaxableLine
 from domain.proposals.documents import SELLER, PlatformFees, PriceModel, RoyaltySplits

@@ -17,7 +17,12 @@ from domain.errors import ConflictError, MarketplaceError, NotFoundError, Reject
 from domain.ids import is_id
 from domain.orders.commands import CancelOrder, PlaceOrder
 from domain.orders.decide import decide
-from domain.orders.events import ANSWERED, KIND_OF, DeliveryChoice, Event
+from domain.orders.events import (
+    ANSWERED,
+    KIND_OF,
+    Event,
+)
+from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import Idempotency, NumberedEvent, StoredOrder
 from domain.orders.state import TERMINAL, Order, Status, evolve, fold
 from serve_app import examples

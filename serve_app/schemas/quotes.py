@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from domain.orders.events import Line
-from domain.orders.events import Tax as TaxOfLine
+from domain.orders.lines import Line
+from domain.orders.lines import Tax as TaxOfLine
 from domain.pricing.discounts import CODE_CHARS_MAX
 from serve_app.schemas.base import Document, Request
 

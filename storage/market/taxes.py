@@ -14,7 +14,7 @@ import orjson
 from psycopg.errors import UniqueViolation
 
 from domain.errors import ConflictError, DependencyError, RejectedError
-from domain.orders.events import Tax
+from domain.orders.lines import Tax
 from domain.pricing.taxes import TaxQuestion, TaxTable
 from storage.market.commands import Commands, Recorded, Write
 from storage.market.pool import Pool, fetch

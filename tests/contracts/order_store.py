@@ -26,7 +26,7 @@ from domain.orders.decide import (
     effects_after,
     licence_id,
 )
-from domain.orders.events import DeliveryChoice
+from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
 from domain.orders.state import evolve, fold
 from tests.fakes.carts import BUYER, NOW, cart, order_id

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from domain.ids import new_id
 from domain.orders.commands import PlaceOrder
-from domain.orders.events import DeliveryChoice, Line
+from domain.orders.lines import DeliveryChoice, Line
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 BUYER = "buyer_ada"

@@ -10,7 +10,8 @@ from actors.orders.host import OrderHost
 from actors.orders.sweep import Sweep
 from domain.errors import DependencyError, RejectedError
 from domain.orders.decide import RELEASED_KEY_TTL_S, delivery_id
-from domain.orders.events import DeliveryChoice, DeliveryKeysForgotten, OrderScreened
+from domain.orders.events import DeliveryKeysForgotten, OrderScreened
+from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import Idempotency
 from storage import migrations
 from storage.market.fulfilment import FulfilmentReads

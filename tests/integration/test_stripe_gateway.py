@@ -10,7 +10,7 @@ import stripe
 from domain.errors import DependencyError, RejectedError
 from domain.orders.commands import RecordPaymentOpened
 from domain.orders.decide import decide
-from domain.orders.events import Share
+from domain.orders.lines import Share
 from domain.orders.ports import CapturedPayment
 from domain.orders.returned import Refund
 from domain.orders.state import evolve, fold

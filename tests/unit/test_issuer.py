@@ -16,7 +16,7 @@ from domain.fulfilment import ReleaseMaterial, file_key_context
 from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.decide import RELEASED_KEY_TTL_S, decide
-from domain.orders.events import DeliveryChoice
+from domain.orders.lines import DeliveryChoice
 from domain.orders.state import evolve
 from storage.age.payload import encrypt_payload
 from storage.age.recipients import public_half, recipient_text

@@ -18,7 +18,8 @@ from domain.orders.decide import (
     effects_after,
     licence_id,
 )
-from domain.orders.events import KIND_OF, DeliveryChoice, decode_event
+from domain.orders.events import KIND_OF, decode_event
+from domain.orders.lines import DeliveryChoice
 from domain.orders.state import Order, Status, evolve, fold
 from tests.fakes.carts import BUYER, NOW, cart, line, order_id
 

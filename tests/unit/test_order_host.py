@@ -9,7 +9,7 @@ from actors.orders.sweep import Sweep
 from domain.errors import BusyError, DependencyError, NotFoundError, RejectedError
 from domain.orders.commands import RecordPaymentFailure
 from domain.orders.decide import delivery_id
-from domain.orders.events import DeliveryChoice
+from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import CapturedPayment, Idempotency
 from domain.orders.state import Status, fold
 from tests.fakes.carts import BUYER, NOW, cart, line, order_id

@@ -9,7 +9,7 @@ from domain.ids import derive_id
 from domain.orders import commands as c
 from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
 from domain.orders.decide import decide, delivery_id, effects_after, licence_id
-from domain.orders.events import DeliveryChoice, LicencesRestored, RefundRequested
+from domain.orders.events import LicencesRestored, RefundRequested
 from domain.orders.invariants import (
     CAPTURED,
     Examination,
@@ -23,6 +23,7 @@ from domain.orders.invariants import (
     check_order,
 )
 from domain.orders.ledger_invariants import Charge, LedgerEntry
+from domain.orders.lines import DeliveryChoice
 from domain.orders.return_invariants import return_entries
 from domain.orders.state import evolve, fold
 from domain.orders.totals import LedgerTotal, Totals

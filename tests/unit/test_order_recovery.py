@@ -7,7 +7,8 @@ import pytest
 
 from domain.errors import BusyError, DependencyError, RejectedError
 from domain.orders.decide import BOOK, FORGET_KEYS, FULFIL, OPEN_PAYMENT, delivery_id
-from domain.orders.events import KIND_OF, DeliveryChoice
+from domain.orders.events import KIND_OF
+from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import Idempotency
 from domain.orders.state import Status
 from tests.fakes.carts import cart, order_id
