@@ -19,6 +19,7 @@ from cluster.simulation.ingress import Acknowledgements, Cart, Ingress, is_worth
 from cluster.simulation.loop import Process
 from cluster.simulation.network import Network
 from cluster.simulation.postgres import Postgres
+from cluster.simulation.reviewing import Reviewing, ends_of
 from cluster.simulation.stripe import Stripe
 from cluster.simulation.visits import visit
 from domain.catalogue import Offer
@@ -37,7 +38,7 @@ from domain.proposals.documents import SELLER, PlatformFees, PriceModel, Royalty
 T = TypeVar("T")
 DEADLINE_S = 11.0  # a browser's patience, above the ingress's own 10 s
 TRIES_MAX = 80
-POLL_S = 1.5
+POLL_S, LOOKS_S = 1.5, 0.05
 PAYABLE_POLLS_MAX = 120
 LAST_ABANDONS = 2  # the first buyer pays, these two never do, one by each way to pay
 EARLY = 5  # buyers who come early enough for their deadlines to pass while things still go wrong
@@ -54,7 +55,13 @@ RATES = (
     (Rate("DE", 190_000, inclusive=True),),
     (Rate("US_CA", 72_500, inclusive=False), Rate("US_CA_LA", 22_500, inclusive=False)),
 )
-HABITS = ("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly")
+HABITS = (
+    *("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly"),
+    *("is asked", "cancels", "cancels and pays", "cancels at once"),
+)
+FLAGGED = 0.3  # share of carts so large that screening wants somebody to look
+FLAGGED_AIMED = 0.8  # where the seed aims at their capture
+FLAGGED_PRICE_MINOR = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +75,18 @@ class Wish:
     clicks_twice: bool
     reuses_key: bool
     wants: tuple[str, ...]
+    ends: tuple[str, ...]  # of the review, if the cart is flagged
 
 
 def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float) -> Wish:
     """Draw a buyer's intentions; some follow from what the seed aims at."""
+    captures = plan.aims_at("stripe.capture_intent")
+    flagged = number > LAST_ABANDONS and rng.random() < (FLAGGED_AIMED if captures else FLAGGED)
     lines = tuple(
         _line(
             line_no,
             f"seller_{rng.randrange(2)}",
-            price_minor=rng.randrange(1, 5_000),
+            price_minor=rng.randrange(1, 5_000) + (FLAGGED_PRICE_MINOR if flagged and line_no == 1 else 0),
             quantity=rng.randrange(1, 4),
         )
         for line_no in range(1, rng.randrange(2, 5))
@@ -98,6 +108,7 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
         clicks_twice=rng.random() < 0.4,  # noqa: PLR2004 - a share
         reuses_key=rng.random() < 0.2,  # noqa: PLR2004 - a share
         wants=wants_of(rng) if number else (),
+        ends=("approve",) if flagged and captures else ends_of(rng) if flagged else (),
     )
 
 
@@ -141,10 +152,12 @@ class Buyer:
         wish = self._wish
         await asyncio.sleep(wish.arrives_s)
         key = f"key-{wish.number}"
-        clicks = [self._place(key)]
+        clicks: list[Coroutine[Any, Any, PlacedOrder | None]] = [self._place(key)]
         if wish.clicks_twice:
             self._network.plan.situation("buyer clicked twice")
             clicks.append(self._place(key))
+        if wish.habit == "cancels at once":
+            clicks.append(self._cancel_at_once())
         placed = [one for one in await asyncio.gather(*clicks) if one is not None]
         if not placed:
             return
@@ -152,6 +165,8 @@ class Buyer:
         if wish.reuses_key:
             await self._reuse(key)
         await self._pay(order_id)
+        if wish.ends and wish.habit != "abandons":
+            await self._reviewing(order_id).happen(wish.ends)
         if wish.wants and wish.habit != "abandons":
             after = Aftersale(self._network, self._database, self._stripe, self._ask, order_id)
             await after.happen(wish.wants)
@@ -172,6 +187,15 @@ class Buyer:
                     return None
         self._broken(f"an order was not taken in {TRIES_MAX} tries")
         return None
+
+    async def _cancel_at_once(self) -> None:
+        """Cancel as soon as there is an order, whatever has become of its payment."""
+        for _ in range(PAYABLE_POLLS_MAX):
+            for order_id, row in self._database.orders.items():
+                if row.buyer_id == self._wish.cart.buyer_id:
+                    await self._reviewing(order_id).cancel()
+                    return
+            await asyncio.sleep(LOOKS_S)
 
     async def _reuse(self, key: str) -> None:
         self._network.plan.situation("buyer reused a key with another body")
@@ -204,6 +228,15 @@ class Buyer:
             await asyncio.sleep(max(0.0, self._until_deadline_s(order_id) - 2.0 + 8.0 * rng.random()))
         else:
             await asyncio.sleep(0.5 + 8.0 * rng.random())
+        if habit == "is asked":
+            self._network.plan.situation("the bank asked")
+            self._stripe.ask(handle)
+            await asyncio.sleep(1.0 + 3.0 * rng.random())
+        if habit in ("cancels", "cancels and pays"):
+            cancelling = asyncio.create_task(self._reviewing(order_id).cancel())
+            await asyncio.sleep(2.0 * rng.random())
+            if habit == "cancels":
+                await cancelling
         if habit == "declined first":
             self._network.plan.situation("card declined first")
             self._stripe.decline(handle)
@@ -221,7 +254,8 @@ class Buyer:
         buyer's payment is captured in part only.
         """
         order = self._database.orders[order_id]
-        mistake = self._network.rng.randrange(3)
+        # Of what is held the whole is captured: a part of it would be another person's mistake.
+        mistake = self._network.rng.randrange(2 if self._wish.ends else 3)
         self._network.plan.situation(
             "webhook of a second charge" if mistake == 1 else "webhook with a wrong amount"
         )
@@ -231,6 +265,9 @@ class Buyer:
         self._stripe.charge_by_hand(order_id, order.total_minor + 1 - mistake, order.currency)
         await asyncio.sleep(3.0 * self._network.rng.random())
         return 0
+
+    def _reviewing(self, order_id: str) -> Reviewing:
+        return Reviewing(self._network, self._database, self._stripe, self._ask, order_id)
 
     async def _handle(self, order_id: str) -> str | None:
         for _ in range(PAYABLE_POLLS_MAX):

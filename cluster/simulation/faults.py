@@ -108,6 +108,9 @@ BOUNDARIES: dict[str, tuple[Fault, ...]] = {
     "stripe.list_refunds": _OUTSIDE,
     "host.refund": _HOST,
     "ingress.refund": _INGRESS,
+    "stripe.capture_intent": _STRIPE_POST,
+    "host.act": _HOST,
+    "ingress.act": _INGRESS,
 }
 COMBINATIONS = tuple((boundary, fault) for boundary, faults in BOUNDARIES.items() for fault in faults)
 _POLLS = frozenset(
@@ -143,6 +146,8 @@ _RARE = (
     "stripe.create_refund",
     "stripe.list_refunds",
     "host.refund",
+    "stripe.capture_intent",
+    "host.act",
 )
 _WEIGHTS = dict.fromkeys(_POLLS, POLLED) | dict.fromkeys(_RARE, RARELY_MADE)
 _AIMED = (
@@ -200,6 +205,13 @@ SITUATIONS = (
     "refund refused",
     "refund from the dashboard",
     "payment disputed",
+    "buyer cancelled",
+    "the bank asked",
+    "review decided",
+    "nobody reviewed",
+    "decision came too late",
+    "authorisation lapsed",
+    "captured by hand",
 )
 
 

@@ -25,11 +25,14 @@ from cluster.simulation.postgres import Postgres
 from cluster.simulation.visits import visit
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.ids import RANDOM_BYTES, derive_id, new_id
-from domain.orders.commands import PlaceOrder, RequestRefund
+from domain.orders.commands import CancelOrder, DecideReview, PaymentTerms, PlaceOrder, RequestRefund
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    OrderCancelled,
     RefundRequested,
+    ReviewApproved,
+    ReviewRejected,
 )
 from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.ports import Idempotency, PaymentNews
@@ -42,6 +45,8 @@ T = TypeVar("T")
 CALL_DEADLINE_S = 9.0  # as deployments.placement
 HINT_WRONG = 0.15  # share of calls that reach another host than consistent hashing names
 SENT_TWICE = 0.05  # share of calls that two hosts get at once, as retries and stale routes can cause
+SHORT_REVIEW_S = 40  # of days, so that deadlines race while things still go wrong
+TERMS = PaymentTerms(review_s=SHORT_REVIEW_S)
 WEBHOOK_SECRET = "whsec_simulated"  # noqa: S105 - signs nothing outside the simulation
 
 
@@ -121,6 +126,7 @@ class Ingress:
             payment_method=cart.payment_method,
             country=None,
             at=now,
+            payment_terms=TERMS,
         )
         idempotency = Idempotency(key, cart.digest())
         try:
@@ -184,6 +190,22 @@ class Ingress:
             self._broken(
                 "I10", order_id, f"201 was answered, and refund {refund_id} is stored {len(asked)} times"
             )
+
+    async def cancel(self, order_id: str) -> None:
+        """POST /v1/orders/{id}/cancellation; when it returns, 200 was answered."""
+        command = CancelOrder(self._clock())
+        await self._at(order_id, "act", lambda host: host.act(order_id, command))
+        if not any(isinstance(event, OrderCancelled) for event in self._database.orders[order_id].events):
+            self._broken("I10", order_id, "a cancellation was answered with 200, and is not stored")
+
+    async def decide_review(self, order_id: str, reviewer_id: str, *, approves: bool) -> None:
+        """POST /v1/ops/reviews/{id}/decision; when it returns, 200 was answered."""
+        command = DecideReview(reviewer_id, approves, "why", self._clock())
+        await self._at(order_id, "act", lambda host: host.act(order_id, command))
+        kind = ReviewApproved if approves else ReviewRejected
+        stored = [event for event in self._database.orders[order_id].events if isinstance(event, kind)]
+        if [event.reviewer_id for event in stored] != [reviewer_id]:
+            self._broken("I12", order_id, f"a decision of {reviewer_id} was answered with 200, not stored")
 
     async def _place(self, command: PlaceOrder, idempotency: Idempotency) -> PlacedOrder:
         return await self._at(command.order_id, "place", lambda host: host.place(command, idempotency))

@@ -23,16 +23,21 @@ from domain.orders.events import (
     DisputeLost,
     DisputeWon,
     Event,
+    OrderCancelled,
     OrderDelivered,
     OrderDisputed,
     OrderExpired,
     OrderRefunded,
+    PaymentActionRequired,
+    PaymentAuthorised,
     PaymentFailed,
     PaymentOpened,
     PaymentVoided,
     RefundAccepted,
     RefundRequested,
     ReturnBooked,
+    ReviewApproved,
+    ReviewRejected,
 )
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
 from domain.orders.invariants import (
@@ -48,6 +53,7 @@ from domain.orders.invariants import (
 )
 from domain.orders.ledger_invariants import Charge as KnownCharge
 from domain.orders.ledger_invariants import LedgerEntry
+from domain.orders.payments import REVIEW_EXPIRED
 from domain.orders.state import TERMINAL, Order, Status, fold
 
 # Refusals that no operator can mend by trying again: money that the order cannot use, and what follows.
@@ -109,6 +115,13 @@ class SafetyWatch:
                 waited = commit.at - self._since.get((commit.order_id, timer), commit.at)
                 if waited < timedelta(seconds=wait_s):
                     self._add("I9", commit.order_id, f"{timer.__name__} after {waited.total_seconds()} s")
+        for event in commit.turn.events:
+            if isinstance(event, PaymentAuthorised):
+                self._since[commit.order_id, PaymentAuthorised] = commit.at
+            elif isinstance(event, OrderCancelled) and event.code == REVIEW_EXPIRED:
+                waited = commit.at - self._since[commit.order_id, PaymentAuthorised]
+                if waited < timedelta(seconds=commit.turn.order.review_s):
+                    self._add("I9", commit.order_id, f"the review ended after {waited.total_seconds()} s")
 
     def _add(self, invariant: str, order_id: str, detail: str) -> None:
         violation = Violation(invariant, order_id, detail)
@@ -196,7 +209,11 @@ def repeated_facts(events: list[Event]) -> list[str]:
                 counts[f"PaymentFailed {event.stripe_event_id}"] += 1
             case DeliveryKeyReleased():
                 counts[f"DeliveryKeyReleased {event.delivery_id}"] += 1
+            case PaymentActionRequired():
+                counts[f"PaymentActionRequired {event.stripe_event_id}"] += 1
             case PaymentOpened() | OrderExpired() | PaymentVoided() | DeliveryKeysForgotten():
+                counts[type(event).__name__] += 1
+            case PaymentAuthorised() | ReviewApproved() | ReviewRejected() | OrderCancelled():
                 counts[type(event).__name__] += 1
             case RefundRequested() | RefundAccepted() | OrderRefunded():
                 counts[f"{type(event).__name__} {event.refund_id}"] += 1
@@ -297,14 +314,13 @@ def _payment_violations(order: Order, outside: Outside, *, dead: bool) -> list[V
     ] + [one.session_id for one in stripe.sessions.values() if one.order_id == order.order_id]
     if len(opened) > 1 and order.order_id not in stripe.reopened:
         found.append(Violation("I2", order.order_id, f"several payments were opened: {opened}"))
-    if order.status is Status.EXPIRED and not dead:
+    if order.stage in (Status.EXPIRED, Status.CANCELLED) and order.paid_at is None and not dead:
+        own = [one for one in stripe.intents.values() if one.order_id == order.order_id and not one.stray]
         payable = [
-            intent_id
-            for intent_id in opened
-            if intent_id in stripe.intents and stripe.intents[intent_id].status == "requires_payment_method"
+            one.intent_id for one in own if one.status in ("requires_payment_method", "requires_capture")
         ] + [one for one in opened if one in stripe.sessions and stripe.sessions[one].status == "open"]
         if payable and order.order_id not in stripe.reopened:
-            found.append(Violation("I9", order.order_id, f"is expired, yet {payable} can be paid"))
+            found.append(Violation("I9", order.order_id, f"is {order.status}, yet {payable} can be paid"))
     return found
 
 

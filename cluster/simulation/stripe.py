@@ -1,8 +1,9 @@
 """Stripe, modelled: PaymentIntents, Checkout Sessions, idempotency keys, and events that must be delivered.
 
 Keys replay the first result of a request, a stored error included, until Stripe prunes them. An intent is
-paid once; it can be cancelled until then, but not while it is processing. Every change emits an event, handed
-to ``emit``; how it is delivered is ``webhooks``' matter.
+paid once; it can be cancelled until then, but not while it is processing. One of manual capture is held in
+between, and may lapse. Every change emits an event, handed to ``emit``; how it is delivered is ``webhooks``'
+matter.
 
 ``SimulatedGateway`` is the production adapter with its transport replaced: keys, parameters, the order of
 requests and the reading of errors are the shipped code's.
@@ -26,6 +27,9 @@ from storage.stripe_gateway import TIMEOUT_S, StripeGateway
 SUCCEEDED = "payment_intent.succeeded"
 FAILED = "payment_intent.payment_failed"
 CANCELED = "payment_intent.canceled"
+CAPTURABLE = "payment_intent.amount_capturable_updated"
+ACTION = "payment_intent.requires_action"
+PAGE_EXPIRED = "checkout.session.expired"
 _BAD_REQUEST = 400
 
 
@@ -44,6 +48,8 @@ class Intent:
     status: str = "requires_payment_method"
     received_minor: int = 0
     stray: bool = False  # made by a person in Stripe's dashboard, not by us
+    manual: bool = False  # held until it is captured
+    by_hand: bool = False  # captured by a person in the dashboard
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Session:
     order_id: str
     amount_minor: int
     currency: str
+    manual: bool = False
     status: str = "open"
     intent_id: str | None = None
 
@@ -107,14 +114,18 @@ class Stripe:
             raise result
         return result
 
-    def create_intent(self, order_id: str, amount_minor: int, currency: str) -> Mapping[str, Any]:
+    def create_intent(
+        self, order_id: str, amount_minor: int, currency: str, *, manual: bool = False
+    ) -> Mapping[str, Any]:
         """POST /v1/payment_intents."""
-        intent = self._new_intent(order_id, amount_minor, currency)
+        intent = self._new_intent(order_id, amount_minor, currency, manual=manual)
         return {"id": intent.intent_id, "client_secret": f"{intent.intent_id}_secret"}
 
-    def create_session(self, order_id: str, amount_minor: int, currency: str) -> Mapping[str, Any]:
+    def create_session(
+        self, order_id: str, amount_minor: int, currency: str, *, manual: bool = False
+    ) -> Mapping[str, Any]:
         """POST /v1/checkout/sessions."""
-        session = Session(self._id("cs"), order_id, amount_minor, currency)
+        session = Session(self._id("cs"), order_id, amount_minor, currency, manual)
         self.sessions[session.session_id] = session
         return {"id": session.session_id, "url": f"page/{session.session_id}"}
 
@@ -131,6 +142,14 @@ class Stripe:
         self._emit(CANCELED, intent, "payment_canceled")
         return _intent_document(intent)
 
+    def capture_intent(self, intent_id: str) -> Mapping[str, Any]:
+        """POST /v1/payment_intents/{id}/capture."""
+        intent = self.intents[intent_id]
+        if intent.status != "requires_capture":
+            raise _refusal(f"This PaymentIntent could not be captured because it is {intent.status}.")
+        self._take(intent, intent.amount_minor)
+        return _intent_document(intent)
+
     def session(self, session_id: str) -> Mapping[str, Any]:
         """GET /v1/checkout/sessions/{id}."""
         session = self.sessions[session_id]
@@ -143,6 +162,7 @@ class Stripe:
         if session.status != "open" or (intent and intent.status == "processing"):
             raise _refusal("Only Checkout Sessions with a status in [open] can be expired.")
         session.status = "expired"
+        self._tell_page(session)
         if intent and intent.status == "requires_payment_method":
             self.cancel_intent(intent.intent_id)
         return self.session(session_id)
@@ -180,12 +200,43 @@ class Stripe:
         """Take the money of a payment that was begun, or ``short_minor`` less than all of it."""
         if intent.status != "processing":
             return
-        intent.status, intent.received_minor = "succeeded", intent.amount_minor - short_minor
         for session in self.sessions.values():
             if session.intent_id == intent.intent_id:
                 session.status = "complete"
+        if intent.manual:
+            intent.status = "requires_capture"
+            self._emit(CAPTURABLE, intent)
+        else:
+            self._take(intent, intent.amount_minor - short_minor)
+
+    def ask(self, handle: str) -> None:
+        """Have the bank ask the buyer for something."""
+        intent = self._payable(handle)
+        if intent is not None:
+            self._emit(ACTION, intent, "redirect_to_url")
+
+    def lapse(self, intent_id: str) -> bool:
+        """End an authorisation that nobody captured; False when there is none."""
+        intent = self.intents.get(intent_id)
+        if intent is None or intent.status != "requires_capture":
+            return False
+        intent.status = "canceled"
+        self._emit(CANCELED, intent, "expired")
+        return True
+
+    def capture_by_hand(self, intent_id: str) -> bool:
+        """Capture a held payment in the dashboard, past every review; False when there is none."""
+        intent = self.intents.get(intent_id)
+        if intent is None or intent.status != "requires_capture":
+            return False
+        intent.by_hand = True
+        self._take(intent, intent.amount_minor)
+        return True
+
+    def _take(self, intent: Intent, amount_minor: int) -> None:
+        intent.status, intent.received_minor = "succeeded", amount_minor
         self.charges.append(
-            Charge(intent.order_id, intent.intent_id, intent.received_minor, intent.currency, intent.stray)
+            Charge(intent.order_id, intent.intent_id, amount_minor, intent.currency, intent.stray)
         )
         self._emit(SUCCEEDED, intent)
 
@@ -202,15 +253,15 @@ class Stripe:
                 return None
             if session.intent_id is None:
                 session.intent_id = self._new_intent(
-                    session.order_id, session.amount_minor, session.currency
+                    session.order_id, session.amount_minor, session.currency, manual=session.manual
                 ).intent_id
             intent = self.intents[session.intent_id]
         else:
             intent = self.intents[handle.removesuffix("_secret")]
         return intent if intent.status == "requires_payment_method" else None
 
-    def _new_intent(self, order_id: str, amount_minor: int, currency: str) -> Intent:
-        intent = Intent(self._id("pi"), order_id, amount_minor, currency)
+    def _new_intent(self, order_id: str, amount_minor: int, currency: str, *, manual: bool = False) -> Intent:
+        intent = Intent(self._id("pi"), order_id, amount_minor, currency, manual=manual)
         self.intents[intent.intent_id] = intent
         return intent
 
@@ -221,12 +272,20 @@ class Stripe:
                 intent.order_id,
                 kind,
                 intent.intent_id,
-                intent.received_minor,
+                intent.amount_minor if kind == CAPTURABLE else intent.received_minor,
                 intent.currency,
                 code,
                 code,
             )
         )
+
+    def _tell_page(self, session: Session) -> None:
+        self.emit(
+            PaymentNews(
+                self._id("evt"), session.order_id, PAGE_EXPIRED, "", 0, "", "", "",
+                object_id=session.session_id,
+            )
+        )  # fmt: skip
 
     def _id(self, prefix: str) -> str:
         self._count += 1
@@ -267,7 +326,12 @@ class SimulatedGateway(StripeGateway):
                 order_id,
                 lambda: self._create(
                     params,
-                    lambda: model.create_intent(order_id, params["amount"], params["currency"].upper()),
+                    lambda: model.create_intent(
+                        order_id,
+                        params["amount"],
+                        params["currency"].upper(),
+                        manual=params.get("capture_method") == "manual",
+                    ),
                 ),
             )
         if path == "/v1/checkout/sessions":
@@ -280,7 +344,12 @@ class SimulatedGateway(StripeGateway):
                 order_id,
                 lambda: self._create(
                     params,
-                    lambda: model.create_session(order_id, total_minor, currency),
+                    lambda: model.create_session(
+                        order_id,
+                        total_minor,
+                        currency,
+                        manual=params["payment_intent_data"].get("capture_method") == "manual",
+                    ),
                 ),
             )
         if path == "/v1/refunds":
@@ -292,6 +361,9 @@ class SimulatedGateway(StripeGateway):
         kind, object_id, *action = path.removeprefix("/v1/checkout/").removeprefix("/v1/").split("/")
         what = "intent" if kind == "payment_intents" else "session"
         verb = action[0] if action else "retrieve"
+        if verb == "capture":
+            capturing = lambda: self._create(params, lambda: model.capture_intent(object_id))  # noqa: E731
+            return "stripe.capture_intent", self._order_of(object_id), capturing
         run = {
             "retrieve intent": model.intent,
             "cancel intent": model.cancel_intent,

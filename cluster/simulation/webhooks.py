@@ -15,7 +15,7 @@ import orjson
 from cluster.simulation.ingress import WEBHOOK_SECRET, Ingress
 from cluster.simulation.loop import WORLD, Process
 from cluster.simulation.network import Network
-from cluster.simulation.stripe import FAILED, SUCCEEDED
+from cluster.simulation.stripe import ACTION, CAPTURABLE, FAILED, PAGE_EXPIRED, SUCCEEDED
 from cluster.simulation.visits import visit
 from domain.errors import DependencyError, MarketplaceError, NotFoundError
 from domain.orders.ports import PaymentNews
@@ -113,6 +113,9 @@ class Deliveries:
 
 def signed(news: PaymentNews, at_s: int) -> tuple[bytes, bytes]:
     """Return an event's body and its ``Stripe-Signature`` header."""
+    if news.kind == PAGE_EXPIRED:
+        page = {"id": news.object_id, "metadata": {"order_id": news.order_id}, "payment_status": "unpaid"}
+        return _signed(news, page, at_s)
     if news.object_id:
         intent = _returned(news)
         return _signed(news, intent, at_s)
@@ -124,6 +127,10 @@ def signed(news: PaymentNews, at_s: int) -> tuple[bytes, bytes]:
     }
     if news.kind == FAILED:
         intent["last_payment_error"] = {"code": news.code, "message": news.message}
+    elif news.kind == CAPTURABLE:
+        intent |= {"amount_received": 0, "amount_capturable": news.amount_minor}
+    elif news.kind == ACTION:
+        intent["next_action"] = {"type": news.code}
     elif news.kind != SUCCEEDED:
         intent["cancellation_reason"] = "abandoned"
     return _signed(news, intent, at_s)

@@ -28,7 +28,7 @@ from cluster.simulation.outbox import Relaying
 from cluster.simulation.postgres import Postgres
 from cluster.simulation.relays import RelayWatch
 from cluster.simulation.signer import Signer, UnforeseenError
-from cluster.simulation.stripe import SUCCEEDED, Stripe
+from cluster.simulation.stripe import CAPTURABLE, SUCCEEDED, Stripe
 from cluster.simulation.timeline import Timeline
 from cluster.simulation.weather import Weather
 from cluster.simulation.webhooks import Deliveries
@@ -232,8 +232,10 @@ class _World:
         order = self.outside.database.orders.get(news.order_id)
         alone = sum(charge.order_id == news.order_id for charge in self.outside.stripe.charges) == 1
         whole = order is not None and order.total_minor == news.amount_minor
-        own = not self.outside.stripe.intents[news.payment_intent_id].stray
-        self.deliveries.emit(news, may_vanish=news.kind == SUCCEEDED and own and alone and whole)
+        intent = self.outside.stripe.intents.get(news.payment_intent_id)
+        own = intent is not None and not intent.stray and not intent.by_hand
+        found_out = news.kind == CAPTURABLE or (news.kind == SUCCEEDED and alone)
+        self.deliveries.emit(news, may_vanish=found_out and own and whole)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """The order's invariants, checked on facts: what must hold of one order whoever stored it, and whenever.
 
 Decides what is a violation (DESIGN: I1 money, I2 one charge, I3 one licence per line, I4 none before Finance,
-I6 events 1..n, I9 nothing is forgotten, I10 nothing acknowledged is lost); what goes back, I5 with it, is in
-``return_invariants``. I8 shows as a gap or a repetition in I6. Refuses to guess: a part of the facts that the
-caller does not have is ``None`` and is not checked, and it never reads anything by itself.
+I6 events 1..n, I9 nothing is forgotten, I10 nothing acknowledged is lost). Reviews are in
+``payment_invariants``; what goes back, I5 with it, is in ``return_invariants``. I8 shows as a gap or a
+repetition in I6. Refuses to guess: a part of the facts that the caller does not have is ``None`` and is not
+checked, and it never reads anything by itself.
 
 Facts may be read while orders run. What the books, Stripe and the order say of the same payment is then
 not of one instant: ``grace_s`` is how long one of them may be ahead of another.
@@ -42,6 +43,7 @@ from domain.orders.ledger_invariants import (
     words,
 )
 from domain.orders.lines import Line
+from domain.orders.payment_invariants import check_before_payment
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,
@@ -218,6 +220,7 @@ class Examination:
                 self.booked = event
         yield from _milestones(events)
         yield from self._payment(order)
+        yield from check_before_payment(order, events)
         yield from _row(facts.row, order)
         yield from check_bound(order)
         yield from self._licences(order)

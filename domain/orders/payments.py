@@ -151,8 +151,12 @@ def confirm_payment(state: Order, command: c.ConfirmPayment) -> list[Event]:
             f"Order is already paid by {state.payment_intent_id}; {command.payment_intent_id} must be "
             "returned.",
         )
-    if state.status is Status.CANCELLED and (state.flagged or not state.voids):
-        raise ConflictError("order_cancelled", "A cancelled order was paid; the payment must be returned.")
+    ended = state.status is Status.CANCELLED and not state.voids
+    # What ended before a review approved it can never be approved.
+    if ended or (state.flagged and state.status in (Status.CANCELLED, Status.EXPIRED)):
+        raise ConflictError(
+            "order_cancelled", "An order that has ended was paid; the payment must be returned."
+        )
     # A webhook can beat our own record of the PaymentIntent; Checkout only names it once it is paid.
     _require_intent(state, command.payment_intent_id)
     _require_amount(state, command.amount_minor, command.currency, "captured")

@@ -5,7 +5,12 @@ from itertools import chain
 import pytest
 
 from cluster.simulation.world import simulate
-from tests.simulation import planted_hosts, planted_returns, planted_stores  # noqa: F401 - they fill PLANTED
+from tests.simulation import (  # noqa: F401 - they fill PLANTED
+    planted_hosts,
+    planted_payments,
+    planted_returns,
+    planted_stores,
+)
 from tests.simulation.planting import PLANTED
 
 SEEDS = 200  # as many as the unmutated product passes in test_simulation_seeds.py

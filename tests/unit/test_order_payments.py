@@ -21,8 +21,9 @@ from domain.orders.decide import (
     turn_effects,
 )
 from domain.orders.events import KIND_OF, PaymentFailed, decode_event
+from domain.orders.payment_invariants import check_before_payment
 from domain.orders.payments import ACTIONS_MAX, PAYMENT_ATTEMPTS_MAX, REVIEW_S_MAX, attempts_left, terms_of
-from domain.orders.state import Order, ReviewStatus, Status, evolve
+from domain.orders.state import Order, ReviewStatus, Status, evolve, fold
 from domain.proposals.documents import PaymentFlow
 from tests.fakes.carts import BUYER, NOW, cart, line, order_id
 
@@ -109,7 +110,7 @@ def test_what_is_not_approved_is_voided_and_never_paid(end):
 def test_a_capture_before_the_approval_is_refused():
     assert code_of(run(FLAGGED, OPENED), CAPTURED) == "review_undecided"
     assert code_of(run(FLAGGED, OPENED, AUTHORISED), CAPTURED) == "review_undecided"
-    assert code_of(run(FLAGGED, OPENED, c.ExpireOrder(NOW)), CAPTURED) == "review_undecided"
+    assert code_of(run(FLAGGED, OPENED, c.ExpireOrder(NOW)), CAPTURED) == "order_cancelled"
 
 
 @pytest.mark.parametrize(
@@ -319,3 +320,49 @@ def test_events_survive_their_json_and_old_ones_stay_readable():
     assert not cancelled.voids
     screened = {"stage": "payment", "outcome": "clear", "reasons": [], "policy_version": "1", "at": at}
     assert decode_event("order.screened", screened).review_s == 0
+
+
+def history(*commands):
+    events, state = [], None
+    for command in commands:
+        for event in decide(state, command):
+            state = evolve(ORDER, state, event)
+            events.append(event)
+    return events
+
+
+HELD = history(FLAGGED, OPENED, AUTHORISED)
+(APPROVED,), (PAID,) = (
+    decide(run(FLAGGED, OPENED, AUTHORISED), APPROVE),
+    decide(run(FLAGGED, OPENED, AUTHORISED, APPROVE), CAPTURED),
+)
+DECLINED = history(cart(), OPENED, declined())[3]
+REJECTED = decide(run(FLAGGED, OPENED, AUTHORISED), REJECT)
+
+
+def violations(events):
+    return [invariant for invariant, _ in check_before_payment(fold(ORDER, events), events)]
+
+
+@pytest.mark.parametrize(
+    ("events", "invariants"),
+    [
+        ([*HELD, APPROVED, PAID], []),
+        ([*HELD, *REJECTED], []),
+        (HELD, []),
+        ([*HELD, PAID], ["I1"]),
+        ([*HELD, *REJECTED, PAID], ["I1"]),
+        ([*HELD, *REJECTED, APPROVED, PAID], ["I12", "I1"]),
+        ([*HELD, APPROVED, APPROVED, PAID], ["I12"]),
+        ([*HELD, REJECTED[0]], ["I9"]),
+        ([*HELD[:3], APPROVED, HELD[3], PAID], ["I12"]),
+        ([*HELD[:3], replace(HELD[3], amount_minor=1), APPROVED, PAID], ["I1"]),
+        ([*history(cart(), OPENED), HELD[3]], ["I12"]),
+        (
+            [*history(cart(), OPENED), *(replace(DECLINED, stripe_event_id=f"evt_{n}") for n in range(11))],
+            ["I2"],
+        ),
+    ],
+)
+def test_the_invariants_of_what_happens_before_payment(events, invariants):
+    assert violations(events) == invariants
