@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from domain import strict_json
+from domain.card_numbers import holds_card_number
 from domain.errors import RejectedError
 from domain.strict_json import DocumentError
 from serve_app.limits import BODY_BYTES_MAX
@@ -105,7 +106,8 @@ class Call:
         """Read a JSON body; ``optional`` takes an empty one for ``{}``.
 
         Raises:
-            RejectedError: ``content_type_unsupported``, ``body_too_large`` or ``body_malformed``.
+            RejectedError: ``content_type_unsupported``, ``body_too_large``, ``card_number_found`` or
+                ``body_malformed``.
         """
         media_type = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         # Judged first: a form of ten megabytes is told about its type and never read.
@@ -114,7 +116,25 @@ class Call:
         raw = await self.body(bytes_max)
         if optional and not raw:
             return {}
-        return parse_json(raw, bytes_max)
+        refuse_card_number(raw)
+        value = parse_json(raw, bytes_max)
+        if b"\\u" in raw:  # escapes may hide digits
+            refuse_card_number(orjson.dumps(value))
+        return value
+
+
+def refuse_card_number(sent: bytes) -> None:
+    """Refuse what looks like a card number before anything else looks at it; it is repeated nowhere.
+
+    Raises:
+        RejectedError: ``card_number_found``.
+    """
+    if holds_card_number(sent):
+        raise RejectedError(
+            "card_number_found",
+            "The request holds what looks like a card number. Nothing of it was kept. Cards are given to "
+            "Stripe only, by its own page or library; if it is another number, write it otherwise.",
+        )
 
 
 def parse_json(raw: bytes, bytes_max: int = BODY_BYTES_MAX) -> Any:

@@ -14,7 +14,7 @@ import orjson
 from starlette.responses import Response
 
 from domain.errors import RejectedError
-from serve_app.calls import Call, reply
+from serve_app.calls import Call, refuse_card_number, reply
 from storage.market.commands import Recorded, Write
 
 REPLAYED = {"Idempotent-Replayed": "true"}
@@ -25,7 +25,7 @@ def require_key(headers: Mapping[bytes, bytes]) -> str:
     """Return the request's ``Idempotency-Key``.
 
     Raises:
-        RejectedError: ``idempotency_key_missing`` or ``idempotency_key_malformed``.
+        RejectedError: ``idempotency_key_missing``, ``idempotency_key_malformed`` or ``card_number_found``.
     """
     key = headers.get(b"idempotency-key")
     if key is None:
@@ -37,6 +37,7 @@ def require_key(headers: Mapping[bytes, bytes]) -> str:
         raise RejectedError(
             "idempotency_key_malformed", "An Idempotency-Key is 1 to 255 printable ASCII characters."
         )
+    refuse_card_number(key)
     return key.decode("ascii")
 
 

@@ -20,8 +20,14 @@ _REF = "#/components/schemas/{model}"
 _ALL = ("internal_error", "deadline_exceeded")
 _RATED = ("rate_limited",)
 _TOKEN = ("token_missing", "token_invalid", "role_not_allowed", "database_unavailable")
-_WRITE = ("idempotency_key_missing", "idempotency_key_malformed", "idempotency_key_reused")
-_BODY = ("content_type_unsupported", "body_malformed", "body_invalid", "body_too_large")
+_WRITE = (
+    *("idempotency_key_missing", "idempotency_key_malformed", "idempotency_key_reused"),
+    "card_number_found",
+)
+_BODY = (
+    *("content_type_unsupported", "body_malformed", "body_invalid", "body_too_large"),
+    "card_number_found",
+)
 _DESCRIPTION = f"""\
 JSON in snake_case; amounts are integer minor units with their currency; times are RFC 3339 in UTC.
 

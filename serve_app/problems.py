@@ -38,6 +38,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "body_too_large": (413, "The body is too large"),
     "content_type_unsupported": (415, "The body's media type is not supported"),
     "body_invalid": (422, "A field is missing, unknown or wrong"),
+    "card_number_found": (422, "A card number does not belong here"),
     "query_invalid": (422, "A query parameter is wrong"),
     "idempotency_key_reused": (422, "The Idempotency-Key names another request"),
     "idempotency_in_progress": (409, "The first request is still running"),

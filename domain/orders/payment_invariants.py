@@ -33,8 +33,8 @@ def check_before_payment(order: Order, events: Sequence[Event]) -> Found:
     reviewed = [event for event in events if isinstance(event, _ONCE)]
     flagged = any(isinstance(event, OrderScreened) and event.outcome == REVIEW for event in events)
     if not flagged:
-        for event in reviewed:
-            yield "I12", f"{KIND_OF[type(event)]} of an order that was not flagged"
+        for one in reviewed:
+            yield "I12", f"{KIND_OF[type(one)]} of an order that was not flagged"
         return
     yield from _decided_once(reviewed)
     approved = rejected = False

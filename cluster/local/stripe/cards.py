@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.local.stripe.refusals import Document, RefusedError
+from domain.card_numbers import passes_luhn
 
 NUMBER_DIGITS_MIN = 12
 NUMBER_DIGITS_MAX = 19  # ISO/IEC 7812
@@ -123,7 +124,7 @@ def card_by_number(number: str, param: str) -> TestCard:
         not digits.isascii()
         or not digits.isdigit()
         or not NUMBER_DIGITS_MIN <= len(digits) <= NUMBER_DIGITS_MAX
-        or not _passes_luhn(digits)
+        or not passes_luhn(digits.encode())
     ):
         raise refused_card("incorrect_number", "Your card number is incorrect.", param)
     card = _BY_NUMBER.get(digits)
@@ -161,14 +162,6 @@ def check_expiry(month: int, year: int, today: tuple[int, int], param: str) -> N
         raise refused_card(
             "invalid_expiry_year", "Your card's expiration year is invalid.", f"{param}[exp_year]"
         )
-
-
-def _passes_luhn(digits: str) -> bool:
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        value = int(digit) * (2 if place % 2 else 1)
-        total += value - 9 if value > 9 else value  # noqa: PLR2004 - Luhn's rule: add the two digits
-    return total % 10 == 0
 
 
 def refused_card(code: str, message: str, param: str) -> RefusedError:
