@@ -8,6 +8,7 @@ import pytest
 
 from actors.orders.sweep import Sweep
 from domain.errors import DependencyError
+from domain.orders.decide import CAPTURE_PAYMENT
 from domain.orders.ports import CapturedPayment
 from tests.fakes.http_client import Client, pay, settle, signed, stripe_event
 from tests.fakes.ingress import RECIPIENT, FakeMarket
@@ -311,3 +312,20 @@ async def test_a_hosted_page_that_expired_ends_the_order(market, buyer):
     )
     assert answer.json()["outcome"] == "applied"
     assert (await read(buyer, order["id"]))["end"]["code"] == "checkout_expired"
+
+
+async def test_a_capture_that_no_review_approved_is_never_asked_for(market, buyer, held):
+    await market.directory.host.run_effect(held, CAPTURE_PAYMENT)
+    assert market.gateway.captures == []
+    assert (await read(buyer, held))["status"] == "in_review"
+
+
+async def test_a_capture_by_hand_waits_for_the_review(market, buyer, operator, held):
+    """Somebody captured in Stripe's dashboard: money moved, and the order says so once it is approved."""
+    kind = "payment_intent.succeeded"
+    outcome = await tell(market, buyer, held, kind, "evt_hand", amount_received=TOTAL)
+    assert outcome == "review_undecided"
+    assert market.store.inbox["evt_hand"].dead_code == "review_undecided"
+    await decide(operator, held, "approve")
+    await settle(market)
+    assert (await read(buyer, held))["status"] == "delivered"

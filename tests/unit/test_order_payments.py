@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
+from domain.errors import ConflictError, DependencyError, MarketplaceError, NotFoundError, RejectedError
 from domain.orders import commands as c
 from domain.orders.decide import (
     BOOK,
@@ -366,3 +366,11 @@ def violations(events):
 )
 def test_the_invariants_of_what_happens_before_payment(events, invariants):
     assert violations(events) == invariants
+
+
+def test_news_of_a_refund_waits_until_it_is_known_that_nothing_was_paid():
+    told = c.NoticeRefund("re_1", "", "pi_1", 100, "USD", "succeeded", "", NOW)
+    cancelled = run(cart(), OPENED, CANCEL)
+    with pytest.raises(DependencyError, match="payment_not_recorded"):
+        decide(cancelled, told)
+    assert decide(run(cart(), OPENED, CANCEL, VOIDED), told) == []
