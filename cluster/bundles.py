@@ -11,17 +11,19 @@ the limits. Caches and version control's own folders are left out.
 import gzip
 import hashlib
 import io
+import os
 import re
 import stat
 import tarfile
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from domain import strict_json
 from domain.document_fields import closed_object, text_field
 from domain.licence_policies import OfferedPolicy
-from domain.manifests import DESCRIPTION_CHARS_MAX, PLATFORMS
+from domain.manifests import BUNDLE_BYTES_MAX, DESCRIPTION_CHARS_MAX, PLATFORMS
 from domain.money import AMOUNT_MINOR_MAX, is_currency
 from domain.semver import parse_version
 from domain.strict_json import DocumentError
@@ -29,7 +31,8 @@ from domain.strict_json import DocumentError
 MANIFEST_NAME = "marketplace.json"
 MANIFEST_BYTES_MAX = 16_384  # names, prices and 600 characters of description fit many times
 FILES_MAX = 10_000  # a program with its dependencies; larger trees belong in an archive inside
-BUNDLE_BYTES_MAX = 512 * 2**20  # packed in memory here; larger bundles are uploaded through the API
+IN_MEMORY_BYTES_MAX = 32 * 2**20  # a larger bundle is packed into a temporary file
+READ_BYTES = 2**20
 PATH_CHARS_MAX = 200  # what old tar readers and every file system take
 TITLE_CHARS_MAX = 120  # one line in a shop's list
 NAME_CHARS_MAX = 64
@@ -59,13 +62,17 @@ class BundleInfo:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A packed bundle: its file name, bytes, digest (lower-case hexadecimal) and what it says of itself."""
+    """A packed bundle: what it says of itself, its file name, length in bytes and SHA-256 (lower-case hex).
+
+    ``file`` holds its bytes and is at its start; whoever packs closes it.
+    """
 
     info: BundleInfo
     file_name: str
-    data: bytes
+    size: int
     sha256: str
     paths: tuple[str, ...]
+    file: IO[bytes] = field(repr=False, compare=False)
 
     @property
     def entry_member(self) -> str:
@@ -138,20 +145,33 @@ def pack(folder: Path) -> Bundle:
             "entry_point_invalid", f"entry_point {info.entry_point!r} is not a file of the bundle."
         )
     root = f"{info.name}-{info.version}"
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    size = sum(path.stat().st_size for _, path in files)
+    in_memory = size <= IN_MEMORY_BYTES_MAX
+    packed: IO[bytes] = io.BytesIO() if in_memory else tempfile.TemporaryFile(prefix="bundle-")  # noqa: SIM115 - handed on
+    with (
+        gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=FIXED_MTIME) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
         for name, path in files:
-            data = path.read_bytes()
-            member = tarfile.TarInfo(f"{root}/{name}")
-            member.size = len(data)
-            member.mtime = FIXED_MTIME
-            member.mode = MODE_PROGRAM if path.stat().st_mode & stat.S_IXUSR else MODE_FILE
-            archive.addfile(member, io.BytesIO(data))
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=FIXED_MTIME) as stream:
-        stream.write(plain.getbuffer())
-    data = packed.getvalue()
-    return Bundle(info, f"{root}.tar.gz", data, hashlib.sha256(data).hexdigest(), tuple(names))
+            with path.open("rb") as source:
+                member = tarfile.TarInfo(f"{root}/{name}")
+                status = os.fstat(source.fileno())
+                member.size = status.st_size
+                member.mtime = FIXED_MTIME
+                member.mode = MODE_PROGRAM if status.st_mode & stat.S_IXUSR else MODE_FILE
+                archive.addfile(member, source)
+    return bundle_of(info, f"{root}.tar.gz", tuple(names), packed)
+
+
+def bundle_of(info: BundleInfo, file_name: str, paths: tuple[str, ...], file: IO[bytes]) -> Bundle:
+    """Measure a packed bundle's ``file`` (seekable) from its start to its end."""
+    file.seek(0)
+    digest, size = hashlib.sha256(), 0
+    while block := file.read(READ_BYTES):
+        digest.update(block)
+        size += len(block)
+    file.seek(0)
+    return Bundle(info, file_name, size, digest.hexdigest(), paths, file)
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

@@ -1,7 +1,7 @@
 """``marketplace bench``: benchmarks that measure and never judge.
 
-Each prints one JSON object as the last line. ``http``, ``recovery`` and ``sign`` use the marketplace that
-runs on this machine, or start one and stop it again; the others need none. Exit status 1 only when an
+Each prints one JSON object as the last line. ``http``, ``deliver``, ``recovery`` and ``sign`` use the
+marketplace that runs on this machine, or start one and stop it again; the others need none. Exit status 1 only when an
 acknowledged order was lost or nothing could be measured: a slow result is a result.
 """
 
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cluster.bench import deliver as deliver_bench
 from cluster.bench import grains as grains_bench
 from cluster.bench import growth as growth_bench
 from cluster.bench import orders_http, plots, report
@@ -35,7 +36,9 @@ RATE_MAX = 2_000.0  # arrivals per second: more than one generator can make
 SECONDS_MAX = 3_600.0
 COMPLETE_TIMEOUT_S = 60.0
 
-app = typer.Typer(help="Measure: http (the default), grains, growth, payouts, reconcile, recovery, sign.")
+app = typer.Typer(
+    help="Measure: http (the default), deliver, grains, growth, payouts, reconcile, recovery, sign."
+)
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Write the result and its plots (SVG) into this directory.")
@@ -45,7 +48,7 @@ Note = Callable[[str], None]
 
 @app.callback(invoke_without_command=True)
 def all_benchmarks(context: typer.Context) -> None:
-    """Measure: http (the default), grains, growth, payouts, reconcile, recovery, sign."""
+    """Measure: http (the default), deliver, grains, growth, payouts, reconcile, recovery, sign."""
     if context.invoked_subcommand is None:
         http()
 
@@ -83,6 +86,25 @@ def http(
             result = orders_http.run(layout, local, plan)
     if not as_json:
         _print_http(result)
+    _finish(result, plot)
+
+
+@app.command()
+def deliver(
+    *,
+    purchases: Annotated[
+        int, typer.Option("--purchases", min=5, max=2_000, help="Purchases of each size.")
+    ] = deliver_bench.PURCHASES,
+    large_mb: Annotated[
+        int, typer.Option("--large-mb", min=20, max=8_000, help="Size of the large bundle in megabytes.")
+    ] = deliver_bench.LARGE_BYTES // 1_000_000,
+    plot: PlotOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure from paid to delivered for a small and a large release, and what encrypting one costs."""
+    with command(as_json=as_json) as terminal, _marketplace(terminal.note) as (layout, local):
+        plan = deliver_bench.Plan(purchases, large_bytes=large_mb * 1_000_000)
+        result = deliver_bench.run(layout, local, plan, terminal.note)
     _finish(result, plot)
 
 

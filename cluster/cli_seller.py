@@ -96,13 +96,13 @@ def release(
         if dry_run:
             for path in bundle.paths:
                 terminal.say(f"  {path}")
-            terminal.say(f"{bundle.file_name}: {len(bundle.data)} bytes, SHA-256 {bundle.sha256}")
+            terminal.say(f"{bundle.file_name}: {bundle.size} bytes, SHA-256 {bundle.sha256}")
             terminal.result(
                 {
                     "ok": True,
                     "bundle_name": bundle.file_name,
                     "bundle_sha256": bundle.sha256,
-                    "bundle_bytes": len(bundle.data),
+                    "bundle_bytes": bundle.size,
                     "paths": list(bundle.paths),
                 }
             )

@@ -56,7 +56,7 @@ def sign_manifest(bundle: Bundle, key: SellerKey) -> dict[str, Any]:
         ReleaseManifest(
             bundle_name=bundle.file_name,
             bundle_sha256=bundle.sha256,
-            size=len(bundle.data),
+            size=bundle.size,
             sku=info.name,
             version=parse_version(info.version),
             entry_point=bundle.entry_member,
@@ -101,8 +101,8 @@ def publish_bundle(
     release = client.create_release(
         sku["id"], info.version, bundle.file_name, f"release:{sku['id']}:{info.version}:{bundle.sha256[:16]}"
     )
-    on_step(f"{info.name}: upload {len(bundle.data)} bytes")
-    upload(release["upload"], bundle.data, transport)
+    on_step(f"{info.name}: upload {bundle.size} bytes")
+    upload(release["upload"], bundle, transport)
     on_step(f"{info.name}: publish")
     published = _publish(client, release, manifest)
     if published["bundle_sha256"] != bundle.sha256:
@@ -132,7 +132,7 @@ def _publish(client: MarketplaceClient, release: Release, manifest: dict[str, An
     return client.publish(release["id"], manifest, f"publish:{release['id']}:{digest}")
 
 
-def upload(where: Upload, data: bytes, transport: httpx.BaseTransport | None = None) -> None:
+def upload(where: Upload, bundle: Bundle, transport: httpx.BaseTransport | None = None) -> None:
     """Put a bundle where the release says.
 
     Raises:
@@ -141,9 +141,14 @@ def upload(where: Upload, data: bytes, transport: httpx.BaseTransport | None = N
     # A client of its own: the seller's token must never go to the storage's address.
     with httpx.Client(timeout=UPLOAD_TIMEOUT_S, transport=transport) as http:
         for attempt in range(1, UPLOAD_ATTEMPTS_MAX + 1):
+            bundle.file.seek(0)
             try:
                 response = http.request(
-                    where["method"], where["url"], content=data, headers=where.get("headers", {})
+                    where["method"],
+                    where["url"],
+                    content=bundle.file,
+                    # Object storage takes no chunked bodies.
+                    headers={**where.get("headers", {}), "Content-Length": str(bundle.size)},
                 )
             except httpx.TransportError as error:
                 if attempt == UPLOAD_ATTEMPTS_MAX:

@@ -29,6 +29,7 @@ def charts_of(result: dict[str, Any]) -> dict[str, str]:
         "http": _http,
         "grains": _grains,
         "growth": _growth,
+        "deliver": _deliver,
         "recovery": _recovery,
     }
     return draw[result["bench"]](result)
@@ -137,6 +138,15 @@ def _growth(result: dict[str, Any]) -> dict[str, str]:
             "Reads, 95th percentile", "orders in the database", "milliseconds", reads, log_x=True
         ),
     }
+
+
+def _deliver(result: dict[str, Any]) -> dict[str, str]:
+    bars = [
+        Bar(f"{size['bundle_bytes'] / 1e6:.0f} MB", size["paid_to_delivered"]["p50_ms"], f"p50 {text} ms")
+        for size in (result["small"], result["large"])
+        if (text := size["paid_to_delivered"]["p50_ms"]) is not None
+    ]
+    return {"time": bar_chart("From paid to delivered, by the bundle's size", "milliseconds", bars)}
 
 
 def _recovery(result: dict[str, Any]) -> dict[str, str]:

@@ -26,12 +26,12 @@ def home(market, tmp_path):
 
 def test_a_purchase_from_keygen_to_a_verified_bundle(market, home):
     bought = told(market.cli("buyer", "buy", "logline", "--json", cwd=home))
-    bundle = pack(CATALOGUE / "logline")
+    data = pack(CATALOGUE / "logline").file.read()
     files = bought["files"][0]
-    assert (home / files["plaintext"]).read_bytes() == bundle.data
+    assert (home / files["plaintext"]).read_bytes() == data
     secret = (home / "config/illuvrse-marketplace/identity.txt").read_text().splitlines()[-1]
     identity = pyrage.x25519.Identity.from_str(secret)
-    assert pyrage.decrypt((home / files["encrypted"]).read_bytes(), [identity]) == bundle.data
+    assert pyrage.decrypt((home / files["encrypted"]).read_bytes(), [identity]) == data
     verified = told(market.cli("buyer", "verify", files["licence"], "--json", cwd=home))
     states = {check["name"]: check["state"] for check in verified["checks"]}
     assert states.pop("licence owner") == "skipped"

@@ -1,5 +1,4 @@
 import gzip
-import io
 import json
 import os
 import shutil
@@ -38,7 +37,7 @@ def test_the_demo_bundles_pass_their_own_tests(name):
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_demo_bundles_run_once_unpacked(name, tmp_path):
     bundle = pack(CATALOGUE / name)
-    with tarfile.open(fileobj=io.BytesIO(bundle.data)) as archive:
+    with tarfile.open(fileobj=bundle.file) as archive:
         archive.extractall(tmp_path, filter="data")
     entry = tmp_path / bundle.entry_member
     done = subprocess.run([entry, "--help"], capture_output=True, text=True, check=False)
@@ -64,13 +63,14 @@ def test_packing_depends_on_names_and_contents_alone(folder, tmp_path):
 
 def test_members_carry_no_trace_of_the_machine(folder):
     bundle = pack(folder)
-    with tarfile.open(fileobj=io.BytesIO(bundle.data)) as archive:
+    with tarfile.open(fileobj=bundle.file) as archive:
         members = archive.getmembers()
     assert [member.name for member in members] == sorted(member.name for member in members)
     assert {(member.uid, member.gid, member.uname, member.gname) for member in members} == {(0, 0, "", "")}
     assert len({member.mtime for member in members}) == 1
     assert {oct(member.mode) for member in members} == {"0o644", "0o755"}
-    assert gzip.decompress(bundle.data)
+    bundle.file.seek(0)
+    assert gzip.decompress(bundle.file.read())
 
 
 def change(folder, **changes):
