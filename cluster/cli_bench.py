@@ -1,8 +1,8 @@
 """``marketplace bench``: benchmarks that measure and never judge.
 
 Each prints one JSON object as the last line. ``http``, ``deliver``, ``recovery`` and ``sign`` use the
-marketplace that runs on this machine, or start one and stop it again; the others need none. Exit status 1 only when an
-acknowledged order was lost or nothing could be measured: a slow result is a result.
+marketplace that runs on this machine, or start one and stop it again; the others need none. Exit status 1
+only when an acknowledged order was lost or nothing could be measured: a slow result is a result.
 """
 
 import json

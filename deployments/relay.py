@@ -7,6 +7,7 @@ payouts are sent from here, and the daily reconciliation has its thread here.
 
 from functools import partial
 
+from actors.deliveries.upkeep import StorageUpkeep
 from actors.orders.housekeeping import Housekeeping
 from actors.reconciliation.daily import DailyReconciliation
 from actors.relay.bus import PostgresBus
@@ -20,10 +21,12 @@ from deployments.process import prepare_process
 from deployments.reconciliation import open_reconciliation
 from deployments.settings import Settings
 from storage.market.consumers import PostgresConsumerStore
+from storage.market.deliveries import Deliveries
 from storage.market.housekeeping import PostgresHousekeeping
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
 from storage.market.sales import SalesProjection
+from storage.s3 import Bucket, S3Access
 
 POOL_MAX = 6  # consumers write one batch at a time; upkeep takes one, housekeeping and payouts two
 POOL_OPEN_TIMEOUT_S = 20.0
@@ -44,10 +47,15 @@ class RelayDeployment:
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
         self._payouts = LocalRunner(settings, self._pool)
         self._reconciliation = DailyReconciliation(partial(open_reconciliation, settings), draw_id)
+        s3 = settings.s3
+        access = S3Access(s3.endpoint, s3.region, s3.access_key, s3.secret_key)
+        self._uploads = Bucket(access, s3.bucket_uploads, utc_now)
+        self._storage_upkeep = StorageUpkeep(Deliveries(self._pool), self._uploads)
         self._work = (
             self._relay,
             self._upkeep,
             self._housekeeping,
+            self._storage_upkeep,
             self._payouts,
             self._reconciliation,
         )
@@ -57,7 +65,7 @@ class RelayDeployment:
     async def check_health(self) -> None:
         """Serve's probe: a relay whose loop has ended is replaced."""
         if not all(part.alive for part in self._work):
-            raise RuntimeError("the relay, its upkeep, housekeeping, payouts or reconciliation has ended")
+            raise RuntimeError("the relay, an upkeep, housekeeping, payouts or reconciliation has ended")
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -75,3 +83,4 @@ class RelayDeployment:
             for part in self._work:
                 await part.stop()
             await self._pool.close()
+            self._uploads.close()

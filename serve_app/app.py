@@ -28,6 +28,7 @@ from serve_app.routes import (
     cases,
     catalogue,
     dead_letters,
+    deliveries,
     discounts,
     disputes,
     licences,
@@ -73,6 +74,7 @@ def build_app(
     listed = (
         *webhooks.operations(hooks),
         *orders.operations(watcher, quoting),
+        *deliveries.operations(),
         *licences.operations(monotonic),
         *quotes.operations(quoting),
         *refunds.operations(),

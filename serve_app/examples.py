@@ -252,6 +252,21 @@ DELIVERY: dict[str, Any] = {
     "licence": {"id": _LICENCE_ID, "armoured": ARMOURED, "envelope": ENVELOPE},
     "key_release": None,
 }
+JOINED_DELIVERY = {
+    "delivery_id": _DELIVERY_ID,
+    "file_name": "logline-1.2.0.tar.gz.age",
+    "url": "https://s3.example.com/uploads/joined/…?versionId=…&X-Amz-Signature=…",
+    "expires_at": _TIME,
+    "bytes": 123_672,
+}
+DELIVERY_LINK = {
+    "delivery_id": _DELIVERY_ID,
+    "order_id": _ORDER_ID,
+    "issued_to": "buyer_ada",
+    "kind": "payload",
+    "issued_at": _TIME,
+    "expires_at": _TIME,
+}
 RELEASED_KEY = {"delivery_id": _DELIVERY_ID, "identity": "AGE-SECRET-KEY-1…", "expires_at": _TIME}
 LICENCE: dict[str, Any] = {
     "id": _LICENCE_ID,

@@ -28,6 +28,7 @@ from storage.market.cases import CaseDecision, RunRow
 from storage.market.catalogue import PriceList, Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
+from storage.market.deliveries import IssuedLink
 from storage.market.discounts import DiscountRow
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
@@ -36,7 +37,7 @@ from storage.market.reviews import Review
 from storage.market.sales import SalesCursor, SalesDay
 from storage.market.signing_keys import KeysOnRecord
 from storage.market.taxes import TaxTableVersion
-from storage.s3 import Link
+from storage.s3 import Link, StoredObject
 
 
 class Orders(Protocol):
@@ -162,6 +163,25 @@ class SigningKeyStore(Protocol):
         self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
     ) -> Recorded | None:
         """Make a signed list the current one, once per idempotency key."""
+
+
+class DeliveryStore(Protocol):
+    """``storage.market.deliveries``; see there for errors."""
+
+    async def take_links(
+        self, order_id: str, delivery_ids: Sequence[str], issued_to: str, kind: str, expires_at: datetime
+    ) -> None:
+        """Count and record one link to each delivery, or none at all."""
+
+    async def links(self, delivery_id: str) -> list[IssuedLink]:
+        """List the links to a delivery, newest first."""
+
+
+class Joining(Protocol):
+    """``actors.deliveries.joining``."""
+
+    async def joined(self, delivery_id: str, header: bytes, payload: StoredObject) -> StoredObject:
+        """Return the object that holds header and payload, making it if need be."""
 
 
 class AccessStore(Protocol):
@@ -335,7 +355,10 @@ class PayloadLinks(Protocol):
 
 
 class UploadLinks(Protocol):
-    """The bucket that sellers upload to; ``storage.s3.Bucket``."""
+    """The bucket that sellers upload to, and that holds joined deliveries; ``storage.s3.Bucket``."""
+
+    def link_to_get(self, key: str, version_id: str, lifetime_s: int) -> Link:
+        """Presign a GET of one version."""
 
     def link_to_put(self, key: str, lifetime_s: int) -> Link:
         """Presign a PUT."""
@@ -381,6 +404,8 @@ class IngressPorts:
     publisher: Publishing
     licences: LicenceStore
     signing_keys: SigningKeyStore
+    deliveries: DeliveryStore
+    joiner: Joining
     access: AccessStore
     commands: CommandStore
     dead_letters: DeadLetterStore

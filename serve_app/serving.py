@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
+from actors.deliveries.joining import Joiner
 from actors.publisher.publication import Publisher
 from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
@@ -27,6 +28,7 @@ from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
+from storage.market.deliveries import Deliveries
 from storage.market.discounts import Discounts
 from storage.market.governed import GovernedTerms
 from storage.market.licences import LicenceReads
@@ -45,7 +47,7 @@ POOL_OPEN_TIMEOUT_S = 20.0
 ONGOING_MAX = 2_048  # open progress streams count, and each replica serves up to a thousand of them
 QUEUED_MAX = 512
 SHUTDOWN_GRACE_S = 35.0  # Serve drains an ingress for up to 30 s
-PUBLICATIONS_WAIT_S = 10.0
+BACKGROUND_WAIT_S = 10.0  # each, for publications and joins under way
 SIGNER_WAIT_S = 5.0  # a replica without a signer serves all the same
 ANONYMOUS_RATE = RateLimit(
     per_s=5_000, burst=10_000
@@ -83,6 +85,9 @@ class IngressDeployment:
             else None
         )
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+        self._deliveries = Deliveries(self._pool)
+        # Not the payloads' bucket: what is locked there can never be deleted.
+        self._joiner = Joiner(self._deliveries, self._payloads, self._uploads)
         self._payouts = LocalDesk(settings, self._pool)
         await self._meet_signer()
         settle_process()
@@ -100,6 +105,8 @@ class IngressDeployment:
             publisher=self._publisher,
             licences=LicenceReads(self._pool),
             signing_keys=SigningKeys(self._pool),
+            deliveries=self._deliveries,
+            joiner=self._joiner,
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),
@@ -158,7 +165,8 @@ class IngressDeployment:
         if hasattr(self, "_payouts"):
             if isinstance(self._orders, LocalOrders):
                 await self._orders.close()
-            await self._publisher.close(PUBLICATIONS_WAIT_S)
+            await self._publisher.close(BACKGROUND_WAIT_S)
+            await self._joiner.close(BACKGROUND_WAIT_S)
             await self._payouts.close()
             if self._stripe_tax is not None:
                 await self._stripe_tax.close()

@@ -7,8 +7,9 @@ uploads whose version the server does not tell (a bucket without versioning).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -27,6 +28,8 @@ ATTEMPTS_MAX = 3
 THREADS_MAX = 4  # publications and probes only: buyers fetch from S3 directly
 CALLS_WAITING_MAX = 64  # beyond this callers hear 503 instead of joining an endless queue
 PART_BYTES = 16 * 2**20  # S3 allows 10,000 parts of at least 5 MiB: 160 GB, far above a bundle's bound
+JOIN_HEAD_BYTES = 8 * 2**20  # the first of several parts has at least 5 MiB
+COPY_PART_BYTES = 256 * 2**20  # S3 copies up to 5 GiB in one call; this ends within the time for an answer
 
 T = TypeVar("T")
 
@@ -158,6 +161,53 @@ class Bucket:
         """Return a writer for a new version of ``key`` in constant memory."""
         return PartedUpload(self._client, self.name, key)
 
+    def join(self, key: str, head: bytes, source: "Bucket", body: StoredObject) -> StoredObject:
+        """Write ``head``, then a version of an object in ``source``, as a new version of ``key``. Blocks.
+
+        Only ``JOIN_HEAD_BYTES`` pass through this process; the rest is copied by the server.
+        """
+        with source.opened(body) as stream:
+            first = head + _read_up_to(stream, JOIN_HEAD_BYTES)
+        done = len(first) - len(head)
+        target = {"Bucket": self.name, "Key": key}
+        if done == body.size:
+            answer = self._client.put_object(**target, Body=first, ChecksumAlgorithm="SHA256")
+            return StoredObject(key, _version_of(answer), len(first))
+        upload_id = self._client.create_multipart_upload(**target)["UploadId"]
+        upload = {**target, "UploadId": upload_id}
+        try:
+            answer = self._client.upload_part(**upload, PartNumber=1, Body=first)
+            parts = [{"PartNumber": 1, "ETag": answer["ETag"]}]
+            for start in range(done, body.size, COPY_PART_BYTES):
+                end = min(start + COPY_PART_BYTES, body.size)
+                copied = self._client.upload_part_copy(
+                    **upload,
+                    PartNumber=len(parts) + 1,
+                    CopySource={"Bucket": source.name, "Key": body.key, "VersionId": body.version_id},
+                    CopySourceRange=f"bytes={start}-{end - 1}",
+                )
+                parts.append({"PartNumber": len(parts) + 1, "ETag": copied["CopyPartResult"]["ETag"]})
+            answer = self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            self._client.abort_multipart_upload(**upload)
+            raise
+        version_id = _version_of(answer)
+        made = self._client.head_object(**target, VersionId=version_id)
+        return StoredObject(key, version_id, int(made["ContentLength"]))
+
+    @contextmanager
+    def opened(self, stored: StoredObject) -> Iterator[Readable]:
+        """Open one version for a block. Blocks."""
+        body = self.open(stored)
+        try:
+            yield body
+        finally:
+            body.close()
+
+    def delete(self, stored: StoredObject) -> None:
+        """Delete one version; one that is gone already is no failure. Blocks."""
+        self._client.delete_object(Bucket=self.name, Key=stored.key, VersionId=stored.version_id)
+
     def reachable(self) -> bool:
         """Whether the bucket answers. Blocks."""
         try:
@@ -244,6 +294,14 @@ class PartedUpload:
         if "ChecksumSHA256" in answer:
             part["ChecksumSHA256"] = answer["ChecksumSHA256"]
         self._parts.append(part)
+
+
+def _read_up_to(stream: Readable, size: int) -> bytes:
+    parts = []
+    while size and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _version_of(answer: Any) -> str:

@@ -2,8 +2,8 @@
 
 Idempotency keys are kept for ``COMMANDS_KEPT_DAYS``: a request that is repeated later than that is a new one.
 Processed webhooks are kept for ``WEBHOOKS_KEPT_DAYS``: a duplicate that comes later meets an order that has
-the payment on record, and changes nothing. Runs where the sweep runs. Refused: to delete anything else, above
-all orders, events, and dead letters.
+the payment on record, and changes nothing. Records of links to deliveries are kept for ``LINKS_KEPT_DAYS``.
+Runs beside the relay. Refused: to delete anything else, above all orders, events, and dead letters.
 """
 
 import asyncio
@@ -20,12 +20,13 @@ from domain.errors import MarketplaceError
 log = logging.getLogger("marketplace.housekeeping")
 
 COMMANDS_KEPT_DAYS = 30  # ten times as long as any client or proxy repeats a request
+LINKS_KEPT_DAYS = 400  # evidence that something was fetched; a buyer's bank may ask for it within a year
 WEBHOOKS_KEPT_DAYS = 90  # Stripe repeats for 3 days and lists events for 30; a dispute may ask after both
 BATCH_ROWS = 1_000  # a millisecond of one statement, measured on 400,000 rows in memory
-BATCHES_MAX = 10  # of one chore in one run: with the pauses well below what the lock may be held for
+BATCHES_MAX = 7  # of one chore in one run: with the pauses well below what the lock may be held for
 BATCH_PAUSE_S = 0.1  # leaves the database to the orders nine tenths of the time
-INTERVAL_S = 120.0  # one run keeps up with 80 rows per second; above that the next one comes at once
-BACKLOG_PAUSE_S = 5.0  # between runs while there is more: 1,300 rows per second of each table
+INTERVAL_S = 120.0  # one run keeps up with 50 rows per second; above that the next one comes at once
+BACKLOG_PAUSE_S = 5.0  # between runs while there is more: 900 rows per second of each table
 
 Purge = Callable[[int, int], Awaitable[int]]
 
@@ -42,6 +43,9 @@ class HousekeepingStore(Protocol):
     async def purge_webhooks(self, kept_days: int, limit: int) -> int:
         """Delete webhooks processed before that, at most ``limit``; returns how many."""
 
+    async def purge_delivery_links(self, kept_days: int, limit: int) -> int:
+        """Delete records of links to deliveries older than that, at most ``limit``; returns how many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Purged:
@@ -50,6 +54,7 @@ class Purged:
     commands: int
     webhooks: int
     more: bool
+    links: int = 0
 
 
 class Housekeeping:
@@ -96,9 +101,10 @@ class Housekeeping:
                 return None
             commands, more_commands = await self._purge(self._store.purge_commands, COMMANDS_KEPT_DAYS)
             webhooks, more_webhooks = await self._purge(self._store.purge_webhooks, WEBHOOKS_KEPT_DAYS)
-        purged = Purged(commands, webhooks, more_commands or more_webhooks)
-        if commands or webhooks:
-            log.info("purged %d idempotency keys and %d webhooks", commands, webhooks)
+            links, more_links = await self._purge(self._store.purge_delivery_links, LINKS_KEPT_DAYS)
+        purged = Purged(commands, webhooks, more_commands or more_webhooks or more_links, links)
+        if commands or webhooks or links:
+            log.info("purged %d idempotency keys, %d webhooks, %d link records", commands, webhooks, links)
         return purged
 
     async def _purge(self, purge: Purge, kept_days: int) -> tuple[int, bool]:

@@ -59,7 +59,8 @@ def run(layout: Layout, local: dict[str, Any], plan: Plan, note: Note) -> dict[s
     note("cipher")
     result: dict[str, Any] = {"bench": "deliver", "cipher": cipher()}
     key = seller_key(layout)
-    targets, published = {}, {}
+    targets: dict[str, Target] = {}
+    published: dict[str, dict[str, Any]] = {}
     with MarketplaceClient(local["base_url"], local["tokens"]["seller"]) as client:
         for name, size in (("small", plan.small_bytes), ("large", plan.large_bytes)):
             note(f"publish {size / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""Orders: placing, reading, following and receiving.
+"""Orders: placing, reading and following.
 
 A cart is quoted against the catalogue and judged by the domain's own pure rules here, before a hop; the
 order's host judges it again, as the authority. Reads come from Postgres, never from a grain. Someone
@@ -24,7 +24,7 @@ from domain.orders.events import (
 )
 from domain.orders.lines import DeliveryChoice
 from domain.orders.ports import Idempotency, NumberedEvent, StoredOrder
-from domain.orders.state import TERMINAL, Order, Status, evolve, fold
+from domain.orders.state import TERMINAL, Order, evolve, fold
 from serve_app import examples
 from serve_app.auth import BUYER, OPERATOR
 from serve_app.calls import JSON, Call, read_model, reply
@@ -34,12 +34,10 @@ from serve_app.operations import Answer, Operation
 from serve_app.paging import QUERY, cursor_after, page_of
 from serve_app.quoting import QUOTE_PROBLEMS, Quoting
 from serve_app.schemas import orders as schemas
-from serve_app.schemas.base import rfc3339
 from serve_app.sse import EventStream, EventWatcher
 from storage.age.errors import RecipientError
 from storage.age.recipients import parse_recipient
 
-PAYLOAD_LINK_LIFETIME_S = 900  # a download that takes longer has begun by then; links are made on demand
 RECIPIENTS_REMEMBERED = 4_096  # checking one costs a key agreement, and buyers come back
 LAST_EVENT_ID_CHARS_MAX = 9
 
@@ -69,7 +67,7 @@ PLACE_PROBLEMS = (
 
 _BUYER = frozenset({BUYER})
 _READERS = frozenset({BUYER, OPERATOR})
-_PRIVATE = {"Cache-Control": "no-store"}
+PRIVATE = {"Cache-Control": "no-store"}
 
 
 class OrderRoutes:
@@ -149,7 +147,7 @@ class OrderRoutes:
         document = schemas.order_document(
             acted.order, stored.payment_handle, call.ports.settings.publishable_key, for_buyer=True
         )
-        return reply(200, document, {**_PRIVATE, **(REPLAYED if acted.replayed else {})})
+        return reply(200, document, {**PRIVATE, **(REPLAYED if acted.replayed else {})})
 
     async def events(self, call: Call) -> ASGIApp:
         """GET /v1/orders/{order_id}/events."""
@@ -163,47 +161,6 @@ class OrderRoutes:
         return EventStream(
             self._watcher, order_id, events, _last_event_id(call, len(events)), progress.render
         )
-
-    async def deliveries(self, call: Call) -> Response:
-        """GET /v1/orders/{order_id}/deliveries."""
-        order, _ = await visible_order(call, _BUYER)
-        if order.stage is not Status.DELIVERED:
-            raise ConflictError(
-                "order_not_delivered",
-                f"The order is {order.status.value}. Follow /v1/orders/{order.order_id}/events until it is "
-                "delivered.",
-            )
-        items = [
-            schemas.delivery_document(
-                row,
-                call.ports.payloads.link_to_get(
-                    row.payload_key, row.payload_version, PAYLOAD_LINK_LIFETIME_S
-                ),
-                released=row.delivery_id in order.released_delivery_ids,
-            )
-            for row in await call.ports.licences.deliveries(order.order_id)
-            # What was refunded, or is disputed, is not handed out again.
-            if row.line_no not in order.suspended_lines and row.line_no not in order.revoked_lines
-        ]
-        return reply(200, {"items": items}, _PRIVATE)
-
-    async def release_key(self, call: Call) -> Response:
-        """POST /v1/deliveries/{delivery_id}/key."""
-        value = await call.json(optional=True)
-        read_model(schemas.NoBody, value)
-        delivery_id = call.parameters["delivery_id"]
-        owner = await call.ports.licences.delivery_owner(delivery_id) if is_id("dlv", delivery_id) else None
-        if owner is None or owner.buyer_id != call.caller.principal_id:
-            raise NotFoundError("delivery_not_found", "You have no such delivery.")
-        # The answer is a secret and is not stored: a repetition is done again, which is harmless.
-        earlier = await call.ports.commands.claim(write_of(call, value), delivery_id)
-        key = await call.ports.orders.release_key(owner.order_id, delivery_id)
-        document = {
-            "delivery_id": delivery_id,
-            "identity": key.identity,
-            "expires_at": rfc3339(key.expires_at),
-        }
-        return reply(200, document, _PRIVATE if earlier is None else {**_PRIVATE, **REPLAYED})
 
 
 class _Progress:
@@ -257,7 +214,7 @@ def _placed(call: Call, placed: PlacedOrder) -> Response:
     document = schemas.order_document(
         placed.order, placed.payment_handle, call.ports.settings.publishable_key, for_buyer=True
     )
-    headers = {"Location": f"/v1/orders/{placed.order.order_id}", **_PRIVATE}
+    headers = {"Location": f"/v1/orders/{placed.order.order_id}", **PRIVATE}
     return reply(201, document, {**headers, **REPLAYED} if placed.replayed else headers)
 
 
@@ -294,10 +251,6 @@ def _last_event_id(call: Call, last_seq: int) -> int:
 def operations(watcher: EventWatcher, quoting: Quoting) -> Sequence[Operation]:
     """List the orders' operations."""
     routes = OrderRoutes(watcher, quoting)
-    return (*_order_operations(routes), *_delivery_operations(routes))
-
-
-def _order_operations(routes: OrderRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "POST",
@@ -363,43 +316,5 @@ def _order_operations(routes: OrderRoutes) -> Sequence[Operation]:
             roles=_BUYER,
             query=QUERY,
             problems=("cursor_invalid", "query_invalid"),
-        ),
-    )
-
-
-def _delivery_operations(routes: OrderRoutes) -> Sequence[Operation]:
-    return (
-        Operation(
-            "GET",
-            "/v1/orders/{order_id}/deliveries",
-            "listDeliveries",
-            "What you receive: one delivery and licence per line",
-            routes.deliveries,
-            {200: Answer("The deliveries", schemas.Deliveries, {"items": [examples.DELIVERY]})},
-            roles=_BUYER,
-            problems=("order_not_found", "order_not_delivered"),
-        ),
-        Operation(
-            "POST",
-            "/v1/deliveries/{delivery_id}/key",
-            "releaseDeliveryKey",
-            "Ask for the key of a released-key delivery; it is recorded that you did",
-            routes.release_key,
-            {200: Answer("The key, a secret", schemas.ReleasedKey, examples.RELEASED_KEY)},
-            roles=_BUYER,
-            write=True,
-            request=schemas.NoBody,
-            request_example={},
-            request_optional=True,
-            problems=(
-                "delivery_not_found",
-                "delivery_has_recipient",
-                "delivery_key_expired",
-                "licence_not_active",
-                *HOST_PROBLEMS,
-                "signer_unavailable",
-                "signer_busy",
-                "unwrap_refused",
-            ),
         ),
     )

@@ -4,15 +4,12 @@
 only while the order waits for payment.
 """
 
-import base64
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.licences import armour
 from domain.orders.decide import licence_id
 from domain.orders.declines import advice
 from domain.orders.events import (
@@ -47,9 +44,7 @@ from domain.orders.state import ReviewStatus, Status
 from serve_app.schemas.base import Document, Request, rfc3339
 from serve_app.schemas.quotes import Cart, QuotedLine, Word, line_document, sums
 from serve_app.schemas.refunds import Dispute, Refund, dispute_document, refund_document
-from storage.market.licences import DeliveryRow
 from storage.market.order_store import OrderSummary as OrderSummaryRow
-from storage.s3 import Link
 
 RECIPIENT_CHARS_MAX = 128  # age1… has 62 characters
 
@@ -194,61 +189,6 @@ class OrderEvents(Document):
     """All events of an order so far."""
 
     items: list[OrderEvent]
-
-
-class PayloadLink(Document):
-    """The encrypted payload; the URL is a secret until it expires."""
-
-    url: str
-    expires_at: str
-    bytes: int
-    sha256: str
-
-
-class DeliveredLicence(Document):
-    """The line's licence as issued."""
-
-    id: str
-    armoured: str
-    envelope: dict[str, Any]
-
-
-class KeyRelease(Document):
-    """State of a released-key delivery's key."""
-
-    expires_at: str
-    released: bool
-
-
-class Delivery(Document):
-    """One line's delivery: the age header, the signed manifest, and where the payload is."""
-
-    id: str
-    line_no: int
-    release_id: str
-    licence_id: str
-    mode: str
-    recipient: str
-    file_name: str
-    header_base64: str
-    manifest: dict[str, Any]
-    payload: PayloadLink
-    licence: DeliveredLicence
-    key_release: KeyRelease | None
-
-
-class Deliveries(Document):
-    """One delivery per line."""
-
-    items: list[Delivery]
-
-
-class ReleasedKey(Document):
-    """The age identity of a released-key delivery: a secret."""
-
-    delivery_id: str
-    identity: str
-    expires_at: str
 
 
 def order_document(
@@ -419,32 +359,3 @@ def _public_return(event: Event) -> dict[str, Any]:
             return {"line_nos": list(event.line_nos)}
         case _:
             return {}
-
-
-def delivery_document(row: DeliveryRow, link: Link, *, released: bool) -> dict[str, Any]:
-    """Write a ``Delivery``."""
-    return {
-        "id": row.delivery_id,
-        "line_no": row.line_no,
-        "release_id": row.release_id,
-        "licence_id": row.licence_id,
-        "mode": row.mode,
-        "recipient": row.recipient,
-        "file_name": row.file_name,
-        "header_base64": base64.b64encode(row.header).decode(),
-        "manifest": orjson.loads(row.manifest),
-        "payload": {
-            "url": link.url,
-            "expires_at": rfc3339(link.expires_at),
-            "bytes": row.payload_bytes,
-            "sha256": row.payload_sha256,
-        },
-        "licence": {
-            "id": row.licence_id,
-            "armoured": armour(row.licence_envelope),
-            "envelope": orjson.loads(row.licence_envelope),
-        },
-        "key_release": None
-        if row.key_expires_at is None
-        else {"expires_at": rfc3339(row.key_expires_at), "released": released},
-    }

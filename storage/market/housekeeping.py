@@ -39,6 +39,10 @@ class PostgresHousekeeping:
         """Delete up to ``limit`` processed webhooks, oldest first; returns how many."""
         return await self._purge("purge_webhooks", kept_days, limit)
 
+    async def purge_delivery_links(self, kept_days: int, limit: int) -> int:
+        """Delete up to ``limit`` records of links to deliveries, oldest first, and old counts of them."""
+        return await self._purge("purge_delivery_links", kept_days, limit)
+
     async def _purge(self, name: str, kept_days: int, limit: int) -> int:
         async with borrow(self._pool) as connection:
             return (await connection.execute(SQL[name], {"kept_days": kept_days, "limit": limit})).rowcount

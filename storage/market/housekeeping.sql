@@ -15,3 +15,16 @@ DELETE FROM market.inbox WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM market.inbox
     WHERE processed_at < now() - %(kept_days)s * interval '1 day' ORDER BY processed_at LIMIT %(limit)s
 ))
+
+-- name: purge_delivery_links
+-- The counts go as well: a window is an hour, so whatever is as old as a record closed long ago.
+WITH windows AS (
+    DELETE FROM market.delivery_link_windows WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM market.delivery_link_windows
+        WHERE opened_at < now() - %(kept_days)s * interval '1 day' ORDER BY opened_at LIMIT %(limit)s
+    ))
+)
+DELETE FROM market.delivery_links WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM market.delivery_links
+    WHERE issued_at < now() - %(kept_days)s * interval '1 day' ORDER BY issued_at LIMIT %(limit)s
+))

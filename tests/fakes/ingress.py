@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from actors.deliveries.joining import Joiner
 from actors.orders.effects import Effects
 from actors.orders.host import OrderHost
 from actors.publisher.publication import Publisher
@@ -29,6 +30,7 @@ from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
 from tests.fakes.cases import FakeCases
 from tests.fakes.dead_letters import FakeDeadLetters
+from tests.fakes.deliveries import FakeDeliveries
 from tests.fakes.market_orders import FakeDirectory, FakeLicences, FakeReads, FakeSigner
 from tests.fakes.market_stores import FakeAccess, FakeBucket, FakeCatalogue, FakeCommands
 from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic, FakeOrderStore
@@ -74,6 +76,8 @@ class FakeMarket:
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
         self.signing_keys = FakeSigningKeys(self)
+        self.deliveries = FakeDeliveries(self.clock)
+        self.joiner = Joiner(self.deliveries, self.payloads, self.uploads)  # type: ignore[arg-type]
         self.access = FakeAccess(self.commands)
         self.dead_letters = FakeDeadLetters(self.store, self.commands)
         self.cases = FakeCases(self.commands)
@@ -138,6 +142,8 @@ class FakeMarket:
             publisher=self.publisher,
             licences=self.licences,
             signing_keys=self.signing_keys,
+            deliveries=self.deliveries,
+            joiner=self.joiner,
             access=self.access,
             commands=self.commands,
             dead_letters=self.dead_letters,
@@ -173,6 +179,7 @@ class FakeMarket:
             "releases": len(self.catalogue.releases),
             "publications": len(self.catalogue.publications),
             "payloads": len(self.payloads.objects),
+            "links": len(self.deliveries.issued),
             "tokens": len(self.access.holders),
             "intents": len(self.gateway.intents),
             "discounts": len(self.store.discounts),
@@ -198,13 +205,14 @@ class FakeMarket:
             file_key, {"purpose": "release-file-key", "release_id": release_id}
         )
         bundle_name = f"{name}-1.0.0.tar.gz"
+        self.payloads.put(f"{release_id}.age-payload", payload)
         self.catalogue.releases[release_id] = Release(
             release_id, sku.sku_id, name, sku.seller_id, "1.0.0", "published", bundle_name, "k",
             manifest="{}", countersignature="{}", minisig="m", bundle_sha256="ab" * 32, bundle_bytes=100,
             payload_sha256="cd" * 32, payload_bytes=len(payload), published_at=self.clock(),
         )  # fmt: skip
         self.catalogue.publications[release_id] = Publication(
-            release_id, "{}", "{}", "m", "ab" * 32, 100, None, f"{release_id}.age-payload", "v1",
+            release_id, "{}", "{}", "m", "ab" * 32, 100, None, f"{release_id}.age-payload", "1",
             "cd" * 32, len(payload), self.clock(), seal,
         )  # fmt: skip
         summary = ReleaseSummary(release_id, "1.0.0", bundle_name, "ab" * 32, 100, None, self.clock())

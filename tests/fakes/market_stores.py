@@ -157,6 +157,7 @@ class FakeBucket:
     name: str
     clock: FakeClock
     objects: dict[str, list[bytes]] = field(default_factory=dict)
+    deleted: list[StoredObject] = field(default_factory=list)
 
     async def call(self, work: Any) -> Any:
         return work()
@@ -170,6 +171,15 @@ class FakeBucket:
 
     def open(self, stored: StoredObject) -> io.BytesIO:
         return io.BytesIO(self.objects[stored.key][int(stored.version_id) - 1])
+
+    def join(self, key: str, head: bytes, source: FakeBucket, body: StoredObject) -> StoredObject:
+        self.put(key, head + source.open(body).read())
+        joined = self.newest(key)
+        assert joined is not None
+        return joined
+
+    def delete(self, stored: StoredObject) -> None:
+        self.deleted.append(stored)
 
     def writer(self, key: str) -> FakeWriter:
         return FakeWriter(self, key)

@@ -5,7 +5,15 @@ import asyncio
 import psycopg
 import pytest
 
-from actors.orders.housekeeping import COMMANDS_KEPT_DAYS, WEBHOOKS_KEPT_DAYS, Housekeeping, Purged
+from actors.orders.housekeeping import (
+    BATCH_ROWS,
+    BATCHES_MAX,
+    COMMANDS_KEPT_DAYS,
+    LINKS_KEPT_DAYS,
+    WEBHOOKS_KEPT_DAYS,
+    Housekeeping,
+    Purged,
+)
 from domain.errors import DependencyError
 from storage import migrations
 from storage.market.housekeeping import PostgresHousekeeping
@@ -27,7 +35,8 @@ def owner(migrated):
     """The owner's connection; every test starts on empty tables."""
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:
         connection.execute(
-            "TRUNCATE market.commands, market.inbox, market.orders, market.order_events, market.effects"
+            "TRUNCATE market.commands, market.inbox, market.orders, market.order_events, market.effects,"
+            " market.delivery_links, market.delivery_link_windows"
         )
         yield connection
 
@@ -51,6 +60,10 @@ def fill(owner, table, number, days, **columns):
                      "subject": "'s'", "created_at": "t"},
         "inbox": {"event_id": f"'{days}-' || n", "order_id": "'ord'", "kind": "'k'", "payload": "'{}'",
                   "received_at": "t", "due_at": "t", "processed_at": "t"},
+        "delivery_links": {"delivery_id": "'dlv' || n", "order_id": "'ord'", "issued_to": "'b'",
+                           "kind": "'payload'", "issued_at": "t", "expires_at": "t"},
+        "delivery_link_windows": {"delivery_id": f"'{days}-' || n", "kind": "'payload'", "opened_at": "t",
+                                  "links": "1"},
     }[table] | columns  # fmt: skip
     owner.execute(
         f"INSERT INTO market.{table} ({', '.join(values)}) SELECT {', '.join(values.values())}"
@@ -64,11 +77,15 @@ async def test_what_has_served_its_time_goes_and_the_rest_stays(owner, pool):
     fill(owner, "commands", 5, COMMANDS_KEPT_DAYS - 1)
     fill(owner, "inbox", 2, WEBHOOKS_KEPT_DAYS)
     fill(owner, "inbox", 4, WEBHOOKS_KEPT_DAYS - 1)
+    for table in ("delivery_links", "delivery_link_windows"):
+        fill(owner, table, 3, LINKS_KEPT_DAYS)
+        fill(owner, table, 2, LINKS_KEPT_DAYS - 1)
     old = WEBHOOKS_KEPT_DAYS * 2
     fill(owner, "inbox", 6, old, processed_at="NULL", dead_at="t", dead_code="'x'")
     fill(owner, "inbox", 7, old + 1, processed_at="NULL")
     keeping = Housekeeping(PostgresHousekeeping(pool))
-    assert await keeping.once() == Purged(3, 2, more=False)
+    assert await keeping.once() == Purged(3, 2, more=False, links=3)
+    assert (count(owner, "delivery_links"), count(owner, "delivery_link_windows")) == (2, 2)
     assert (count(owner, "commands"), count(owner, "inbox")) == (5, 4 + 6 + 7)
     assert count(owner, "inbox", "processed_at IS NULL") == 6 + 7
     assert await keeping.once() == Purged(0, 0, more=False)
@@ -89,8 +106,8 @@ async def test_batches_are_bounded_and_take_the_oldest_first(owner, pool):
 async def test_a_large_backlog_takes_several_runs(owner, pool):
     fill(owner, "commands", 12_500, COMMANDS_KEPT_DAYS)
     keeping = Housekeeping(PostgresHousekeeping(pool), batch_pause_s=0)
-    assert await keeping.once() == Purged(10_000, 0, more=True)
-    assert await keeping.once() == Purged(2_500, 0, more=False)
+    assert await keeping.once() == Purged(BATCH_ROWS * BATCHES_MAX, 0, more=True)
+    assert await keeping.once() == Purged(12_500 - BATCH_ROWS * BATCHES_MAX, 0, more=False)
     assert count(owner, "commands") == 0
 
 

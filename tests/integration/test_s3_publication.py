@@ -18,6 +18,7 @@ import psycopg
 import pyrage
 import pytest
 
+from actors.deliveries.joining import Joiner
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
 from actors.orders.host import OrderHost
@@ -38,6 +39,7 @@ from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
+from storage.market.deliveries import Deliveries
 from storage.market.discounts import Discounts
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.governed import GovernedTerms
@@ -125,6 +127,8 @@ class Market:
                 publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
                 licences=LicenceReads(pool),
                 signing_keys=SigningKeys(pool),
+                deliveries=Deliveries(pool),
+                joiner=Joiner(Deliveries(pool), payloads, uploads),
                 access=AccessTokens(pool),
                 commands=Commands(pool),
                 dead_letters=DeadLetters(pool),
@@ -292,3 +296,22 @@ async def test_refused_orders_and_webhooks_write_nothing(market, seller, migrate
         )
         assert answer.status_code == status
     assert rows() == before
+
+
+async def test_one_joined_file_opens_with_the_buyers_key_alone(market, seller):
+    data = bundle(12 * 2**20)
+    sku, _, _ = await released(seller, "joined", data)
+    identity = pyrage.x25519.Identity.generate()
+    buyer = seller.as_("buyer")
+    _, item, age_file = await bought(
+        market, buyer, sku, {"mode": "recipient", "recipient": str(identity.to_public())}
+    )
+    joined = (await buyer.post(f"/v1/deliveries/{item['id']}/joined", {})).json()
+    async with httpx.AsyncClient() as plain:
+        whole = (await plain.get(joined["url"])).raise_for_status().content
+    assert (whole, len(whole)) == (age_file, joined["bytes"])
+    assert pyrage.decrypt(whole, [identity]) == data
+    again = (await buyer.post(f"/v1/deliveries/{item['id']}/joined", {})).json()
+    assert again["url"].split("?")[0] == joined["url"].split("?")[0]
+    links = (await buyer.get(f"/v1/deliveries/{item['id']}/links")).json()["items"]
+    assert [one["kind"] for one in links] == ["joined", "joined", "payload"]

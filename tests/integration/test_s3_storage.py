@@ -209,3 +209,27 @@ def test_a_missing_bucket_is_not_reachable(server):
             write(missing, "k", b"x")
     finally:
         missing.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, s3.JOIN_HEAD_BYTES, s3.JOIN_HEAD_BYTES + 1, 3 * s3.JOIN_HEAD_BYTES])
+def test_a_head_and_an_object_are_joined_by_the_server(uploads, payloads, monkeypatch, size):
+    monkeypatch.setattr(s3, "COPY_PART_BYTES", 6 * MIB)  # several parts of a copy
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    stored = write(payloads, f"body-{size}", body)
+    write(payloads, f"body-{size}", b"a later version is not what was asked for")
+    joined = uploads.join(f"joined-{size}", b"head", payloads, stored)
+    assert joined.size == 4 + size
+    assert read(uploads, joined) == b"head" + body
+    assert uploads.newest(joined.key) == joined
+    uploads.delete(joined)
+    uploads.delete(joined)
+    assert uploads.newest(joined.key) is None
+
+
+def test_a_join_that_fails_leaves_nothing(uploads, payloads, monkeypatch):
+    stored = write(payloads, "gone", bytes(2 * s3.JOIN_HEAD_BYTES))
+    cut = s3.StoredObject(stored.key, stored.version_id, stored.size + MIB)  # longer than it is
+    with pytest.raises(ClientError):
+        uploads.join("joined-cut", b"head", payloads, cut)
+    assert uploads.newest("joined-cut") is None
+    assert not uploads._client.list_multipart_uploads(Bucket=uploads.name).get("Uploads")

@@ -83,7 +83,7 @@ async def test_a_purchase_from_cart_to_delivery(market, buyer, sku):
     (delivery,) = (await buyer.get(f"/v1/orders/{order_id}/deliveries")).json()["items"]
     assert delivery["id"] == order["lines"][0]["delivery_id"]
     assert delivery["licence"]["id"] == order["lines"][0]["licence_id"]
-    assert delivery["payload"]["url"].endswith("?versionId=v1")
+    assert delivery["payload"]["url"].endswith("?versionId=1")
     assert delivery["key_release"] is None
     events = (await buyer.get(f"/v1/orders/{order_id}/events", accept="application/json")).json()["items"]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))

@@ -300,6 +300,8 @@ async def test_the_contracts_paths_are_all_there(description):
         ("post", "/v1/ops/cases/{case_id}/apply"),
         ("post", "/v1/ops/cases/{case_id}/close"),
         ("get", "/v1/ops/reconciliations"),
+        ("post", "/v1/deliveries/{delivery_id}/joined"),
+        ("get", "/v1/deliveries/{delivery_id}/links"),
         ("get", "/v1/sales"),
         ("get", "/v1/skus"),
         ("post", "/v1/skus"),

@@ -13,6 +13,7 @@ from actors.orders.housekeeping import (
     BATCHES_MAX,
     COMMANDS_KEPT_DAYS,
     INTERVAL_S,
+    LINKS_KEPT_DAYS,
     WEBHOOKS_KEPT_DAYS,
     Housekeeping,
     Purged,
@@ -26,8 +27,8 @@ pass_loop = asyncio.sleep
 class FakeStore:
     """Old rows by table; ``busy`` is another process at it."""
 
-    def __init__(self, commands=0, webhooks=0):
-        self.rows = {"commands": commands, "webhooks": webhooks}
+    def __init__(self, commands=0, webhooks=0, links=0):
+        self.rows = {"commands": commands, "webhooks": webhooks, "links": links}
         self.calls = []
         self.busy = False
         self.failures = []
@@ -48,6 +49,9 @@ class FakeStore:
 
     async def purge_webhooks(self, kept_days, limit):
         return self._purge("webhooks", kept_days, limit)
+
+    async def purge_delivery_links(self, kept_days, limit):
+        return self._purge("links", kept_days, limit)
 
     def _purge(self, table, kept_days, limit):
         assert self.inside == 1
@@ -73,24 +77,25 @@ def sleeps(monkeypatch):
 
 
 async def test_a_run_deletes_what_is_old_and_no_more(sleeps):
-    store = FakeStore(commands=2_500, webhooks=3)
-    assert await Housekeeping(store).once() == Purged(2_500, 3, more=False)
+    store = FakeStore(commands=2_500, webhooks=3, links=4)
+    assert await Housekeeping(store).once() == Purged(2_500, 3, more=False, links=4)
     assert store.calls == [
         ("commands", COMMANDS_KEPT_DAYS, BATCH_ROWS),
         ("commands", COMMANDS_KEPT_DAYS, BATCH_ROWS),
         ("commands", COMMANDS_KEPT_DAYS, 500),
         ("webhooks", WEBHOOKS_KEPT_DAYS, 3),
+        ("links", LINKS_KEPT_DAYS, 4),
     ]
     assert sleeps == [BATCH_PAUSE_S, BATCH_PAUSE_S]
 
 
 async def test_a_run_is_bounded_and_says_that_there_is_more(sleeps):
-    store = FakeStore(commands=BATCH_ROWS * BATCHES_MAX + 1, webhooks=BATCH_ROWS * BATCHES_MAX * 2)
-    purged = await Housekeeping(store).once()
-    assert purged == Purged(BATCH_ROWS * BATCHES_MAX, BATCH_ROWS * BATCHES_MAX, more=True)
-    assert len(store.calls) == 2 * BATCHES_MAX
+    bound = BATCH_ROWS * BATCHES_MAX
+    store = FakeStore(commands=bound + 1, webhooks=bound * 2, links=bound * 2)
+    assert await Housekeeping(store).once() == Purged(bound, bound, more=True, links=bound)
+    assert len(store.calls) == 3 * BATCHES_MAX
     # With a quarter of a second per batch, ten times what one takes, the lock still outlives the run.
-    assert sum(sleeps) + 2 * BATCHES_MAX * 0.25 < ALONE_S_MAX
+    assert sum(sleeps) + 3 * BATCHES_MAX * 0.25 < ALONE_S_MAX
 
 
 async def test_while_another_process_is_at_it_nothing_is_done(sleeps):

@@ -1,0 +1,80 @@
+"""Deletes what lies in object storage and has served its time: joined deliveries and abandoned uploads.
+
+Runs beside the relay. Two at once do each other no harm, since deleting a version or aborting an upload twice
+changes nothing. An object goes before its record: whatever dies in between is found again.
+Refuses to touch payloads, and anything that is not recorded as expired.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import Protocol
+
+from domain.errors import MarketplaceError
+from storage.s3 import Bucket, StoredObject
+
+log = logging.getLogger("marketplace.storage_upkeep")
+
+INTERVAL_S = 600.0
+BATCH = 50  # of each kind in one run
+UPLOADS_KEPT_S = 7 * 86_400  # a seller on a bad line has a week to finish
+
+
+class UpkeepStore(Protocol):
+    """``storage.market.deliveries``."""
+
+    async def expired_joined(self, limit: int) -> list[tuple[str, StoredObject]]:
+        """List expired joined objects by delivery."""
+
+    async def forget_joined(self, delivery_id: str, version_id: str) -> None:
+        """Forget one."""
+
+
+class StorageUpkeep:
+    """Periodic deletion for one process; see the module."""
+
+    def __init__(self, joined: UpkeepStore, bucket: Bucket) -> None:
+        self._joined = joined
+        self._bucket = bucket
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+        self._task = asyncio.create_task(self._forever())
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def once(self) -> int:
+        """Delete up to ``BATCH`` of each kind; returns how many.
+
+        Raises:
+            DependencyError: storage or database is down; what was deleted stays deleted.
+        """
+        deleted = 0
+        for delivery_id, joined in await self._joined.expired_joined(BATCH):
+            await self._bucket.call(lambda joined=joined: self._bucket.delete(joined))  # type: ignore[misc]
+            await self._joined.forget_joined(delivery_id, joined.version_id)
+            deleted += 1
+        return deleted
+
+    async def _forever(self) -> None:
+        while True:
+            # Processes that were started together drift apart.
+            await asyncio.sleep(INTERVAL_S * (0.75 + random.random() / 4))  # noqa: S311 - spreads runs
+            try:
+                await self.once()
+            except MarketplaceError as failure:
+                log.warning("storage upkeep waits: %s", failure)
+            except Exception:
+                log.exception("storage upkeep failed")
