@@ -1,24 +1,26 @@
 """Receives deliveries: fetch, check against the signed manifest, decrypt. Whole results or none.
 
 The encrypted file is the buyer's age header (from the signed manifest) followed by the payload (from the
-link). Bytes go to a temporary file; it gets its name only after size and digest agree with the manifest
-that a trusted key signed. Decryption writes to a temporary file as well: age releases authentic chunks
-before the last one is seen, so a partial plaintext must never get the final name.
-Refused: payloads longer than the manifest says, and manifests of another order, delivery or recipient.
+link), fetched so that it can go on after an interruption (``cluster.downloading``); it gets its name only
+after size and digest agree with the manifest that a trusted key signed. Decryption writes to a temporary
+file as well: age releases authentic chunks before the last one is seen, so a partial plaintext must never
+get the final name. Refused: payloads that are not the manifest's, and manifests of another order, delivery
+or recipient.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import httpx
 
 from cluster.client import ApiError, ClientError, MarketplaceClient
 from cluster.client_documents import Delivery
+from cluster.downloading import OnBytes, download
 from cluster.private_files import create_secret, make_folder, read_bounded, whole_file, write_whole
 from cluster.trust import TrustedKeys
 from cluster.verification import SKIPPED, Check, judged, open_delivery_manifest
@@ -30,13 +32,6 @@ from storage.age.files import decrypt
 from storage.age.recipients import public_half, recipient_text
 
 AGE_SUFFIX, MANIFEST_SUFFIX, LICENCE_SUFFIX, KEY_SUFFIX = ".age", ".delivery.json", ".licence.txt", ".key.txt"
-DOWNLOAD_TIMEOUT_S = 30.0  # between two pieces, not for the whole
-DOWNLOAD_ATTEMPTS_MAX = 3
-CHUNK_BYTES = 262_144  # a read; large enough that Python's share of the time is small
-HTTP_FORBIDDEN = 403
-
-OnBytes = Callable[[int, int], None]
-"""Told ``(received, total)`` bytes of the payload as it arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ def fetch_order(
     """Fetch all deliveries of an order into ``out``, one folder per line when there are several.
 
     Raises:
-        ClientError: nothing with a final name was left by the delivery that failed.
+        ClientError: nothing with a final name was left by the delivery that failed; see ``fetch_delivery``.
     """
     try:
         deliveries = client.deliveries(order_id)
@@ -75,8 +70,18 @@ def fetch_order(
     received = []
     for delivery in deliveries:
         folder = out if len(deliveries) == 1 else out / f"line-{int(delivery['line_no'])}"
-        received.append(fetch_delivery(delivery, order_id, trusted, folder, on_bytes, transport))
+        renew = partial(_new_link, client, order_id, delivery["id"])
+        received.append(fetch_delivery(delivery, order_id, trusted, folder, renew, on_bytes, transport))
     return received
+
+
+def _new_link(client: MarketplaceClient, order_id: str, delivery_id: str) -> str:
+    for delivery in client.deliveries(order_id):
+        if delivery["id"] == delivery_id:
+            return delivery["payload"]["url"]
+    raise ClientError(
+        "The delivery is not handed out any more: it was refunded, or is disputed.", "delivery_not_found"
+    )
 
 
 def fetch_delivery(
@@ -84,14 +89,15 @@ def fetch_delivery(
     order_id: str,
     trusted: TrustedKeys,
     folder: Path,
+    renew: Callable[[], str],
     on_bytes: OnBytes = lambda _received, _total: None,
     transport: httpx.BaseTransport | None = None,
 ) -> Received:
-    """Fetch one delivery.
+    """Fetch one delivery; ``renew`` gives a new link to its payload.
 
     Raises:
         ClientError: ``manifest_untrusted``, ``manifest_mismatch``, ``payload_altered``,
-            ``download_failed``, ``link_expired`` or ``file_unwritable``.
+            and those of ``downloading.download``.
     """
     manifest = open_delivery_manifest(delivery["manifest"], trusted)
     if manifest.order_id != order_id or manifest.delivery_id != delivery["id"]:
@@ -108,7 +114,7 @@ def fetch_delivery(
         folder / f"{manifest.file_name}{LICENCE_SUFFIX}",
     )
     if not _is_complete(encrypted, manifest):
-        _download_checked(delivery["payload"]["url"], manifest, encrypted, on_bytes, transport)
+        download(delivery["payload"]["url"], renew, manifest, encrypted, on_bytes, transport)
     text = json.dumps(delivery["manifest"], separators=(",", ":"), sort_keys=True)
     write_whole(received.manifest_path, text.encode(), 0o644)
     write_whole(received.licence_path, delivery["licence"]["armoured"].encode(), 0o644)
@@ -126,69 +132,6 @@ def _is_complete(encrypted: Path, manifest: DeliveryManifest) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == manifest.payload.sha256
     except OSError:
         return False
-
-
-def _download_checked(
-    url: str,
-    manifest: DeliveryManifest,
-    path: Path,
-    on_bytes: OnBytes,
-    transport: httpx.BaseTransport | None,
-) -> None:
-    # A client of its own: the marketplace's token must never go to the storage's address.
-    with httpx.Client(timeout=DOWNLOAD_TIMEOUT_S, transport=transport) as http:
-        for attempt in range(1, DOWNLOAD_ATTEMPTS_MAX + 1):
-            try:
-                with whole_file(path) as file:
-                    file.write(manifest.header)
-                    _download(http, url, manifest.payload, file, on_bytes)
-            except httpx.TransportError as error:
-                if attempt == DOWNLOAD_ATTEMPTS_MAX:
-                    reason = str(error) or type(error).__name__
-                    raise ClientError(
-                        f"The payload could not be fetched: {reason}. Nothing was kept; try again.",
-                        "download_failed",
-                    ) from error
-            else:
-                return
-
-
-def _download(http: httpx.Client, url: str, expected: FileDigest, file: IO[bytes], on_bytes: OnBytes) -> None:
-    digest = hashlib.sha256()
-    size = 0
-    with http.stream("GET", url) as response:
-        if response.status_code == HTTP_FORBIDDEN:
-            raise ClientError("The link to the payload has expired. Run the command again.", "link_expired")
-        if not response.is_success:
-            raise ClientError(
-                f"The storage answered {response.status_code}. Try again; if it stays, tell the operator.",
-                "download_failed",
-            )
-        for chunk in _bounded(response, expected.size):
-            digest.update(chunk)
-            file.write(chunk)
-            size += len(chunk)
-            on_bytes(size, expected.size)
-    if size != expected.size or digest.hexdigest() != expected.sha256:
-        raise ClientError(
-            f"The payload is not what the signed manifest says ({size} of {expected.size} bytes, SHA-256 "
-            f"{digest.hexdigest()[:16]}… instead of {expected.sha256[:16]}…). Nothing was kept; try again, "
-            "and "
-            "tell the operator if it stays.",
-            "payload_altered",
-        )
-
-
-def _bounded(response: httpx.Response, size_max: int) -> Iterator[bytes]:
-    size = 0
-    for chunk in response.iter_bytes(CHUNK_BYTES):
-        size += len(chunk)
-        if size > size_max:
-            raise ClientError(
-                f"The payload is longer than the {size_max} bytes in the signed manifest. Nothing was kept.",
-                "payload_altered",
-            )
-        yield chunk
 
 
 def load_received(encrypted: Path, manifest_path: Path, trusted: TrustedKeys) -> DeliveryManifest:

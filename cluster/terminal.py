@@ -98,5 +98,5 @@ def command(*, as_json: bool) -> Iterator[Terminal]:
         terminal.error(error)
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        terminal.note("Interrupted. What was placed or paid goes on by itself; nothing half-written is left.")
+        terminal.note("Interrupted. What was placed or paid goes on by itself, and a download where it was.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
