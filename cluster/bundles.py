@@ -23,7 +23,16 @@ from typing import IO, Any
 from domain import strict_json
 from domain.document_fields import closed_object, text_field
 from domain.licence_policies import OfferedPolicy
-from domain.manifests import BUNDLE_BYTES_MAX, DESCRIPTION_CHARS_MAX, PLATFORMS
+from domain.manifests import (
+    BUNDLE_BYTES_MAX,
+    CHANNELS,
+    DESCRIPTION_CHARS_MAX,
+    PLATFORMS,
+    PreviewRecipe,
+    read_channel,
+    read_preview,
+    read_price_refs,
+)
 from domain.money import AMOUNT_MINOR_MAX, is_currency
 from domain.semver import parse_version
 from domain.strict_json import DocumentError
@@ -42,7 +51,7 @@ _LEFT_OUT = frozenset({"__pycache__", ".git", ".hg", ".svn", ".venv", "node_modu
 _SECRETS = frozenset({".env", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "credentials.json"})
 _PATH_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+-/@ ")
 _MEMBERS = frozenset({"name", "title", "description", "version", "entry_point", "prices", "platform"})
-_OPTIONAL = frozenset({"licence_policy"})
+_OPTIONAL = frozenset({"licence_policy", "channel", "price_refs", "preview"})
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -58,6 +67,9 @@ class BundleInfo:
     prices: dict[str, int]
     platform: str
     licence_policy: OfferedPolicy
+    channel: str = CHANNELS[0]
+    price_refs: tuple[str, ...] = ()
+    preview: PreviewRecipe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,9 @@ def read_info(folder: Path) -> BundleInfo:
         prices=_prices(members["prices"]),
         platform=members["platform"],
         licence_policy=OfferedPolicy.from_json(members.get("licence_policy", {"kind": "perpetual"})),
+        channel=read_channel(members),
+        price_refs=read_price_refs(members),
+        preview=read_preview(members),
     )
 
 

@@ -366,6 +366,8 @@ def verify(
                 checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
             else:
                 checks += check_online(report)
+                if found:
+                    checks.append(inspection.check_release(client, found.release_id))
         terminal.checks(checks)
         terminal.result(
             {

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
 from cluster.client_documents import (
+    Channel,
     Delivery,
     IssuedToken,
     LicenceReport,
@@ -24,11 +26,13 @@ from cluster.client_documents import (
     OrderEvent,
     PlatformKey,
     Quote,
+    RegisteredKey,
     Release,
     ReleasedKey,
     SellerKeyRecord,
     SignedKeyList,
     Sku,
+    UploadParts,
 )
 
 TIMEOUT_S = 15.0  # the server's own deadline is ten
@@ -144,9 +148,49 @@ class MarketplaceClient:
             "SellerKeyRecord", self._write("POST", "/v1/seller-keys", {"public_key": public_key_base64}, key)
         )
 
-    def create_release(self, sku_id: str, version: str, bundle_name: str, key: str) -> Release:
+    def channels(self, name_or_id: str) -> list[Channel]:
+        """Return a SKU's channels with their newest releases, none for a SKU that was never released."""
+        try:
+            return cast("list[Channel]", self._get(f"/v1/skus/{_segment(name_or_id)}/channels")["items"])
+        except ApiError as error:
+            if error.code != "sku_not_found":
+                raise
+            return []
+
+    def release(self, release_id: str) -> Release:
+        """Return a published release; raises ApiError ``release_not_found``."""
+        return cast("Release", self._get(f"/v1/releases/{_segment(release_id)}"))
+
+    def yank(self, release_id: str, reason: str, key: str) -> Release:
+        """Take a release off sale for good."""
+        path = f"/v1/releases/{_segment(release_id)}/yank"
+        return cast("Release", self._write("POST", path, {"reason": reason}, key))
+
+    def seller_keys(self) -> list[RegisteredKey]:
+        """Return the seller's keys."""
+        return cast("list[RegisteredKey]", self._get("/v1/seller-keys")["items"])
+
+    def revoke_seller_key(self, key_id: str, state: str, reason: str, key: str) -> RegisteredKey:
+        """Have a key sign nothing more."""
+        path = f"/v1/seller-keys/{_segment(key_id)}/revoke"
+        return cast("RegisteredKey", self._write("POST", path, {"state": state, "reason": reason}, key))
+
+    def begin_upload(self, release_id: str, bundle_bytes: int, first_part: int) -> UploadParts:
+        """Begin an upload in parts, or learn how it stands."""
+        path = f"/v1/releases/{_segment(release_id)}/upload"
+        body = {"bundle_bytes": bundle_bytes, "first_part": first_part}
+        # Each asking is a request of its own: what it is answered changes as parts come.
+        return cast("UploadParts", self._write("POST", path, body, f"upload:{uuid4()}"))
+
+    def complete_upload(self, release_id: str, etags: Mapping[int, str]) -> None:
+        """Make the bundle of its parts."""
+        path = f"/v1/releases/{_segment(release_id)}/upload/complete"
+        parts = [{"number": number, "etag": etag} for number, etag in sorted(etags.items())]
+        self._write("POST", path, {"parts": parts}, f"complete:{uuid4()}")
+
+    def create_release(self, sku_id: str, version: str, bundle_name: str, channel: str, key: str) -> Release:
         """Draft a release; the answer says where the bundle is to be put."""
-        body = {"version": version, "bundle_name": bundle_name}
+        body = {"version": version, "bundle_name": bundle_name, "channel": channel}
         return cast("Release", self._write("POST", f"/v1/skus/{_segment(sku_id)}/releases", body, key))
 
     def publish(self, release_id: str, manifest: Mapping[str, Any], key: str) -> Release:

@@ -53,7 +53,50 @@ class Release(TypedDict, total=False):
     bundle_sha256: str
     bundle_bytes: int
     payload_sha256: str
+    channel: str
+    yanked: dict[str, str] | None
     upload: Upload
+
+
+class Channel(TypedDict):
+    """A channel's newest published release."""
+
+    channel: str
+    release_id: str
+    version: str
+    bundle_name: str
+    bundle_sha256: str
+    bundle_bytes: int
+    published_at: str
+
+
+class UploadPart(TypedDict):
+    """A part of an upload; ``etag`` is None until it has come."""
+
+    number: int
+    bytes: int
+    etag: str | None
+    url: str
+
+
+class UploadParts(TypedDict):
+    """An upload in parts; they go on at ``next_part``."""
+
+    part_bytes: int
+    parts_total: int
+    parts: list[UploadPart]
+    next_part: int | None
+    expires_at: str
+
+
+class RegisteredKey(TypedDict):
+    """A seller's key and its state."""
+
+    key_id: str
+    state: str
+    registered_at: str
+    revoked_at: str | None
+    reason: str | None
 
 
 class Tax(TypedDict):

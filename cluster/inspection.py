@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster import receiving, trust
-from cluster.client import ClientError, MarketplaceClient
+from cluster.client import ApiError, ClientError, MarketplaceClient
 from cluster.private_files import read_bounded
 from cluster.receiving import AGE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.verification import (
@@ -42,6 +42,23 @@ def verify_received(
             checks.append(check_agreement(licence, one.manifest))
         checks += check_online(client.verify_licence(armoured, buyer_id))
     return checks
+
+
+def check_release(client: MarketplaceClient, release_id: str) -> Check:
+    """Say whether the release is still on sale; owners of one that was yanked keep it.
+
+    Raises:
+        ClientError: the marketplace does not answer.
+    """
+    try:
+        yanked = client.release(release_id).get("yanked")
+    except ApiError as error:
+        if error.code != "release_not_found":
+            raise
+        return Check("online: release", SKIPPED, "The marketplace knows no such release.")
+    if yanked:
+        return Check("online: release", SKIPPED, f"Taken off sale at {yanked['at']}: {yanked['reason']}")
+    return Check("online: release", OK, "The release was not taken off sale.")
 
 
 def check_delivery(

@@ -18,12 +18,14 @@ from cluster.bundles import Bundle
 from cluster.client import ApiError, ClientError, MarketplaceClient
 from cluster.client_documents import Release, Sku, Upload
 from cluster.identities import SellerKey
+from cluster.uploading import OnBytes, upload_in_parts
 from domain import manifests
 from domain.dsse import sign_all
-from domain.manifests import ReleaseManifest
+from domain.manifests import CHANNELS, ReleaseManifest
 from domain.semver import parse_version
 from domain.statements import PAYLOAD_TYPE
 
+WHOLE_BYTES_MAX = 32 * 2**20  # a larger bundle is uploaded in parts, to go on when the line breaks
 UPLOAD_TIMEOUT_S = 60.0  # between two pieces of a bundle
 UPLOAD_ATTEMPTS_MAX = 3
 HTTP_FORBIDDEN = 403
@@ -63,6 +65,9 @@ def sign_manifest(bundle: Bundle, key: SellerKey) -> dict[str, Any]:
             platform=info.platform,
             licence_policy=info.licence_policy,
             description=info.description,
+            channel=info.channel,
+            price_refs=info.price_refs,
+            preview=info.preview,
         )
     )
     (envelope,) = sign_all(key, PAYLOAD_TYPE, [payload])
@@ -75,6 +80,7 @@ def publish_bundle(
     bundle: Bundle,
     key: SellerKey,
     on_step: Callable[[str], None] = lambda _step: None,
+    on_bytes: OnBytes = lambda _sent, _total: None,
     transport: httpx.BaseTransport | None = None,
 ) -> Listing:
     """List a bundle for sale, or find that exactly it is listed already.
@@ -86,23 +92,28 @@ def publish_bundle(
     info = bundle.info
     manifest = sign_manifest(bundle, key)
     sku = _sku(client, bundle)
-    latest = sku["latest_release"]
-    if latest and latest["version"] == info.version:
-        if latest["bundle_sha256"] != bundle.sha256:
+    latest = _newest(client, sku, info.channel)
+    if latest and latest.version == info.version:
+        if latest.sha256 != bundle.sha256:
             raise ClientError(
                 f"{info.name} {info.version} is published with another content. Buyers hold licences for it: "
                 "raise "
                 "the version in marketplace.json.",
                 "release_version_published",
             )
-        return Listing(sku["id"], info.name, latest["id"], info.version, bundle.sha256, fresh=False)
+        return Listing(sku["id"], info.name, latest.release_id, info.version, bundle.sha256, fresh=False)
     on_step(f"{info.name}: key {key.key_id}")
     client.register_seller_key(base64.b64encode(key.public_key).decode(), f"seller-key:{key.key_id}")
-    release = client.create_release(
-        sku["id"], info.version, bundle.file_name, f"release:{sku['id']}:{info.version}:{bundle.sha256[:16]}"
-    )
+    digest = bundle.sha256[:16]
+    of_channel = "" if info.channel == CHANNELS[0] else f":{info.channel}"
+    key_text = f"release:{sku['id']}:{info.version}:{digest}{of_channel}"
+    release = client.create_release(sku["id"], info.version, bundle.file_name, info.channel, key_text)
     on_step(f"{info.name}: upload {bundle.size} bytes")
-    upload(release["upload"], bundle, transport)
+    if bundle.size > WHOLE_BYTES_MAX:
+        upload_in_parts(client, release["id"], bundle, on_bytes, transport)
+    else:
+        upload(release["upload"], bundle, transport)
+        on_bytes(bundle.size, bundle.size)
     on_step(f"{info.name}: publish")
     published = _publish(client, release, manifest)
     if published["bundle_sha256"] != bundle.sha256:
@@ -111,6 +122,21 @@ def publish_bundle(
             "digest_mismatch",
         )
     return Listing(sku["id"], info.name, release["id"], info.version, bundle.sha256, fresh=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    release_id: str
+    version: str
+    sha256: str
+
+
+def _newest(client: MarketplaceClient, sku: Sku, channel: str) -> _Head | None:
+    latest = sku["latest_release"]
+    if channel == CHANNELS[0]:
+        return _Head(latest["id"], latest["version"], latest["bundle_sha256"]) if latest else None
+    heads = (one for one in client.channels(sku["id"]) if one["channel"] == channel)
+    return next((_Head(one["release_id"], one["version"], one["bundle_sha256"]) for one in heads), None)
 
 
 def _sku(client: MarketplaceClient, bundle: Bundle) -> Sku:

@@ -25,6 +25,7 @@ from storage.market.deliveries import Deliveries
 from storage.market.housekeeping import PostgresHousekeeping
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
+from storage.market.releases import Releases
 from storage.market.sales import SalesProjection
 from storage.s3 import Bucket, S3Access
 
@@ -50,7 +51,7 @@ class RelayDeployment:
         s3 = settings.s3
         access = S3Access(s3.endpoint, s3.region, s3.access_key, s3.secret_key)
         self._uploads = Bucket(access, s3.bucket_uploads, utc_now)
-        self._storage_upkeep = StorageUpkeep(Deliveries(self._pool), self._uploads)
+        self._storage_upkeep = StorageUpkeep(Deliveries(self._pool), Releases(self._pool), self._uploads)
         self._work = (
             self._relay,
             self._upkeep,

@@ -46,6 +46,7 @@ _RELEASE_HEAD = {
     "id": _RELEASE_ID,
     "sku_id": _SKU_ID,
     "version": "1.2.0",
+    "channel": "stable",
     "bundle_name": "logline-1.2.0.tar.gz",
 }
 DRAFT: dict[str, Any] = {
@@ -60,6 +61,7 @@ DRAFT: dict[str, Any] = {
 }
 RELEASE: dict[str, Any] = {
     **_RELEASE_HEAD,
+    "yanked": None,
     "state": "published",
     "bundle_sha256": _SHA256,
     "bundle_bytes": 123_456,
@@ -267,6 +269,48 @@ DELIVERY_LINK = {
     "issued_at": _TIME,
     "expires_at": _TIME,
 }
+YANKED: dict[str, Any] = {
+    **RELEASE,
+    "state": "yanked",
+    "yanked": {"at": _TIME, "reason": "Writes outside its folder; use 1.2.1."},
+}
+CHANNEL = {
+    "channel": "stable",
+    "release_id": _RELEASE_ID,
+    "version": "1.2.0",
+    "bundle_name": "logline-1.2.0.tar.gz",
+    "bundle_sha256": _SHA256,
+    "bundle_bytes": 123_456,
+    "published_at": _TIME,
+}
+REGISTERED_KEY = {
+    "key_id": _KEY_ID,
+    "state": "retired",
+    "registered_at": _TIME,
+    "revoked_at": _TIME,
+    "reason": "Rotated.",
+}
+UPLOAD_PARTS = {
+    "part_bytes": 16_777_216,
+    "parts_total": 2,
+    "parts": [
+        {
+            "number": 1,
+            "bytes": 16_777_216,
+            "etag": "9e107d9d372bb6826bd81d3542a419d6",
+            "url": "https://s3.example.com/uploads/…?partNumber=1&X-Amz-Signature=…",
+        },
+        {
+            "number": 2,
+            "bytes": 3_222_784,
+            "etag": None,
+            "url": "https://s3.example.com/uploads/…?partNumber=2&X-Amz-Signature=…",
+        },
+    ],
+    "next_part": None,
+    "expires_at": _TIME,
+}
+COMPLETE_UPLOAD = {"release_id": _RELEASE_ID, "bundle_version": "3sL4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY"}
 RELEASED_KEY = {"delivery_id": _DELIVERY_ID, "identity": "AGE-SECRET-KEY-1…", "expires_at": _TIME}
 LICENCE: dict[str, Any] = {
     "id": _LICENCE_ID,

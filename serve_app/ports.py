@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.payouts.desk import PayoutDesk
 from actors.publisher.sealing import RevocationRequest
+from actors.publisher.uploads import UploadState
 from domain.catalogue import Offer
 from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Terms, Turn
@@ -25,7 +26,7 @@ from domain.proposals.state import Proposal, Status, Version
 from domain.reconciliation.cases import Case, CaseStatus
 from storage.market.access import Principal
 from storage.market.cases import CaseDecision, RunRow
-from storage.market.catalogue import PriceList, Release, Sku
+from storage.market.catalogue import PriceList, Release, ReleaseSummary, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.deliveries import IssuedLink
@@ -33,6 +34,7 @@ from storage.market.discounts import DiscountRow
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
 from storage.market.proposals import Governing, Receipt, Request
+from storage.market.releases import SellerKey
 from storage.market.reviews import Review
 from storage.market.sales import SalesCursor, SalesDay
 from storage.market.signing_keys import KeysOnRecord
@@ -122,6 +124,37 @@ class CatalogueStore(Protocol):
 
     async def release(self, release_id: str) -> Release | None:
         """Read a release."""
+
+
+class ReleaseStore(Protocol):
+    """``storage.market.releases``; see there for errors."""
+
+    async def heads(self, sku_id: str) -> dict[str, ReleaseSummary]:
+        """Return the newest published release of each channel."""
+
+    async def yank(self, write: Write, release_id: str, reason: str, at: datetime) -> Recorded | None:
+        """Yank a published release."""
+
+    async def seller_keys(self, seller_id: str) -> list[SellerKey]:
+        """List a seller's keys."""
+
+    async def seller_key(self, seller_id: str, key_id: str) -> SellerKey | None:
+        """Read one of a seller's keys."""
+
+    async def revoke_key(
+        self, write: Write, key_id: str, state: str, reason: str, at: datetime
+    ) -> Recorded | None:
+        """Revoke a seller's key."""
+
+
+class PartedUploads(Protocol):
+    """``actors.publisher.uploads``."""
+
+    async def begin(self, release: Release, bundle_bytes: int) -> UploadState:
+        """Begin an upload, or tell how the one that was begun stands."""
+
+    async def complete(self, release: Release, etags: Mapping[int, str]) -> str:
+        """Make the bundle of its parts; returns the version."""
 
 
 class Publishing(Protocol):
@@ -363,6 +396,9 @@ class UploadLinks(Protocol):
     def link_to_put(self, key: str, lifetime_s: int) -> Link:
         """Presign a PUT."""
 
+    def link_to_put_part(self, key: str, upload_id: str, number: int, lifetime_s: int) -> Link:
+        """Presign a PUT of one part."""
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
@@ -402,6 +438,8 @@ class IngressPorts:
     reads: OrderReads
     catalogue: CatalogueStore
     publisher: Publishing
+    releases: ReleaseStore
+    part_uploads: PartedUploads
     licences: LicenceStore
     signing_keys: SigningKeyStore
     deliveries: DeliveryStore

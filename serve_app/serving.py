@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from actors.deliveries.joining import Joiner
 from actors.publisher.publication import Publisher
+from actors.publisher.uploads import PartUploads
 from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bind_backends
 from deployments.clock import draw_id, utc_now
 from deployments.local_orders import LocalOrders
@@ -35,6 +36,7 @@ from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.releases import Releases
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
 from storage.market.signing_keys import SigningKeys
@@ -85,6 +87,7 @@ class IngressDeployment:
             else None
         )
         self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+        self._releases = Releases(self._pool)
         self._deliveries = Deliveries(self._pool)
         # Not the payloads' bucket: what is locked there can never be deleted.
         self._joiner = Joiner(self._deliveries, self._payloads, self._uploads)
@@ -103,6 +106,8 @@ class IngressDeployment:
             reads=self._store,
             catalogue=self._catalogue,
             publisher=self._publisher,
+            releases=self._releases,
+            part_uploads=PartUploads(self._releases, self._uploads),
             licences=LicenceReads(self._pool),
             signing_keys=SigningKeys(self._pool),
             deliveries=self._deliveries,

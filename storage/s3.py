@@ -7,7 +7,7 @@ uploads whose version the server does not tell (a bucket without versioning).
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +59,15 @@ class StoredObject:
     key: str
     version_id: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedPart:
+    """A part of an upload that has come; ``etag`` is the server's digest of it, most often MD5."""
+
+    number: int
+    size: int
+    etag: str
 
 
 class Readable(Protocol):
@@ -140,6 +149,46 @@ class Bucket:
         """Presign a PUT; each use makes a new version, of which publication pins one."""
         return self._link("put_object", {"Bucket": self.name, "Key": key}, lifetime_s)
 
+    def begin_upload(self, key: str) -> str:
+        """Begin an upload in parts; returns its id. Blocks."""
+        return str(self._client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"])
+
+    def link_to_put_part(self, key: str, upload_id: str, number: int, lifetime_s: int) -> Link:
+        """Presign a PUT of one part; numbers begin at 1."""
+        parameters = {"Bucket": self.name, "Key": key, "UploadId": upload_id, "PartNumber": number}
+        return self._link("upload_part", parameters, lifetime_s)
+
+    def uploaded_parts(self, key: str, upload_id: str) -> list[UploadedPart] | None:
+        """List the parts that have come, at most 1,000; None when there is no such upload. Blocks."""
+        try:
+            answer = self._client.list_parts(Bucket=self.name, Key=key, UploadId=upload_id, MaxParts=1_000)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:  # noqa: PLR2004 - HTTP's number
+                return None
+            raise
+        return [
+            UploadedPart(int(part["PartNumber"]), int(part["Size"]), part["ETag"].strip('"'))
+            for part in answer.get("Parts", ())
+        ]
+
+    def complete_upload(self, key: str, upload_id: str, parts: Sequence[UploadedPart]) -> StoredObject:
+        """Make one object of exactly these parts; the server refuses others than it has. Blocks."""
+        answer = self._client.complete_multipart_upload(
+            Bucket=self.name,
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": [{"PartNumber": one.number, "ETag": one.etag} for one in parts]},
+        )
+        return StoredObject(key, _version_of(answer), sum(one.size for one in parts))
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drop an upload with its parts; one that is gone already is no failure. Blocks."""
+        try:
+            self._client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # noqa: PLR2004 - HTTP's number
+                raise
+
     def newest(self, key: str) -> StoredObject | None:
         """Return the newest version of ``key``, or None. Blocks."""
         try:
@@ -216,7 +265,7 @@ class Bucket:
             return False
         return True
 
-    def _link(self, operation: str, parameters: dict[str, str], lifetime_s: int) -> Link:
+    def _link(self, operation: str, parameters: Mapping[str, Any], lifetime_s: int) -> Link:
         if not 1 <= lifetime_s <= LINK_LIFETIME_S_MAX:
             raise ValueError(f"a link lives 1 to {LINK_LIFETIME_S_MAX} s, not {lifetime_s}")
         # Rounded down: a caller who uses it until then is never refused for a fraction of a second.

@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import logging
 import random
+from functools import partial
 from typing import Protocol
 
 from domain.errors import MarketplaceError
+from storage.market.releases import AbandonedUpload
 from storage.s3 import Bucket, StoredObject
 
 log = logging.getLogger("marketplace.storage_upkeep")
@@ -31,11 +33,22 @@ class UpkeepStore(Protocol):
         """Forget one."""
 
 
+class UploadStore(Protocol):
+    """``storage.market.releases``."""
+
+    async def abandoned_uploads(self, kept_s: int, limit: int) -> list[AbandonedUpload]:
+        """List uploads in parts that were begun long ago."""
+
+    async def forget_upload(self, release_id: str, upload_id: str) -> None:
+        """Forget one."""
+
+
 class StorageUpkeep:
     """Periodic deletion for one process; see the module."""
 
-    def __init__(self, joined: UpkeepStore, bucket: Bucket) -> None:
+    def __init__(self, joined: UpkeepStore, uploads: UploadStore, bucket: Bucket) -> None:
         self._joined = joined
+        self._uploads = uploads
         self._bucket = bucket
         self._task: asyncio.Task[None] | None = None
 
@@ -61,12 +74,15 @@ class StorageUpkeep:
         Raises:
             DependencyError: storage or database is down; what was deleted stays deleted.
         """
-        deleted = 0
-        for delivery_id, joined in await self._joined.expired_joined(BATCH):
-            await self._bucket.call(lambda joined=joined: self._bucket.delete(joined))  # type: ignore[misc]
+        expired = await self._joined.expired_joined(BATCH)
+        for delivery_id, joined in expired:
+            await self._bucket.call(partial(self._bucket.delete, joined))
             await self._joined.forget_joined(delivery_id, joined.version_id)
-            deleted += 1
-        return deleted
+        abandoned = await self._uploads.abandoned_uploads(UPLOADS_KEPT_S, BATCH)
+        for upload in abandoned:
+            await self._bucket.call(partial(self._bucket.abort_upload, upload.key, upload.upload_id))
+            await self._uploads.forget_upload(upload.release_id, upload.upload_id)
+        return len(expired) + len(abandoned)
 
     async def _forever(self) -> None:
         while True:

@@ -24,6 +24,8 @@ from domain import manifests, statements
 from domain.dsse import Envelope, signing_key
 from domain.errors import BusyError, ConflictError, NotFoundError, RejectedError
 from domain.manifests import BUNDLE_BYTES_MAX, ReleaseManifest, require_match
+from domain.releases import require_newer
+from domain.semver import parse_version
 from domain.strict_json import DocumentError
 from storage.age.header import FILE_KEY_BYTES
 from storage.age.payload import NONCE_BYTES, PayloadDigest, encrypt_payload
@@ -46,6 +48,12 @@ class ReleaseStore(Protocol):
 
     async def seller_keys(self, seller_id: str) -> dict[str, bytes]:
         """Return a seller's active public keys by key id."""
+
+    async def revoked_keys(self, seller_id: str) -> dict[str, bytes]:
+        """Return the public keys that the seller revoked, by key id."""
+
+    async def newest_version(self, sku_id: str, channel: str) -> str | None:
+        """Return the newest version that was ever published in a channel."""
 
     async def publish(self, write: Write, publication: Publication) -> bool:
         """Publish a draft; False when it was no draft any more."""
@@ -96,10 +104,10 @@ class Publisher:
 
         Raises:
             NotFoundError: ``release_not_found``.
-            RejectedError: ``manifest_invalid``, ``manifest_signature_invalid``, ``manifest_mismatch``,
-                ``bundle_unsafe``, ``idempotency_key_reused``.
-            ConflictError: ``bundle_not_uploaded``, ``release_already_published``,
-                ``publication_in_progress`` under another manifest.
+            RejectedError: ``manifest_invalid``, ``manifest_signature_invalid``, ``seller_key_revoked``,
+                ``manifest_mismatch``, ``bundle_unsafe``, ``idempotency_key_reused``.
+            ConflictError: ``bundle_not_uploaded``, ``bundle_changed``, ``version_not_newer``,
+                ``release_already_published``, ``publication_in_progress`` under another manifest.
             BusyError: ``publisher_busy``.
             DependencyError: storage, signer or database failed; repeat the request.
         """
@@ -138,6 +146,13 @@ class Publisher:
         keys = await self._store.seller_keys(release.seller_id)
         # Nothing inside is read before a key of this seller has signed it.
         if envelope.payload_type != statements.PAYLOAD_TYPE or signing_key(envelope, keys, verify) is None:
+            revoked = await self._store.revoked_keys(release.seller_id)
+            # What a revoked key signed earlier stays published; what is published already is only read here.
+            if release.state == "draft" and (key_id := signing_key(envelope, revoked, verify)) is not None:
+                raise RejectedError(
+                    "seller_key_revoked",
+                    f"{key_id} signed this manifest and is revoked. Sign with another key.",
+                )
             raise RejectedError(
                 "manifest_signature_invalid",
                 f"No active key of yours signed this manifest as {statements.PAYLOAD_TYPE}. Register your "
@@ -149,6 +164,9 @@ class Publisher:
             raise _invalid(error) from error
         # What the upload is like is checked later; name and version can be told at once.
         _require(release, manifest, _Bundle(manifest.bundle_sha256, b"", manifest.size))
+        if release.state == "draft":
+            newest = await self._store.newest_version(release.sku_id, release.channel)
+            require_newer(manifest.version, newest and parse_version(newest), release.channel)
         return _Checked(envelope, manifest)
 
     async def _join_or_start(self, write: Write, release: Release, checked: _Checked) -> None:
@@ -179,6 +197,10 @@ class Publisher:
             raise ConflictError(
                 "bundle_not_uploaded", "The bundle is not there yet. PUT it to the release's upload link."
             )
+        if release.upload_version not in (None, upload.version_id):
+            raise ConflictError(
+                "bundle_changed", "Something was uploaded after the upload was completed. Upload it anew."
+            )
         if upload.size > BUNDLE_BYTES_MAX:
             raise RejectedError(
                 "bundle_unsafe", f"The bundle is refused: it has more than {BUNDLE_BYTES_MAX} bytes."
@@ -191,7 +213,9 @@ class Publisher:
             await self._uploads.call(lambda: check_archive(file, bundle.size))
             digest, stored = await self._payloads.call(lambda: self._encrypt(file, file_key, payload_key))
         if (digest.plaintext_sha256, digest.plaintext_size) != (bundle.sha256, bundle.size):
-            raise RuntimeError("the temporary file changed between checking and encrypting")
+            raise ConflictError(
+                "bundle_changed", "The bundle changed between its check and its encryption. Publish again."
+            )
         seal = await self._sealer.seal_release(
             SealRequest(release.release_id, checked.envelope.payload, bundle.blake2b, file_key)
         )
@@ -239,6 +263,7 @@ def _require(release: Release, manifest: ReleaseManifest, bundle: _Bundle) -> No
         manifest,
         sku=release.sku_name,
         version=release.version,
+        channel=release.channel,
         bundle_name=release.bundle_name,
         sha256=bundle.sha256,
         size=bundle.size,

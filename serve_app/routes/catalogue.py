@@ -15,6 +15,7 @@ from domain.catalogue import validate_listing, validate_prices
 from domain.dsse import decode_base64
 from domain.errors import NotFoundError, RejectedError
 from domain.ids import is_id
+from domain.releases import require_channel
 from domain.strict_json import DocumentError
 from serve_app import examples
 from serve_app.auth import OPERATOR, SELLER
@@ -49,6 +50,9 @@ PUBLISH_PROBLEMS = (
     "bundle_unsafe",
     "release_already_published",
     "publication_in_progress",
+    "version_not_newer",
+    "bundle_changed",
+    "seller_key_revoked",
     "publisher_busy",
     "storage_unavailable",
     "storage_busy",
@@ -161,6 +165,7 @@ class CatalogueRoutes:
             state="draft",
             bundle_name=body.bundle_name,
             upload_key=f"{sku.sku_id}/{release_id}/{body.bundle_name}",
+            channel=require_channel(body.channel),
         )
         document = schemas.draft_document(release)
         earlier = await call.ports.catalogue.draft_release(
@@ -323,7 +328,7 @@ def _release_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
             write=True,
             request=schemas.NewRelease,
             request_example={"version": "1.2.0", "bundle_name": "logline-1.2.0.tar.gz"},
-            problems=("sku_not_found", "release_version_taken", "version_invalid"),
+            problems=("sku_not_found", "release_version_taken", "version_invalid", "channel_unknown"),
         ),
         Operation(
             "POST",

@@ -6,7 +6,7 @@ import orjson
 from pydantic import Field
 
 from domain.catalogue import SOFTWARE
-from domain.manifests import BUNDLE_NAME_CHARS_MAX
+from domain.manifests import BUNDLE_NAME_CHARS_MAX, CHANNELS
 from serve_app.schemas.base import Document, Request, rfc3339
 from storage.market import catalogue
 from storage.s3 import Link
@@ -40,6 +40,7 @@ class NewRelease(Request):
 
     version: str
     bundle_name: Annotated[str, Field(pattern=_FILE_NAME, max_length=BUNDLE_NAME_CHARS_MAX)]
+    channel: Annotated[str, Field(max_length=KEY_TEXT_CHARS_MAX)] = CHANNELS[0]
 
 
 class NewPublication(Request):
@@ -104,17 +105,27 @@ class DraftRelease(Document):
     id: str
     sku_id: str
     version: str
+    channel: str
     state: str
     bundle_name: str
     upload: Upload
 
 
+class Yanked(Document):
+    """When and why a release was taken off sale."""
+
+    at: str
+    reason: str
+
+
 class PublishedRelease(Document):
-    """A release that never changes again, with the signatures over it."""
+    """A release that never changes again, with the signatures over it; it may have been yanked."""
 
     id: str
     sku_id: str
     version: str
+    channel: str
+    yanked: Yanked | None
     state: str
     bundle_name: str
     bundle_sha256: str
@@ -159,6 +170,7 @@ def draft_document(release: catalogue.Release) -> dict[str, Any]:
         "id": release.release_id,
         "sku_id": release.sku_id,
         "version": release.version,
+        "channel": release.channel,
         "state": "draft",
         "bundle_name": release.bundle_name,
     }
@@ -176,6 +188,10 @@ def published_document(release: catalogue.Release) -> dict[str, Any]:
         "id": release.release_id,
         "sku_id": release.sku_id,
         "version": release.version,
+        "channel": release.channel,
+        "yanked": None
+        if release.yanked_at is None
+        else {"at": rfc3339(release.yanked_at), "reason": release.yank_reason},
         "state": release.state,
         "bundle_name": release.bundle_name,
         "bundle_sha256": release.bundle_sha256,

@@ -18,6 +18,9 @@ from psycopg.rows import TupleRow
 from domain.catalogue import SOFTWARE, Offer
 from domain.dsse import TRUSTED_KEYS_MAX
 from domain.errors import ConflictError, NotFoundError, RejectedError
+from domain.manifests import CHANNELS
+from domain.releases import require_newer
+from domain.semver import parse_version
 from storage.market.commands import SQL as COMMANDS
 from storage.market.commands import Commands, Recorded, Write, parameters
 from storage.market.pool import Pool, borrow, fetch
@@ -25,6 +28,7 @@ from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "catalogue.sql").items()}
 QUOTE_TTL_S = 1.0  # saves a query per order under load; short enough that nobody notices an old price
+STABLE = CHANNELS[0]  # what buyers get
 QUOTES_MAX = 4_096  # SKUs; about 1 KiB each
 
 
@@ -69,7 +73,10 @@ class PriceList:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release in any state; what publication fills is None in a draft."""
+    """A release in any state; what publication fills is None in a draft.
+
+    ``upload_version`` names the version of an upload in parts that was completed; a plain PUT leaves it None.
+    """
 
     release_id: str
     sku_id: str
@@ -87,6 +94,10 @@ class Release:
     payload_sha256: str | None = None
     payload_bytes: int | None = None
     published_at: datetime | None = None
+    channel: str = "stable"
+    upload_version: str | None = None
+    yanked_at: datetime | None = None
+    yank_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ class Catalogue:
 
     async def find(self, name_or_id: str) -> Sku | None:
         """Read one SKU, on sale or not."""
-        rows = await fetch(self._pool, SQL["skus"], {"names": [name_or_id]})
+        rows = await fetch(self._pool, SQL["skus"], {"names": [name_or_id], "channel": STABLE})
         return _sku(rows[0]) if rows else None
 
     async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Offer]:
@@ -143,7 +154,7 @@ class Catalogue:
         }
         missing = [sku_id for sku_id in sku_ids if sku_id not in known]
         if missing:
-            for row in await fetch(self._pool, SQL["skus"], {"names": missing}):
+            for row in await fetch(self._pool, SQL["skus"], {"names": missing, "channel": STABLE}):
                 sku = known[row[0]] = _sku(row)
                 if sku.latest_release is not None:
                     self._remember(sku, now_s + QUOTE_TTL_S)
@@ -236,6 +247,13 @@ class Catalogue:
         )
         return {key_id: bytes(public_key) for key_id, public_key in rows}
 
+    async def revoked_keys(self, seller_id: str) -> dict[str, bytes]:
+        """Return the public keys that a seller revoked, by key id, the latest first."""
+        rows = await fetch(
+            self._pool, SQL["revoked_seller_keys"], {"seller_id": seller_id, "limit": TRUSTED_KEYS_MAX}
+        )
+        return {key_id: bytes(public_key) for key_id, public_key in rows}
+
     async def draft_release(
         self, write: Write, release: Release, created_at: datetime, body: Mapping[str, Any]
     ) -> Recorded | None:
@@ -254,6 +272,7 @@ class Catalogue:
                 {
                     "sku_id": release.sku_id,
                     "version": release.version,
+                    "channel": release.channel,
                     "bundle_name": release.bundle_name,
                     "upload_key": release.upload_key,
                     "created_at": created_at,
@@ -269,14 +288,25 @@ class Catalogue:
         rows = await fetch(self._pool, SQL["release"], {"release_id": release_id})
         return Release(*rows[0]) if rows else None
 
+    async def newest_version(self, sku_id: str, channel: str) -> str | None:
+        """Return the newest version that was ever published in a channel, yanked or not."""
+        rows = await fetch(self._pool, SQL["channel_head"], {"sku_id": sku_id, "channel": channel})
+        return str(rows[0][0]) if rows else None
+
     async def publish(self, write: Write, publication: Publication) -> bool:
         """Publish a draft and record the write, together; False when it was no draft any more.
 
         Raises:
             RejectedError: ``idempotency_key_reused``; nothing was published.
+            ConflictError: ``version_not_newer``; nothing was published.
         """
         values = {name: getattr(publication, name) for name in publication.__slots__}
         async with borrow(self._pool) as connection, connection.transaction():
+            await connection.execute(SQL["release_order"], values)
+            place = await (await connection.execute(SQL["channel_position"], values)).fetchone()
+            if place is None:
+                return False
+            require_newer(parse_version(place[0]), place[2] and parse_version(place[2]), place[1])
             published = await (await connection.execute(SQL["publish_release"], values)).fetchall()
             if not published:
                 return False

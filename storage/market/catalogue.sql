@@ -6,7 +6,7 @@ SELECT s.sku_id, s.name, s.title, s.description, s.seller_id, s.created_at,
        s.price_version, s.tax_category
 FROM market.skus s
 CROSS JOIN LATERAL (
-    SELECT * FROM market.releases WHERE sku_id = s.sku_id AND state = 'published'
+    SELECT * FROM market.releases WHERE sku_id = s.sku_id AND channel = 'stable' AND state = 'published'
     ORDER BY published_at DESC, release_id DESC LIMIT 1
 ) AS r
 WHERE s.sku_id < %(before)s
@@ -20,7 +20,7 @@ SELECT s.sku_id, s.name, s.title, s.description, s.seller_id, s.created_at,
        s.price_version, s.tax_category
 FROM market.skus s
 LEFT JOIN LATERAL (
-    SELECT * FROM market.releases WHERE sku_id = s.sku_id AND state = 'published'
+    SELECT * FROM market.releases WHERE sku_id = s.sku_id AND channel = %(channel)s AND state = 'published'
     ORDER BY published_at DESC, release_id DESC LIMIT 1
 ) AS r ON true
 WHERE s.sku_id = ANY(%(names)s::text[]) OR s.name = ANY(%(names)s::text[])
@@ -110,16 +110,29 @@ WITH claimed AS (
     ON CONFLICT DO NOTHING
     RETURNING subject
 )
-INSERT INTO market.releases (release_id, sku_id, version, state, bundle_name, upload_key, created_at)
-SELECT subject, %(sku_id)s, %(version)s, 'draft', %(bundle_name)s, %(upload_key)s, %(created_at)s FROM claimed
+INSERT INTO market.releases (release_id, sku_id, version, channel, state, bundle_name, upload_key, created_at)
+SELECT subject, %(sku_id)s, %(version)s, %(channel)s, 'draft', %(bundle_name)s, %(upload_key)s, %(created_at)s
+FROM claimed
 RETURNING release_id
 
 -- name: release
 SELECT r.release_id, r.sku_id, s.name, s.seller_id, r.version, r.state, r.bundle_name, r.upload_key, r.manifest,
        r.countersignature, r.minisig, r.bundle_sha256, r.bundle_bytes, r.payload_sha256, r.payload_bytes,
-       r.published_at
+       r.published_at, r.channel, r.upload_version, r.yanked_at, r.yank_reason
 FROM market.releases r JOIN market.skus s USING (sku_id)
 WHERE r.release_id = %(release_id)s
+
+-- name: release_order
+-- Publications of one SKU go one after the other from here on, so that versions are compared with what is there.
+SELECT pg_advisory_xact_lock(hashtextextended(sku_id, 14)) FROM market.releases WHERE release_id = %(release_id)s
+
+-- name: channel_position
+-- The version to be published, its channel, and the newest version ever published there.
+SELECT r.version, r.channel, (
+    SELECT n.version FROM market.releases n
+    WHERE n.sku_id = r.sku_id AND n.channel = r.channel AND n.state <> 'draft'
+    ORDER BY n.published_at DESC, n.release_id DESC LIMIT 1)
+FROM market.releases r WHERE r.release_id = %(release_id)s AND r.state = 'draft'
 
 -- name: publish_release
 -- Only a draft is published, and it never changes afterwards.
@@ -131,3 +144,13 @@ SET state = 'published', manifest = %(manifest)s, countersignature = %(countersi
     wrapped_file_key = %(wrapped_file_key)s, published_at = %(published_at)s
 WHERE release_id = %(release_id)s AND state = 'draft'
 RETURNING release_id
+
+-- name: channel_head
+SELECT version FROM market.releases
+WHERE sku_id = %(sku_id)s AND channel = %(channel)s AND state <> 'draft'
+ORDER BY published_at DESC, release_id DESC LIMIT 1
+
+-- name: revoked_seller_keys
+SELECT key_id, public_key FROM market.seller_keys
+WHERE seller_id = %(seller_id)s AND state <> 'active'
+ORDER BY revoked_at DESC NULLS LAST LIMIT %(limit)s

@@ -18,6 +18,7 @@ from actors.orders.effects import Effects
 from actors.orders.host import OrderHost
 from actors.publisher.publication import Publisher
 from actors.publisher.sealing import ReleaseSealer
+from actors.publisher.uploads import PartUploads
 from domain.fulfilment import ReleaseMaterial
 from domain.ids import new_id
 from domain.orders.events import OrderDelivered
@@ -37,6 +38,7 @@ from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic,
 from tests.fakes.pricing import FakeDiscounts, FakeGoverned, FakeTaxTables
 from tests.fakes.proposals import KEYS, FakeProposals
 from tests.fakes.proposals import register as register_operators
+from tests.fakes.releases import FakeReleases
 from tests.fakes.reviews import FakeReviews, FakeTerms
 from tests.fakes.sales import FakeSales
 from tests.fakes.signing_keys import FakeSigningKeys
@@ -76,6 +78,7 @@ class FakeMarket:
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
         self.signing_keys = FakeSigningKeys(self)
+        self.releases = FakeReleases(self.catalogue)
         self.deliveries = FakeDeliveries(self.clock)
         self.joiner = Joiner(self.deliveries, self.payloads, self.uploads)  # type: ignore[arg-type]
         self.access = FakeAccess(self.commands)
@@ -140,6 +143,8 @@ class FakeMarket:
             reads=self.reads,
             catalogue=self.catalogue,
             publisher=self.publisher,
+            releases=self.releases,
+            part_uploads=PartUploads(self.releases, self.uploads),  # type: ignore[arg-type]
             licences=self.licences,
             signing_keys=self.signing_keys,
             deliveries=self.deliveries,
@@ -216,5 +221,6 @@ class FakeMarket:
             "cd" * 32, len(payload), self.clock(), seal,
         )  # fmt: skip
         summary = ReleaseSummary(release_id, "1.0.0", bundle_name, "ab" * 32, 100, None, self.clock())
+        self.catalogue.summaries[release_id] = summary
         sku = self.catalogue.skus[sku.sku_id] = replace(sku, latest_release=summary)
         return sku

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
 from domain.errors import ConflictError, RejectedError
+from domain.releases import require_newer
+from domain.semver import parse_version
 from storage.market.access import Principal
 from storage.market.catalogue import PriceList, Publication, Release, ReleaseSummary, Sku, _offer
 from storage.market.commands import Recorded, Write, require_same
-from storage.s3 import Link, StoredObject
+from storage.s3 import Link, StoredObject, UploadedPart
 from tests.fakes.orders import FakeClock, FakeOrderStore
 
 
@@ -54,6 +57,8 @@ class FakeCatalogue:
     releases: dict[str, Release] = field(default_factory=dict)
     publications: dict[str, Publication] = field(default_factory=dict)
     price_history: dict[str, list[PriceList]] = field(default_factory=dict)
+    summaries: dict[str, ReleaseSummary] = field(default_factory=dict)
+    revoked: dict[str, tuple[str, datetime, str]] = field(default_factory=dict)
 
     async def published(self, before: str, limit: int) -> list[Sku]:
         on_sale = [sku for sku in self.skus.values() if sku.latest_release and sku.sku_id < before]
@@ -100,8 +105,18 @@ class FakeCatalogue:
         self.keys[key_id] = (write.principal_id, public_key)
         return earlier
 
+    def _keys_of(self, seller_id: str, *, active: bool) -> dict[str, bytes]:
+        return {
+            key_id: key
+            for key_id, (owner, key) in self.keys.items()
+            if owner == seller_id and (key_id not in self.revoked) is active
+        }
+
     async def seller_keys(self, seller_id: str) -> dict[str, bytes]:
-        return {key_id: key for key_id, (owner, key) in self.keys.items() if owner == seller_id}
+        return self._keys_of(seller_id, active=True)
+
+    async def revoked_keys(self, seller_id: str) -> dict[str, bytes]:
+        return self._keys_of(seller_id, active=False)
 
     async def draft_release(
         self, write: Write, release: Release, created_at: object, body: Mapping[str, Any]
@@ -122,6 +137,8 @@ class FakeCatalogue:
         release = self.releases[publication.release_id]
         if release.state != "draft":
             return False
+        newest = await self.newest_version(release.sku_id, release.channel)
+        require_newer(parse_version(release.version), newest and parse_version(newest), release.channel)
         if await self.commands.claim(write, publication.release_id) is not None:
             raise RejectedError("idempotency_key_reused", "reused")
         self.publications[publication.release_id] = publication
@@ -146,8 +163,27 @@ class FakeCatalogue:
             publication.licence_days,
             publication.published_at,
         )
-        self.skus[release.sku_id] = replace(self.skus[release.sku_id], latest_release=summary)
+        self.summaries[release.release_id] = summary
+        self.show_newest(release.sku_id)
         return True
+
+    def of_channel(self, sku_id: str, channel: str, *states: str) -> list[Release]:
+        """Releases of a channel, the newest last."""
+        found = [
+            one
+            for one in self.releases.values()
+            if (one.sku_id, one.channel) == (sku_id, channel) and one.state in states
+        ]
+        return sorted(found, key=lambda one: (one.published_at, one.release_id))
+
+    def show_newest(self, sku_id: str) -> None:
+        head = next(reversed(self.of_channel(sku_id, "stable", "published")), None)
+        summary = self.summaries[head.release_id] if head else None
+        self.skus[sku_id] = replace(self.skus[sku_id], latest_release=summary)
+
+    async def newest_version(self, sku_id: str, channel: str) -> str | None:
+        ever = self.of_channel(sku_id, channel, "published", "yanked")
+        return ever[-1].version if ever else None
 
 
 @dataclass
@@ -158,6 +194,7 @@ class FakeBucket:
     clock: FakeClock
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     deleted: list[StoredObject] = field(default_factory=list)
+    parts: dict[tuple[str, str], dict[int, bytes]] = field(default_factory=dict)
 
     async def call(self, work: Any) -> Any:
         return work()
@@ -190,6 +227,38 @@ class FakeBucket:
 
     def link_to_put(self, key: str, lifetime_s: int) -> Link:
         return Link(f"https://s3.test/{self.name}/{key}", self.clock() + timedelta(seconds=lifetime_s))
+
+    def begin_upload(self, key: str) -> str:
+        upload_id = f"upload-{len(self.parts) + 1}"
+        self.parts[key, upload_id] = {}
+        return upload_id
+
+    def link_to_put_part(self, key: str, upload_id: str, number: int, lifetime_s: int) -> Link:
+        url = f"https://s3.test/{self.name}/{key}?uploadId={upload_id}&partNumber={number}"
+        return Link(url, self.clock() + timedelta(seconds=lifetime_s))
+
+    def put_part(self, key: str, upload_id: str, number: int, data: bytes) -> str:
+        self.parts[key, upload_id][number] = data
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def uploaded_parts(self, key: str, upload_id: str) -> list[UploadedPart] | None:
+        parts = self.parts.get((key, upload_id))
+        if parts is None:
+            return None
+        return [
+            UploadedPart(number, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+            for number, data in sorted(parts.items())
+        ]
+
+    def complete_upload(self, key: str, upload_id: str, parts: Sequence[UploadedPart]) -> StoredObject:
+        whole = self.parts.pop((key, upload_id))
+        self.put(key, b"".join(whole[one.number] for one in parts))
+        stored = self.newest(key)
+        assert stored is not None
+        return stored
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self.parts.pop((key, upload_id), None)
 
 
 class FakeWriter(contextlib.AbstractContextManager["FakeWriter"]):

@@ -16,11 +16,12 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from domain import delivery_manifests, licences
+from domain import delivery_manifests, licences, releases
 from domain.delivery_manifests import DeliveryManifest, FileDigest
 from domain.dsse import sign_all
 from domain.licence_policies import LicencePolicy
 from domain.licences import Licence
+from domain.releases import parts_of
 from domain.statements import PAYLOAD_TYPE
 from storage.age.header import wrap_file_key
 from storage.age.payload import encrypt_payload
@@ -56,6 +57,8 @@ class FakeMarketplace:
     quote: dict[str, Any] = field(default_factory=dict)
     key_list: dict[str, Any] | None = None
     recorded_at: str | None = None
+    yanked: str = ""
+    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         out = io.BytesIO()
@@ -106,6 +109,11 @@ class FakeMarketplace:
 
     def _storage(self, request: httpx.Request) -> httpx.Response:
         assert "authorization" not in request.headers, "a token must never reach the storage"
+        if request.method == "PUT" and "part" in request.url.params:
+            data, digest = request.content, hashlib.md5(request.content, usedforsecurity=False)
+            assert request.headers["content-md5"] == base64.b64encode(digest.digest()).decode()
+            self.parts[request.url.path][int(request.url.params["part"])] = data
+            return httpx.Response(200, headers={"ETag": f'"{digest.hexdigest()}"'})
         if request.method == "PUT":
             self.uploads[request.url.path] = request.content
             return httpx.Response(200)
@@ -156,18 +164,6 @@ class FakeMarketplace:
                 return httpx.Response(200, json={"items": [self.key_document()]})
             case "GET", ["keys", "list"] if self.key_list is not None:
                 return httpx.Response(200, json=self.key_list)
-            case "GET", ["skus"]:
-                return httpx.Response(200, json={"items": list(self.skus.values()), "next_cursor": None})
-            case "GET", ["skus", name]:
-                return self._found(self.skus.get(name), "sku_not_found")
-            case "POST", ["seller-keys"]:
-                return httpx.Response(201, json={"key_id": "key_x", "seller_id": "s", "state": "active"})
-            case "POST", ["skus"]:
-                return httpx.Response(201, json=self.add_sku(json.loads(request.content)["name"], None))
-            case "POST", ["skus", sku_id, "releases"]:
-                return self._create_release(sku_id, json.loads(request.content))
-            case "POST", ["releases", release_id, "publish"]:
-                return self._publish(release_id)
             case "POST", ["quotes"]:
                 return httpx.Response(200, json=self.quote)
             case _, ["orders", *rest]:
@@ -179,6 +175,31 @@ class FakeMarketplace:
                 )
             case "POST", ["licences", "verify"]:
                 return httpx.Response(200, json=self._verify())
+        return self._sell(method, parts, request)
+
+    def _sell(self, method: str, parts: list[str], request: httpx.Request) -> httpx.Response:
+        match method, parts:
+            case "GET", ["skus"]:
+                return httpx.Response(200, json={"items": list(self.skus.values()), "next_cursor": None})
+            case "GET", ["skus", name]:
+                return self._found(self.skus.get(name), "sku_not_found")
+            case "POST", ["seller-keys"]:
+                return httpx.Response(201, json={"key_id": "key_x", "seller_id": "s", "state": "active"})
+            case "POST", ["skus"]:
+                return httpx.Response(201, json=self.add_sku(json.loads(request.content)["name"], None))
+            case "POST", ["skus", sku_id, "releases"]:
+                return self._create_release(sku_id, json.loads(request.content))
+            case "GET", ["skus", sku_id, "channels"]:
+                return self._channels(sku_id)
+            case "POST", ["releases", release_id, "upload"]:
+                return self._begin_upload(release_id, json.loads(request.content))
+            case "POST", ["releases", release_id, "upload", "complete"]:
+                return self._complete_upload(release_id, json.loads(request.content))
+            case "GET", ["releases", release_id]:
+                yanked = {"at": "2026-11-25T09:00:00Z", "reason": self.yanked} if self.yanked else None
+                return httpx.Response(200, json={"id": release_id, "yanked": yanked})
+            case "POST", ["releases", release_id, "publish"]:
+                return self._publish(release_id)
         return problem(404, "route_not_found", "There is no such path.")
 
     def _route_orders(self, method: str, rest: list[str], request: httpx.Request) -> httpx.Response:
@@ -225,6 +246,48 @@ class FakeMarketplace:
         }
         self.releases[release_id] = release
         return httpx.Response(201, json=release)
+
+    def _channels(self, sku_id: str) -> httpx.Response:
+        sku = next(one for one in self.skus.values() if one["id"] == sku_id)
+        latest = sku["latest_release"]
+        if latest is None:
+            return problem(404, "sku_not_found", "There is none.")
+        return httpx.Response(
+            200, json={"items": [{**latest, "release_id": latest["id"], "channel": "stable"}]}
+        )
+
+    def _begin_upload(self, release_id: str, body: dict[str, Any]) -> httpx.Response:
+        where = f"/uploads/{release_id}"
+        come = self.parts.setdefault(where, {})
+        sizes = parts_of(body["bundle_bytes"])
+        first = body["first_part"]
+        numbers = range(first, min(first + 2, len(sizes) + 1))  # two parts a page
+        parts = [
+            {
+                "number": number,
+                "bytes": sizes[number - 1],
+                "etag": hashlib.md5(come[number], usedforsecurity=False).hexdigest()
+                if number in come
+                else None,
+                "url": f"{STORAGE}{where}?part={number}",
+            }
+            for number in numbers
+        ]
+        after = numbers[-1] + 1
+        document = {
+            "part_bytes": releases.PART_BYTES,
+            "parts_total": len(sizes),
+            "parts": parts,
+            "next_part": after if after <= len(sizes) else None,
+            "expires_at": "x",
+        }
+        return httpx.Response(200, json=document)
+
+    def _complete_upload(self, release_id: str, body: dict[str, Any]) -> httpx.Response:
+        come = self.parts[f"/uploads/{release_id}"]
+        whole = [come[one["number"]] for one in body["parts"]]
+        self.uploads[f"/uploads/{release_id}"] = b"".join(whole)
+        return httpx.Response(200, json={"release_id": release_id, "bundle_version": "1"})
 
     def _publish(self, release_id: str) -> httpx.Response:
         data = self.uploads[f"/uploads/{release_id}"]

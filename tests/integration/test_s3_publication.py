@@ -24,6 +24,7 @@ from actors.orders.fulfilment import SignerFulfiller
 from actors.orders.host import OrderHost
 from actors.publisher.publication import Publisher
 from actors.publisher.sealing import ReleaseSealer
+from actors.publisher.uploads import PartUploads
 from actors.signer.issuer import Issuer
 from deployments.clock import draw_id, utc_now
 from domain import manifests, statements
@@ -47,6 +48,7 @@ from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.releases import Releases
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
 from storage.market.signing_keys import SigningKeys, register_signing_key
@@ -125,6 +127,8 @@ class Market:
                 reads=store,
                 catalogue=catalogue,
                 publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
+                releases=Releases(pool),
+                part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),
                 signing_keys=SigningKeys(pool),
                 deliveries=Deliveries(pool),

@@ -1,6 +1,7 @@
 """S3 by a real server: versions are pinned, links are bounded, and nothing is left behind on failure."""
 
 import asyncio
+import base64
 import hashlib
 import threading
 from urllib.parse import parse_qs, urlsplit
@@ -233,3 +234,34 @@ def test_a_join_that_fails_leaves_nothing(uploads, payloads, monkeypatch):
         uploads.join("joined-cut", b"head", payloads, cut)
     assert uploads.newest("joined-cut") is None
     assert not uploads._client.list_multipart_uploads(Bucket=uploads.name).get("Uploads")
+
+
+def test_an_upload_in_parts_by_links_is_one_version(uploads):
+    upload_id = uploads.begin_upload("parted")
+    assert uploads.uploaded_parts("parted", upload_id) == []
+    data = [bytes([number]) * size for number, size in ((1, 5 * MIB), (2, 5 * MIB), (3, 77))]
+    for number, part in enumerate(data, 1):
+        link = uploads.link_to_put_part("parted", upload_id, number, 60)
+        digest = hashlib.md5(part, usedforsecurity=False)
+        headers = {"Content-MD5": base64.b64encode(digest.digest()).decode()}
+        answer = httpx.put(link.url, content=part, headers=headers).raise_for_status()
+        assert answer.headers["ETag"].strip('"') == digest.hexdigest()
+    come = uploads.uploaded_parts("parted", upload_id)
+    assert [(one.number, one.size) for one in come] == [(1, 5 * MIB), (2, 5 * MIB), (3, 77)]
+    assert uploads.newest("parted") is None
+    stored = uploads.complete_upload("parted", upload_id, come)
+    assert read(uploads, stored) == b"".join(data)
+    assert uploads.newest("parted") == stored
+    assert uploads.uploaded_parts("parted", upload_id) is None
+    uploads.abort_upload("parted", upload_id)  # of one that is gone: no failure
+
+
+def test_a_part_altered_on_its_way_is_refused(uploads):
+    upload_id = uploads.begin_upload("bad-line")
+    link = uploads.link_to_put_part("bad-line", upload_id, 1, 60)
+    wrong = base64.b64encode(hashlib.md5(b"sent", usedforsecurity=False).digest()).decode()
+    answer = httpx.put(link.url, content=b"come", headers={"Content-MD5": wrong})
+    assert answer.status_code == 400
+    assert uploads.uploaded_parts("bad-line", upload_id) == []
+    uploads.abort_upload("bad-line", upload_id)
+    assert uploads.uploaded_parts("bad-line", upload_id) is None

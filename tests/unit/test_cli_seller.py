@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -128,3 +129,76 @@ def test_a_lost_upload_is_repeated(cli, market, monkeypatch):
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
     assert cli("release", CATALOGUE / "linkboard")[0] == 0
     assert Path(next(iter(market.uploads))).name.startswith("rel_")
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Every bundle is large, and parts are small."""
+    monkeypatch.setattr("cluster.listing.WHOLE_BYTES_MAX", 0)
+    monkeypatch.setattr("domain.releases.PART_BYTES", 1_000)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+
+
+def puts(market):
+    return [int(one.url.params["part"]) for one in market.requests if one.method == "PUT"]
+
+
+def test_a_large_bundle_goes_up_in_parts(cli, market, in_parts):
+    cli("keygen")
+    status, out, err = cli("release", CATALOGUE / "tidycsv", "--json")
+    assert status == 0, out + err
+    (whole,) = market.uploads.values()
+    assert hashlib.sha256(whole).hexdigest() == json.loads(out)["bundle_sha256"]
+    assert puts(market) == list(range(1, -(-len(whole) // 1_000) + 1))
+
+
+def test_an_interrupted_upload_goes_on_and_sends_no_part_twice(cli, market, in_parts, monkeypatch):
+    cli("keygen")
+    put, lost = market._storage, []
+
+    def broken(request):
+        if request.method == "PUT" and request.url.params.get("part") == "3":
+            lost.append(request)
+            raise httpx.ConnectError("no route")
+        return put(request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(market, "_storage", broken)
+        status, _, err = cli("release", CATALOGUE / "tidycsv")
+    assert status == 1
+    assert "Part 3 could not be uploaded" in err
+    assert "goes on" in err
+    # One of the parts that came is not what lies here: it is sent again.
+    ((where, come),) = market.parts.items()
+    come[2] = b"altered" + come[2][7:]
+    market.requests.clear()
+    assert cli("release", CATALOGUE / "tidycsv")[0] == 0
+    assert 1 not in puts(market)
+    assert puts(market)[:2] == [2, 3]
+    assert len(market.uploads[where]) > 0
+
+
+def test_a_refused_part_link_is_renewed_once(cli, market, in_parts, monkeypatch):
+    cli("keygen")
+    put, refusals = market._storage, [403]
+
+    def expired(request):
+        if request.method == "PUT" and refusals:
+            return httpx.Response(refusals.pop())
+        return put(request)
+
+    monkeypatch.setattr(market, "_storage", expired)
+    assert cli("release", CATALOGUE / "tidycsv")[0] == 0
+    refusals += [403, 403]
+    status, _, err = cli("release", CATALOGUE / "linkboard")
+    assert (status, "answered 403" in err) == (1, True)
+
+
+def test_a_release_on_another_channel_is_signed_as_such(cli, market):
+    cli("keygen")
+    assert cli("release", CATALOGUE / "tidycsv", "--channel", "beta")[0] == 0
+    (request,) = [one for one in market.requests if one.url.path.endswith("/publish")]
+    envelope = Envelope.parse(json.dumps(json.loads(request.content)["manifest"]))
+    assert manifests.parse(envelope.payload).channel == "beta"
+    status, _, err = cli("release", CATALOGUE / "tidycsv", "--channel", "weekly")
+    assert (status, "channel_unknown" in err) == (1, True)

@@ -12,6 +12,7 @@ from domain import delivery_manifests, manifests
 from domain.delivery_manifests import FileDigest
 from domain.dsse import pae
 from domain.licence_policies import OfferedPolicy
+from domain.manifests import PreviewRecipe
 from domain.semver import parse_version
 from domain.signing import MESSAGE_BYTES_MAX
 from domain.statements import PAYLOAD_TYPE
@@ -37,6 +38,8 @@ def test_a_release_manifest_reads_back() -> None:
         release_manifest(),
         release_manifest(version=parse_version("2.0.0-rc.1"), licence_policy=OfferedPolicy(days=30)),
         release_manifest(entry_point="logline.pyz", platform="linux-x86_64"),
+        release_manifest(channel="beta", price_refs=("list_2026", "list_edu")),
+        release_manifest(preview=PreviewRecipe(("bin/logline", "--serve", "8080"), 8_080)),
     ):
         assert manifests.parse(manifests.build(manifest)) == manifest
 
@@ -55,6 +58,23 @@ def test_a_release_manifest_reads_back() -> None:
         ("field_invalid", {"description": "\x07"}),
         ("field_unknown", {"price": 1}),
         ("field_missing", {"entry_point": ...}),
+        ("channel_unknown", {"channel": "weekly"}),
+        ("channel_unknown", {"channel": ["stable"]}),
+        ("field_invalid", {"price_refs": []}),
+        ("field_invalid", {"price_refs": "list_2026"}),
+        ("field_invalid", {"price_refs": ["a b"]}),
+        ("field_invalid", {"price_refs": [1]}),
+        ("field_invalid", {"price_refs": ["a", "a"]}),
+        ("field_invalid", {"price_refs": [f"p{n}" for n in range(9)]}),
+        ("field_invalid", {"preview": None}),
+        ("field_missing", {"preview": {"command": ["x"]}}),
+        ("field_unknown", {"preview": {"command": ["x"], "port": 8080, "user": "root"}}),
+        ("field_invalid", {"preview": {"command": [], "port": 8080}}),
+        ("field_invalid", {"preview": {"command": ["x"] * 17, "port": 8080}}),
+        ("field_invalid", {"preview": {"command": ["x\u0000"], "port": 8080}}),
+        ("field_invalid", {"preview": {"command": "x", "port": 8080}}),
+        ("field_invalid", {"preview": {"command": ["x"], "port": 80}}),
+        ("field_invalid", {"preview": {"command": ["x"], "port": True}}),
         ("entry_point_invalid", {"entry_point": "/bin/sh"}),
         ("entry_point_invalid", {"entry_point": "../x"}),
         ("entry_point_invalid", {"entry_point": "a/../../x"}),
@@ -100,12 +120,20 @@ def test_a_manifest_is_compared_with_what_was_uploaded() -> None:
     facts: dict[str, Any] = {
         "sku": "logline",
         "version": "1.2.0",
+        "channel": "stable",
         "bundle_name": "logline-1.2.0.tar.gz",
         "sha256": "ab" * 32,
         "size": 123_456,
     }
     manifests.require_match(release_manifest(), **facts)
-    for name, value in {"sku": "x", "version": "1.2.1", "bundle_name": "x", "sha256": "x", "size": 1}.items():
+    for name, value in {
+        "sku": "x",
+        "version": "1.2.1",
+        "channel": "beta",
+        "bundle_name": "x",
+        "sha256": "x",
+        "size": 1,
+    }.items():
         with pytest.raises(DocumentError) as error:
             manifests.require_match(release_manifest(), **(facts | {name: value}))
         assert error.value.code == "manifest_mismatch"

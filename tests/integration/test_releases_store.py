@@ -1,0 +1,110 @@
+"""Releases' standing in a real Postgres, as the serving role sees it."""
+
+import asyncio
+from functools import partial
+
+import psycopg
+import pytest
+
+from domain.errors import ConflictError
+from storage import migrations
+from storage.market.catalogue import Catalogue
+from storage.market.pool import build_pool
+from storage.market.releases import Releases
+from tests.contracts.releases import ReleasesContract
+from tests.fakes import releasing
+
+pytestmark = pytest.mark.integration
+TABLES = "market.release_uploads, market.releases, market.sku_prices, market.skus, market.seller_keys"
+
+
+@pytest.fixture(scope="module")
+def migrated(module_database):
+    migrations.apply(module_database.dsn, "storage.market", "market")
+    return module_database
+
+
+@pytest.fixture
+def owner(migrated):
+    with psycopg.connect(migrated.dsn, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE market.commands, {TABLES}")
+        yield connection
+
+
+@pytest.fixture
+async def pool(migrated, owner):
+    made = build_pool(migrated.dsn_for("market_app"), name="test", size_max=8)
+    await made.open(wait=True)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def catalogue(pool):
+    made = Catalogue(pool)
+    await made.create_sku(releasing.write("sku"), releasing.SKU, {})
+    return made
+
+
+@pytest.fixture
+def publish(catalogue):
+    return partial(releasing.publish, catalogue)
+
+
+class TestPostgresReleases(ReleasesContract):
+    @pytest.fixture
+    def store(self, pool, catalogue):
+        return Releases(pool)
+
+    @pytest.fixture
+    def sku_id(self):
+        return releasing.SKU_ID
+
+    @pytest.fixture
+    def write(self):
+        return releasing.write
+
+    @pytest.fixture
+    def draft(self, catalogue):
+        return partial(releasing.draft, catalogue)
+
+    @pytest.fixture
+    def later(self, owner):
+        async def pass_time(seconds):
+            owner.execute(
+                f"UPDATE market.release_uploads SET begun_at = begun_at - interval '{seconds} seconds'"
+            )
+
+        return pass_time
+
+
+async def test_of_many_publications_at_once_the_channel_only_rises(catalogue):
+    numbers = range(1, 13)
+    outcomes = await asyncio.gather(
+        *(releasing.publish(catalogue, n, f"1.{n}.0", "stable") for n in numbers), return_exceptions=True
+    )
+    refused = [one for one in outcomes if isinstance(one, ConflictError)]
+    assert all(one.code == "version_not_newer" for one in refused)
+    assert len([one for one in outcomes if isinstance(one, str)]) + len(refused) == len(numbers)
+
+
+async def test_a_published_release_never_changes_whoever_asks(publish, owner, migrated):
+    release_id = await publish(1, "1.0.0", "stable")
+    for change in (
+        "SET bundle_sha256 = 'x'",
+        "SET version = '9.0.0'",
+        "SET channel = 'beta'",
+        "SET state = 'draft'",
+        "SET payload_version = 'v2'",
+    ):
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation):
+            owner.execute(f"UPDATE market.releases {change} WHERE release_id = '{release_id}'")
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation):
+        owner.execute(f"DELETE FROM market.releases WHERE release_id = '{release_id}'")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        owner.execute("UPDATE market.releases SET state = 'yanked'")
+    yanked = "SET state = 'yanked', yanked_at = now(), yanked_by = 'o', yank_reason = 'r'"
+    owner.execute(f"UPDATE market.releases {yanked}")
+    for change in ("SET yank_reason = 'another'", "SET state = 'published', yanked_at = NULL"):
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation):
+            owner.execute(f"UPDATE market.releases {change}")
