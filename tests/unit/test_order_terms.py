@@ -150,7 +150,7 @@ def entry(postings):
 class Sale:
     """An order that is sold and then returned by random refunds and disputes; some come to nothing."""
 
-    def __init__(self, rng, lines, currency):
+    def __init__(self, rng, lines, currency, *, random_life=True):
         self.rng, self.currency, self.state, self.books = rng, currency, None, Counter()
         self.tell(cart(1, *lines, currency=currency))
         if self.state is not None and self.state.total_minor:
@@ -158,9 +158,10 @@ class Sale:
                 self.tell(c.NoticeAuthorisation("pi_1", "evt_0", self.state.total_minor, currency, NOW))
                 self.tell(c.DecideReview("usr_reviewer", approves=True, reason="known buyer", at=NOW))
             self.tell(c.ConfirmPayment("pi_1", "evt_1", self.state.total_minor, currency, NOW))
-            for number in range(rng.randrange(1, 7)):
-                self.step(number)
-            self.finish()
+            if random_life:
+                for number in range(rng.randrange(1, 7)):
+                    self.step(number)
+                self.finish()
 
     def tell(self, command):
         try:
@@ -493,3 +494,16 @@ def test_terms_survive_storage_and_earlier_orders_book_as_they_did():
         "seller:seller_1:payable": -1_813,
         FEES: -201,
     }
+
+
+def test_a_refund_that_happens_after_all_gives_up_what_the_others_have_left():
+    sale = Sale(random.Random(0), (replace(line(price_minor=10), fee_minor=1),), "USD", random_life=False)
+    for refund in ("rfd_1", "rfd_2"):
+        sale.tell(c.RequestRefund(refund, (), 5, "operator", "o", "w", "d", NOW))
+        if refund == "rfd_1":
+            sale.refuse(refund)
+    sale.tell(c.RecordRefund("rfd_2", "re_2", "succeeded", NOW))
+    assert [refund.shares[0].fee_minor for refund in sale.state.refunds] == [1, 1]
+    sale.hear("rfd_1", "re_1", 5, "succeeded")
+    assert [refund.shares[0].fee_minor for refund in sale.state.refunds] == [0, 1]
+    assert not any(sale.books.values())
