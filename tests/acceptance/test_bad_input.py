@@ -152,12 +152,12 @@ SELLING = [
     ),
     Bad("a wrong name", 422, "sku_name_invalid", path="/v1/skus", role="seller", json=SKU | {"name": "A b"}),
     Bad(
-        "a price of zero",
+        "a price below zero",
         422,
         "price_invalid",
         path="/v1/skus",
         role="seller",
-        json=SKU | {"prices": {"USD": 0}},
+        json=SKU | {"prices": {"USD": -1}},
     ),
     Bad(
         "an unknown currency",
@@ -234,11 +234,67 @@ SELLING = [
 ]
 
 
+CODE = {"code": "SPRING", "percent_bps": 1_000}
+RATE = {"country": "DE", "category": "*", "jurisdiction": "DE", "rate_ppm": 190_000, "inclusive": True}
+
+
+def coded(status: int, code: str, role: str = "seller", **changes: Any) -> Bad:
+    return Bad(f"{role} {changes}", status, code, path="/v1/discounts", role=role, json=CODE | changes)
+
+
+def table(code: str, base_version: int = 1, status: int = 422, **changes: Any) -> Bad:
+    body = {
+        "base_version": base_version,
+        "table": {"rates": [RATE | changes], "elsewhere": "untaxed"},
+        "reason": "We are registered there.",
+    }
+    return Bad(f"{code} {changes}", status, code, "PUT", "/v1/ops/tax-table", "operator", json=body)
+
+
+def listed(status: int, code: str, role: str = "seller", **changes: Any) -> Bad:
+    body = {"base_version": 1, "prices": {"USD": 1}} | changes
+    return Bad(f"{role} {changes}", status, code, "PUT", "/v1/skus/LOGLINE/prices", role, json=body)
+
+
+PRICING = [
+    Bad("an unknown code", 422, "discount_unknown", json=order(discount_code="NOWHERE")),
+    Bad("no code at all", 422, "discount_unknown", json=order(discount_code="'; --")),
+    Bad("a long code", 422, "body_invalid", json=order(discount_code="x" * 65)),
+    Bad("a quote of an unknown code", 422, "discount_unknown", path="/v1/quotes", key=None,
+        json=order(delivery=..., discount_code="NOWHERE")),
+    Bad("a quote by a seller", 403, "role_not_allowed", path="/v1/quotes", key=None, role="seller", json={}),
+    coded(403, "role_not_allowed", "buyer"),
+    coded(422, "discount_invalid", code="ä"),
+    coded(422, "discount_invalid", amounts_minor={"USD": 1}),
+    coded(422, "discount_invalid", percent_bps=None),
+    coded(422, "discount_invalid", percent_bps=None, amounts_minor={"USD": 10**12}),
+    coded(422, "body_invalid", percent_bps=10_001),
+    coded(422, "currency_unknown", minimum_minor={"XXX": 1}),
+    coded(422, "discount_invalid", valid_until="2020-01-01T00:00:00Z"),
+    coded(422, "discount_invalid", valid_until="2026-02-31T00:00:00Z"),
+    coded(404, "sku_not_found", sku_ids=[f"sku_{UNKNOWN}"]),
+    coded(422, "reason_missing", "operator"),
+    Bad("an unknown code's end", 404, "discount_not_found", path=f"/v1/discounts/dsc_{UNKNOWN}/end",
+        role="seller", json={}),
+    table("tax_table_invalid", rate_ppm=-1),
+    table("tax_table_invalid", jurisdiction="de"),
+    table("tax_table_changed", base_version=99, status=409),
+    listed(422, "price_invalid", prices={}),
+    listed(422, "price_invalid", prices={"USD": 10**9}),
+    listed(422, "price_invalid", prices={"KWD": 5}),
+    listed(422, "currency_unknown", prices={"usd": 5}),
+    listed(409, "price_list_changed", base_version=99),
+    listed(403, "role_not_allowed", "operator"),
+]  # fmt: skip
+
+
 def filled(value: Any, sku_id: str) -> Any:
     return json.loads(json.dumps(value).replace("LOGLINE", sku_id))
 
 
-@pytest.mark.parametrize("bad", [*ORDERS, *READS, *SELLING], ids=lambda bad: f"{bad.path}-{bad.name}")
+@pytest.mark.parametrize(
+    "bad", [*ORDERS, *READS, *SELLING, *PRICING], ids=lambda bad: f"{bad.path}-{bad.name}"
+)
 def test_the_documented_refusal_and_nothing_written(market, sku_ids, bad):
     headers = dict(bad.headers)
     if bad.key is not None and bad.method != "GET":

@@ -9,6 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from cluster.local.layout import read_json
+
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 DELIVERED_WITHIN_S = 20.0
@@ -160,3 +162,56 @@ def test_a_key_is_released_only_to_its_buyer(market, buyer, wish):
     released = buyer.post(path, json={}, headers={"Idempotency-Key": str(uuid4())})
     assert released.status_code == 200
     assert released.json()["identity"].startswith("AGE-SECRET-KEY-1")
+
+
+def made_code(market, **rule):
+    code = f"T{uuid4().hex[:20]}".upper()
+    with market.http("seller") as seller:
+        body = {"code": code} | rule
+        made = seller.post("/v1/discounts", json=body, headers={"Idempotency-Key": str(uuid4())})
+    assert made.status_code == 201, made.text
+    return code
+
+
+def entry_of(market, order_id):
+    with httpx.Client(base_url=market.local["finance_url"], timeout=20) as finance:
+        token = read_json(market.layout.settings_json)["finance"]["token"]
+        found = finance.get(f"/v1/entries/{order_id}:capture", headers={"Authorization": f"Bearer {token}"})
+    return found.status_code, {
+        one["account"]: one["amount_minor"] for one in found.json().get("postings", ())
+    }
+
+
+def test_a_discounted_order_costs_what_was_quoted_and_is_booked_so(market, buyer, wish):
+    code = made_code(market, percent_bps=1_000, uses_max=1)
+    body = wish(discount_code=code.lower())
+    quote = buyer.post(
+        "/v1/quotes", json={name: body[name] for name in ("lines", "currency", "discount_code")}
+    )
+    assert (quote.json()["discount_minor"], quote.json()["total_minor"]) == (199, 1_800)
+    order = placed(buyer, body)
+    assert order["total_minor"] == 1_800
+    assert market.confirm(order).status_code == 200
+    seller_id = until_delivered(buyer, order["id"])["lines"][0]["seller_id"]
+    assert entry_of(market, order["id"]) == (
+        200,
+        {"stripe:clearing": 1_800, "platform:fees": -180, f"seller:{seller_id}:payable": -1_620},
+    )
+    again = buyer.post("/v1/orders", json=body, headers={"Idempotency-Key": str(uuid4())})
+    assert (again.status_code, again.json()["code"]) == (409, "discount_used_up")
+
+
+def test_an_order_that_costs_nothing_is_delivered_without_stripe_and_without_an_entry(market, buyer, wish):
+    order = placed(buyer, wish(discount_code=made_code(market, percent_bps=10_000)))
+    assert (order["total_minor"], order["payment"]["payment_intent_id"]) == (0, None)
+    done = until_delivered(buyer, order["id"])
+    assert done["lines"][0]["licence_status"] == "active"
+    kinds = [event["kind"] for event in stream(buyer, order["id"])]
+    assert kinds == [
+        "order.created",
+        "order.screened",
+        "order.granted",
+        "order.licensed",
+        "order.delivered",
+    ]
+    assert entry_of(market, order["id"])[0] == 404
