@@ -53,7 +53,7 @@ from domain.orders.return_invariants import (
     return_entries,
 )
 from domain.orders.state import TERMINAL, Order, fold
-from domain.orders.terms_invariants import check_terms
+from domain.orders.terms_invariants import check_terms, check_uses
 
 # A capture that Stripe told of itself, when asked (``void_payment``), and not by a webhook.
 RETRIEVED_SUFFIX = ":retrieved"
@@ -166,6 +166,7 @@ class OrderFacts:
     entries: Sequence[LedgerEntry] | None = None
     charges: Sequence[Charge] | None = None
     publication: Publication | None = None
+    discount_uses: Sequence[tuple[str, str]] | None = None  # (discount, buyer)
     as_of: datetime | None = None
     charges_as_of: datetime | None = None
 
@@ -219,7 +220,7 @@ class Examination:
             elif isinstance(event, OrderBooked):
                 self.booked = event
         yield from _milestones(events)
-        yield from self._payment(order)
+        yield from self._payment(order, events)
         yield from check_before_payment(order, events)
         yield from _row(facts.row, order)
         yield from check_bound(order)
@@ -237,8 +238,10 @@ class Examination:
         """Whether something of ``when`` must be known everywhere by ``as_of``."""
         return when is None or as_of is None or when <= as_of - self._grace
 
-    def _payment(self, order: Order) -> Iterator[tuple[str, str]]:
+    def _payment(self, order: Order, events: Sequence[Event]) -> Iterator[tuple[str, str]]:
         yield from check_terms(order, self.granted)
+        if self.facts.discount_uses is not None:
+            yield from check_uses(order, events, self.facts.discount_uses)
         total_minor = sum(line.amount_minor for line in order.lines)
         if total_minor != order.total_minor:
             yield "I1", f"totals {order.total_minor}, but its lines sum to {total_minor}"

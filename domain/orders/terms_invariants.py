@@ -4,9 +4,10 @@ A part of ``domain.orders.invariants``, which gathers the facts.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from domain.orders.events import OrderGranted
+from domain.orders.decide import gives_discount_back
+from domain.orders.events import Event, OrderGranted
 from domain.orders.parts import is_sound, parts_of_line, parts_of_share
 from domain.orders.returned import shares_returned
 from domain.orders.state import Order, Status
@@ -35,3 +36,13 @@ def check_terms(order: Order, granted: OrderGranted | None) -> Iterator[tuple[st
         for account, minor in left.items():
             if minor < 0:
                 yield "I1", f"line {line.line_no}: {account} gives up {-minor} more than it had"
+
+
+def check_uses(
+    order: Order, events: Sequence[Event], uses: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """I6: an order holds one use of its code, until it ends unpaid; ``uses`` are (discount, buyer)."""
+    holds = order.discount_id is not None and not gives_discount_back(events)
+    expected = [(order.discount_id, order.buyer_id)] if holds else []
+    if list(uses) != expected:
+        yield "I6", f"holds uses of discount codes {list(uses)}, its events say {expected}"

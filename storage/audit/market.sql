@@ -35,6 +35,11 @@ SELECT order_id, delivery_id, line_no, release_id, wrapped_identity IS NOT NULL,
 FROM market.deliveries
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
+-- name: discount_uses_of_page
+SELECT order_id, discount_id, buyer_id
+FROM market.discount_uses
+WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
+
 -- name: effects_of_page
 SELECT order_id, step, due_at, dead_at IS NOT NULL
 FROM market.effects

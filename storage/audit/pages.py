@@ -90,6 +90,7 @@ class _Rows:
     paying: Mapping[str, list[StoredWebhook]]
     outbox: Mapping[str, list[tuple[int, int]]]
     behind: Mapping[str, list[Behind]]
+    uses: Mapping[str, list[tuple[str, str]]]
 
     def strays(self) -> dict[str, AbstractSet[str]]:
         """Return the ids of orders that have rows and no order, by table."""
@@ -99,6 +100,7 @@ class _Rows:
             "deliveries": self.deliveries,
             "effects": self.effects,
             "outbox": self.outbox,
+            "discount_uses": self.uses,
             # A dead letter may name an order that we never had: that is why it is one.
             "inbox": [order_id for order_id, rows in self.waiting.items() if not all(r.dead for r in rows)],
         }
@@ -241,6 +243,7 @@ class OrderPages:
             paying=_by_order(self._ask("processed_webhooks", {"event_ids": paid_by}), StoredWebhook),
             outbox=_by_order(self._ask("outbox_of_page", bounds), lambda first, last: (first, last)),
             behind=_by_order(self._ask("behind_of_page", bounds), Behind),
+            uses=_by_order(self._ask("discount_uses_of_page", bounds), lambda code, buyer: (code, buyer)),
         )
 
     def _ask(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
@@ -267,6 +270,7 @@ class OrderPages:
                     entries=None if entries is None else own_entries.pop(order_id, ()),
                     charges=None if charges is None else charges.pop(order_id, ()),
                     publication=Publication(rows.outbox.get(order_id, ()), rows.behind.get(order_id, ())),
+                    discount_uses=rows.uses.get(order_id, ()),
                     as_of=rows.as_of,
                     charges_as_of=self._charges.as_of if self._charges else None,
                 )

@@ -542,3 +542,19 @@ def test_a_reversed_entry_and_its_reversal_are_nothing_and_a_correction_stands_f
     assert [one.invariant for one in check_order(undone)] == ["I4"]
     corrected = replace(capture, entry_key=f"{capture.entry_key}:corrected")
     assert check_order(replace(undone, entries=[*undone.entries, corrected])) == []
+
+
+def test_an_order_holds_the_use_of_its_code_until_it_ends_unpaid():
+    coded = replace(PLACE, discount_id="dsc_1")
+    held, refused = [("dsc_1", PLACE.buyer_id)], c.RecordPaymentRefused("payment_refused", "no", NOW)
+    expired = (coded, OPENED, c.ExpireOrder(NOW))
+    for way, uses in (
+        ((PLACE,), []),
+        ((coded,), held),
+        (expired, held),
+        ((*expired, c.RecordPaymentVoided(NOW)), []),
+        ((coded, refused), []),
+    ):
+        assert check_order(facts(*way, discount_uses=uses)) == []
+        assert found(facts(*way, discount_uses=[] if uses else held)) == {"I6"}
+    assert found(facts(coded, discount_uses=[("dsc_1", "somebody")])) == {"I6"}
