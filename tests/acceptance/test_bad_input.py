@@ -238,8 +238,8 @@ CODE = {"code": "SPRING", "percent_bps": 1_000}
 RATE = {"country": "DE", "category": "*", "jurisdiction": "DE", "rate_ppm": 190_000, "inclusive": True}
 
 
-def coded(status: int, code: str, role: str = "seller", **changes: Any) -> Bad:
-    return Bad(f"{role} {changes}", status, code, path="/v1/discounts", role=role, json=CODE | changes)
+def coded(status: int, problem: str, role: str = "seller", **changes: Any) -> Bad:
+    return Bad(f"{role} {changes}", status, problem, path="/v1/discounts", role=role, json=CODE | changes)
 
 
 def table(code: str, base_version: int = 1, status: int = 422, **changes: Any) -> Bad:
