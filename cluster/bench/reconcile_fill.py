@@ -21,6 +21,7 @@ from cluster.local.stripe.simulator import DATABASE, Simulator
 from cluster.local.stripe.turn import TICKS_PER_MS, Stored
 
 ORDER_ID = f"ord_{'0' * 26}"
+SPREAD_MS = 3_600_000
 _PAYMENT = (
     f"amount={PRICE_MINOR}&currency=usd&confirm=true&payment_method=pm_card_visa"
     f"&payment_method_types[]=card&metadata[order_id]={ORDER_ID}"
@@ -29,7 +30,7 @@ _Row = tuple[str, str | None, str | None, int, int | None, bytes]
 
 
 def fill_stripe(data_dir: Path, orders: int, at: datetime) -> None:
-    """Write a charge and its balance transaction for each order, captured at ``at``, a tick apart."""
+    """Write a charge and its balance transaction for each order, captured from ``at`` on, over an hour."""
     at_ms = int(at.timestamp() * 1_000)
     simulator = Simulator(_settings(data_dir))
     try:
@@ -69,14 +70,16 @@ def _pattern(simulator: Simulator, at_ms: int) -> tuple[Stored, Stored, str]:
 
 def _rows(charge: Stored, booked: Stored, intent: str, orders: int, at_ms: int) -> Iterator[_Row]:
     for number in range(1, orders + 1):
-        # Ids hold their time: these were all made in the milliseconds from ``at_ms`` on, in this order.
-        tail = f"{at_ms * TICKS_PER_MS + number:014x}{'0' * 10}"
+        # Ids hold their time.
+        made_ms = at_ms + number * SPREAD_MS // orders
+        tail = f"{made_ms * TICKS_PER_MS + number % TICKS_PER_MS:014x}{number:010x}"
         own_charge, own_booked, own_intent = f"ch_{tail}", f"txn_{tail}", payment_intent_of(number)
         renamed = {
             charge.object_id.encode(): own_charge.encode(),
             booked.object_id.encode(): own_booked.encode(),
             intent.encode(): own_intent.encode(),
             ORDER_ID.encode(): order_id_of(number).encode(),
+            b'"created":%d' % charge.created_at: b'"created":%d' % (made_ms // 1_000),
         }
         for stored, object_id, parent in (
             (charge, own_charge, own_intent),
@@ -85,4 +88,4 @@ def _rows(charge: Stored, booked: Stored, intent: str, orders: int, at_ms: int) 
             body = stored.body
             for old, new in renamed.items():
                 body = body.replace(old, new)
-            yield object_id, parent, stored.topic, stored.created_at, None, body
+            yield object_id, parent, stored.topic, made_ms // 1_000, None, body

@@ -1,6 +1,7 @@
-"""Reads ahead: an iterator's next pages are fetched by a thread while this one works on the last.
+"""Reads ahead: pages of several sources are fetched by threads while this one works on the last.
 
-A reconciliation waits for three servers in turn, page by page; so it waits for them while it computes.
+A reconciliation waits for three servers, page by page; so it waits for all of them at once, and while it
+computes.
 """
 
 import queue
@@ -8,16 +9,16 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-PAGES_MAX = 3  # held at once: a megabyte or two
+PAGES_MAX = 4  # held at once: a few megabytes
 POLL_S = 0.5  # how soon a reader that nobody listens to any more ends
 T = TypeVar("T")
 
 
-def ahead(pages: Iterable[T]) -> Iterator[T]:
-    """Yield what ``pages`` yields; it is advanced by a thread of its own, which alone touches its connection.
+def ahead(*sources: Iterable[T]) -> Iterator[T]:
+    """Yield what the sources yield, each in its own order; each is advanced by a thread of its own.
 
     Raises:
-        Exception: what ``pages`` raises.
+        Exception: the first that a source raises.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(PAGES_MAX)
     unwanted = threading.Event()
@@ -31,7 +32,7 @@ def ahead(pages: Iterable[T]) -> Iterator[T]:
             return True
         return False
 
-    def read() -> None:
+    def read(pages: Iterable[T]) -> None:
         try:
             for page in pages:
                 if not put((page, None)):
@@ -40,16 +41,22 @@ def ahead(pages: Iterable[T]) -> Iterator[T]:
         except BaseException as failure:  # noqa: BLE001 - it belongs to whoever listens
             put((None, failure))
 
-    reader = threading.Thread(target=read, name="read-ahead", daemon=True)
-    reader.start()
+    readers = [
+        threading.Thread(target=read, args=(pages,), name="read-ahead", daemon=True) for pages in sources
+    ]
+    for reader in readers:
+        reader.start()
+    left = len(readers)
     try:
-        while True:
+        while left:
             page, failure = ready.get()
             if failure is not None:
                 raise failure
             if page is None:
-                return
-            yield page
+                left -= 1
+            else:
+                yield page
     finally:
         unwanted.set()
-        reader.join()
+        for reader in readers:
+            reader.join()

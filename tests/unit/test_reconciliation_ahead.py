@@ -43,3 +43,17 @@ def test_it_holds_few_pages_and_ends_with_its_listener():
     read.close()
     assert len(made) <= PAGES_MAX + 3
     assert not any(thread.name == "read-ahead" for thread in threading.enumerate())
+
+
+def test_several_sources_are_read_at_once_each_in_its_order():
+    meet = threading.Barrier(3, timeout=5)
+
+    def pages(name):
+        meet.wait()  # passes only if all three are under way
+        for number in range(5):
+            yield name, number
+
+    read = list(ahead(pages("a"), pages("b"), pages("c")))
+    for name in "abc":
+        assert [number for found, number in read if found == name] == list(range(5))
+    assert list(ahead()) == []
