@@ -284,7 +284,7 @@ def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:
         old = entry.posted_at is None or entry.posted_at <= settled_before
         if is_payout_entry(entry.entry_key):
             continue  # checked with the payouts
-        if old and any(account == CLEARING for account, _ in entry.postings):
+        if old and not entry.undone and any(account == CLEARING for account, _ in entry.postings):
             yield Violation("I1", "", f"entry {entry.entry_key} moves {CLEARING} and belongs to no order")
     for order_id, charges in page.loose_charges.items():
         for charge in charges:

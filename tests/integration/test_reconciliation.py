@@ -15,6 +15,7 @@ from actors.orders.sweep import Sweep
 from actors.reconciliation.run import Reconciler, Window
 from cluster import checking
 from cluster.bench.reconcile_plants import PLANTS, Planter
+from domain.orders.commands import NoticeDispute
 from domain.reconciliation.facts import Kind
 from storage import migrations
 from storage.finance_client import FinanceClient
@@ -234,6 +235,22 @@ async def test_another_applications_payments_are_left_alone(planter, reconcile):
     planter.control("/refunds", payment_intent=intent.id, amount=100)
     report = await reconcile()
     assert (report.foreign_charges, report.differences) == (1, [])
+
+
+async def test_disputes_of_disputed_orders_are_listed_newest_first(planter, store):
+    def notice(order, number, status):
+        intent, at = order.payment_intent_id, datetime.now(UTC)
+        return NoticeDispute(f"dp_{number}", intent, order.total_minor, "USD", status, "fraudulent", 0, at)
+
+    for number in range(4):
+        order = await planter.sold()
+        order = await planter.go_on(order, notice(order, number, "needs_response"))
+    await planter.go_on(order, notice(order, 3, "won"))
+    first = await store.disputed(None, 2)
+    assert [dispute_id for _, dispute_id, _ in first] == ["dp_2", "dp_1"]
+    order_id, dispute_id, at = first[-1]
+    rest = await store.disputed((at, order_id, dispute_id), 2)
+    assert [dispute_id for _, dispute_id, _ in rest] == ["dp_0"]
 
 
 async def test_finance_away_is_told_and_nothing_is_kept(planter, reconcile, finance, database):
