@@ -81,7 +81,7 @@ class StripeMoves:
             ("/v1/disputes", []),
         ):
             params = {"payment_intent": payment_intent_id, "expand": expand}
-            for one in islice(chain.from_iterable(self._pages(path, params)), OBJECTS_OF_PAYMENT_MAX):
+            for one in islice(chain.from_iterable(self._known_pages(path, params)), OBJECTS_OF_PAYMENT_MAX):
                 transaction = one.get("balance_transaction")
                 booked = transaction if isinstance(transaction, dict) else {}
                 about = _object(one, booked)
@@ -90,8 +90,11 @@ class StripeMoves:
         return found
 
     def charge(self, charge_id: str) -> tuple[str, str]:
-        """Return a charge's order id (empty: none of ours) and its PaymentIntent."""
-        found = self._get(f"/v1/charges/{charge_id}", {})
+        """Return a charge's order id (empty: none of ours) and PaymentIntent; empty for no charge."""
+        try:
+            found = self._get(f"/v1/charges/{charge_id}", {})
+        except _MissingError:
+            return "", ""
         return _order_id(found), found.get("payment_intent") or ""
 
     def endpoints(self) -> list[tuple[str, str, str]]:
@@ -128,15 +131,33 @@ class StripeMoves:
                 return
             asked["starting_after"] = page["data"][-1]["id"]
 
+    def _known_pages(self, path: str, params: Mapping[str, Any]) -> Iterator[list[Mapping[str, Any]]]:
+        """The same about something that Stripe may never have heard of: then there are none."""
+        try:
+            yield from self._pages(path, params)
+        except _MissingError:
+            return
+
     def _get(self, path: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             data: Mapping[str, Any] = self._client.raw_request("get", path, **params).data
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing":
+                raise _MissingError from error
+            raise _unreadable(error) from error
         except stripe.StripeError as error:
-            raise DependencyError(
-                "stripe_unreadable",
-                f"Stripe could not be read: {error.user_message or type(error).__name__}.",
-            ) from error
+            raise _unreadable(error) from error
         return data
+
+
+class _MissingError(Exception):
+    """Stripe does not know what was asked about."""
+
+
+def _unreadable(error: stripe.StripeError) -> DependencyError:
+    return DependencyError(
+        "stripe_unreadable", f"Stripe could not be read: {error.user_message or type(error).__name__}."
+    )
 
 
 def _move(one: Mapping[str, Any]) -> Move:

@@ -253,6 +253,13 @@ async def test_disputes_of_disputed_orders_are_listed_newest_first(planter, stor
     assert [dispute_id for _, dispute_id, _ in rest] == ["dp_0"]
 
 
+async def test_what_stripe_never_heard_of_is_nothing_and_no_failure(planter, reconcile):
+    order = await planter.sold()
+    legs = [("stripe:fees", 5), ("stripe:clearing", -5)]
+    planter.post((f"{order.order_id}:fee:ch_never", legs), at=datetime.now(UTC))
+    assert kinds(await reconcile()) == Counter([Kind.FEE_DIFFERS])
+
+
 async def test_finance_away_is_told_and_nothing_is_kept(planter, reconcile, finance, database):
     await planter.sold()
     finance.stop()
