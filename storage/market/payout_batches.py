@@ -5,7 +5,7 @@ I12). The database refuses on its own a second batch of a period, an approval by
 payout that is no line of an approved batch (migration 0010).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -231,7 +231,7 @@ class PayoutBatches:
         return PeriodLine(rows[0][0], BatchStatus(rows[0][1]), Division(*rows[0][2:])) if rows else None
 
     @asynccontextmanager
-    async def _once(self, write: Write, subject: str) -> Any:
+    async def _once(self, write: Write, subject: str) -> AsyncIterator[Connection]:
         """Open a transaction that claims the idempotency key; raises ``_ReplayedError`` if that was used."""
         async with borrow(self._pool) as connection, connection.transaction():
             claimed = await connection.execute(SQL["claim_key"], parameters(write, subject))
