@@ -226,5 +226,5 @@ def _decision(
         write=True,
         request=bodies.PayoutReason,
         request_example=bodies.EXAMPLE_REASON,
-        problems=("payout_batch_not_found", "order_contended", *problems),
+        problems=("payout_batch_not_found", *problems),
     )
