@@ -35,7 +35,6 @@ def run_signing(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
         "cluster.bench.signing_actor",
         *("--seconds", str(seconds), "--batch", str(BATCH), "--size", str(MESSAGE_BYTES)),
     )
-    raw = max(figures["sign_per_s"], figures["sign_per_s_after"])
     return {
         "workload": {
             "what": "Ed25519 signatures, each verified against the public key before it is answered",
@@ -48,7 +47,7 @@ def run_signing(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
             "what": "libsodium in a loop on one core: signing only, and signing with the same check",
             **figures,
         },
-        "ratio_to_signing": round(figures["actor_per_s"] / raw, 3),
+        "ratio_to_signing": round(figures["actor_per_s"] / figures["sign_per_s"], 3),
         "ratio_to_signing_and_verifying": round(figures["actor_per_s"] / figures["sign_and_verify_per_s"], 3),
     }
 

@@ -9,9 +9,11 @@ import argparse
 import json
 import os
 import secrets
+import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
@@ -25,6 +27,7 @@ MESSAGE_BYTES_MAX = 4_096
 ACTOR_THREADS = 2  # libsodium lets go of the interpreter's lock, so two batches use two cores
 IN_FLIGHT = 4  # batches that are under way, so that the actor never waits for its caller
 SEED = b"s" * 32
+ROUNDS = 5  # each way in turns: a machine's speed changes within seconds
 
 
 class SigningActor:
@@ -39,7 +42,7 @@ class SigningActor:
 
 
 def measure(seconds: float, batch: int, size: int) -> dict[str, Any]:
-    """Measure each way for ``seconds``; returns signatures per second."""
+    """Measure each way for ``seconds`` in all, in turns; returns the medians of signatures per second."""
     messages = [secrets.token_bytes(size) for _ in range(batch)]
     public_key, secret_key = crypto_sign_seed_keypair(SEED)
 
@@ -54,24 +57,42 @@ def measure(seconds: float, batch: int, size: int) -> dict[str, Any]:
             crypto_sign_open(signature + message, public_key)
         return len(messages)
 
-    return {
-        "sign_per_s": _rate(sign, seconds),
-        "sign_and_verify_per_s": _rate(sign_and_verify, seconds),
-        "actor_per_s": _through_actor(messages, seconds),
-        # Again, because a machine's clock may have changed meanwhile.
-        "sign_per_s_after": _rate(sign, seconds),
-    }
+    with _actor() as (ray, actor):
+        ray.get(actor.sign.remote(messages))
+        rounds = [
+            (
+                _rate(sign, seconds / ROUNDS),
+                _rate(sign_and_verify, seconds / ROUNDS),
+                _through_actor(ray, actor, messages, seconds / ROUNDS),
+            )
+            for _ in range(ROUNDS)
+        ]
+    alone, checked, acting = (round(statistics.median(column)) for column in zip(*rounds, strict=True))
+    return {"sign_per_s": alone, "sign_and_verify_per_s": checked, "actor_per_s": acting, "rounds": rounds}
 
 
 def _rate(work: Callable[[], int], seconds: float) -> int:
-    work()
     done, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < seconds:
         done += work()
     return round(done / took)
 
 
-def _through_actor(messages: Sequence[bytes], seconds: float) -> int:
+def _through_actor(ray: Any, actor: Any, messages: Sequence[bytes], seconds: float) -> int:
+    waiting = [actor.sign.remote(messages) for _ in range(IN_FLIGHT)]
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        ready, waiting = ray.wait(waiting)
+        done += sum(len(signed) for signed in ray.get(ready))
+        waiting.append(actor.sign.remote(messages))
+    # What is under way is waited for and counted, or the next round would share the cores with it.
+    done += sum(len(signed) for signed in ray.get(waiting))
+    return round(done / (time.perf_counter() - began))
+
+
+@contextmanager
+def _actor() -> Iterator[tuple[Any, Any]]:
+    """Give Ray and an actor of its own."""
     temporary = make_temporary()
     token_file = temporary / "ray-token"
     write_private(token_file, secrets.token_hex(32))
@@ -94,16 +115,7 @@ def _through_actor(messages: Sequence[bytes], seconds: float) -> int:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(temporary / "ray"),
         )
-        actor = ray.remote(num_cpus=0, max_concurrency=ACTOR_THREADS)(SigningActor).remote()
-        ray.get(actor.sign.remote(messages))
-        waiting = [actor.sign.remote(messages) for _ in range(IN_FLIGHT)]
-        done, began = 0, time.perf_counter()
-        while (took := time.perf_counter() - began) < seconds:
-            ready, waiting = ray.wait(waiting)
-            done += sum(len(signed) for signed in ray.get(ready))
-            waiting.append(actor.sign.remote(messages))
-        ray.get(waiting)
-        return round(done / took)
+        yield ray, ray.remote(num_cpus=0, max_concurrency=ACTOR_THREADS)(SigningActor).remote()
     finally:
         ray.shutdown()
         remove_tree(temporary)

@@ -3,13 +3,17 @@
 Reads only: licences and deliveries are written by the order's own commit (``storage.market.order_store``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from storage.batching import Batcher
 from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "licences.sql").items()}
+STATUSES_MAX = 256  # licences per query
+STATUSES_WAITING_MAX = 2_048  # as many requests as a replica takes
 REVOKED_MAX = 100_000  # ids of 30 bytes: a list of 3 MB; a larger one needs pages
 
 
@@ -64,6 +68,10 @@ class LicenceReads:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        # Verification is asked by many at once, and a query costs the same for one licence as for fifty.
+        self._statuses: Batcher[str, str | None] = Batcher(
+            self._read_statuses, batch_max=STATUSES_MAX, waiting_max=STATUSES_WAITING_MAX
+        )
 
     async def licence(self, licence_id: str) -> LicenceRow | None:
         """Read one licence."""
@@ -71,9 +79,17 @@ class LicenceReads:
         return LicenceRow(*rows[0]) if rows else None
 
     async def status(self, licence_id: str) -> str | None:
-        """Read a licence's status; None when it was never issued here."""
-        rows = await fetch(self._pool, SQL["licence_status"], {"licence_id": licence_id})
-        return str(rows[0][0]) if rows else None
+        """Read a licence's status; None when it was never issued here.
+
+        Raises:
+            BusyError: ``queue_full``.
+        """
+        return await self._statuses.submit(licence_id)
+
+    async def _read_statuses(self, licence_ids: Sequence[str]) -> list[str | None]:
+        rows = await fetch(self._pool, SQL["licence_statuses"], {"licence_ids": list(licence_ids)})
+        found: dict[str, str] = dict(rows)
+        return [found.get(licence_id) for licence_id in licence_ids]
 
     async def revoked(self) -> list[str]:
         """List the revoked licences' ids in order, at most ``REVOKED_MAX``."""

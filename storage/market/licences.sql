@@ -2,8 +2,8 @@
 SELECT licence_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, status, key_id, envelope, issued_at
 FROM market.licences WHERE licence_id = %(licence_id)s
 
--- name: licence_status
-SELECT status FROM market.licences WHERE licence_id = %(licence_id)s
+-- name: licence_statuses
+SELECT licence_id, status FROM market.licences WHERE licence_id = ANY(%(licence_ids)s)
 
 -- name: licence_recorded_at
 SELECT e.at FROM market.licences l JOIN market.order_events e ON e.order_id = l.order_id AND e.kind = 'order.licensed'
