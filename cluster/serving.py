@@ -31,7 +31,8 @@ from storage.signing.devfile import DevelopmentKeyFile
 log = logging.getLogger("marketplace.serving")
 
 APPLICATION = "marketplace"
-CONNECT_DEADLINE_S = 90.0  # ray.init itself waits some 30 s each time
+CONNECT_DEADLINE_S = 150.0  # over all attempts; ray.init itself waits some 30 s each time
+JOINING_SINCE = "MARKETPLACE_JOINING_SINCE"  # how a process that began anew knows when it first tried
 CONNECT_PAUSE_S = 1.0
 WATCH_INTERVAL_S = 5.0  # how often a failed deployment is looked for
 STATUS_FAILED = frozenset({ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY})
@@ -55,28 +56,30 @@ def deploy(settings: Settings) -> None:
 
 
 def _connect(settings: Settings) -> None:
-    """Join the cluster; on a loaded machine its node registers long after its ports answer."""
-    deadline = time.monotonic() + CONNECT_DEADLINE_S
-    while True:
-        try:
-            ray.init(
-                address=settings.ray_address,
-                namespace=settings.ray_namespace,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        except ConnectionError:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("Ray at %s has no node yet", settings.ray_address)
-        except (RuntimeError, RayError) as error:
-            # The cluster was replaced while we joined it, and a process that has seen the old one does not
-            # join the new one: begin anew, as the same process. Whoever started us bounds how long.
-            log.warning("Ray at %s was replaced while it was joined: %s", settings.ray_address, error)
-            time.sleep(CONNECT_PAUSE_S)
-            os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
-        else:
-            return
+    """Join the cluster; on a loaded machine its node registers long after its ports answer, or starts again.
+
+    A process that has seen a cluster does not join its successor, whatever Ray calls that failure: after each
+    one we begin anew, as the same process.
+
+    Raises:
+        ConnectionError, RuntimeError, RayError: the last failure, after ``CONNECT_DEADLINE_S``.
+    """
+    since_s = float(os.environ.get(JOINING_SINCE) or time.monotonic())
+    try:
+        ray.init(
+            address=settings.ray_address,
+            namespace=settings.ray_namespace,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError, RayError) as error:
+        if time.monotonic() - since_s > CONNECT_DEADLINE_S:
+            raise
+        log.warning("Ray at %s cannot be joined yet: %s", settings.ray_address, error)
+        time.sleep(CONNECT_PAUSE_S)
+        os.environ[JOINING_SINCE] = str(since_s)
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
+    os.environ.pop(JOINING_SINCE, None)
 
 
 def watch(stop: threading.Event) -> None:

@@ -156,7 +156,7 @@ def serving(
         cwd=cwd,
         log_path=layout.log / "marketplace.log",
         ready=probe(ports["http"], "/readyz"),
-        ready_timeout_s=180.0,  # 10 s alone; a dozen actors of 0.7 s CPU each on two shared cores
+        ready_timeout_s=300.0,  # 10 s alone; a dozen actors of 0.7 s CPU each on two shared cores
         stop_timeout_s=40.0,  # Serve drains its ingress
         needs=(ray_head.NAME,),
         start_retries=2,  # on a loaded machine Ray ends a driver whose node is slow, without a word
