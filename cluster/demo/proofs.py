@@ -108,11 +108,7 @@ def delivery_by_pyrage(evidence: Evidence, encrypted: Path, identity_text: str) 
 def finance_books(evidence: Evidence, layout: Layout) -> str:
     """Check Finance's entry for the order to the unit, and that its books balance."""
     order = evidence.order
-    local = read_json(layout.local_json)
-    reader = local.get("finance_reader", {})
-    tls = ssl.create_default_context(cafile=reader.get("ca"))
-    tls.load_cert_chain(str(reader.get("certificate")), str(reader.get("key")))
-    with httpx.Client(base_url=str(local.get("finance_url")), verify=tls, timeout=FINANCE_TIMEOUT_S) as http:
+    with _finance(layout) as http:
         entry = _read(http, f"/v1/entries/{capture_entry_key(order['id'])}")
         balance = _read(http, f"/v1/trial-balance?currency={order['currency']}")
     found = sorted((one["account"], one["amount_minor"]) for one in entry["postings"])
@@ -126,6 +122,15 @@ def finance_books(evidence: Evidence, layout: Layout) -> str:
     return f"{amount} booked to the unit; trial balance zero"
 
 
+def _finance(layout: Layout) -> httpx.Client:
+    """Finance, as its reader's certificate lets one in."""
+    local = read_json(layout.local_json)
+    reader = local.get("finance_reader", {})
+    tls = ssl.create_default_context(cafile=reader.get("ca"))
+    tls.load_cert_chain(str(reader.get("certificate")), str(reader.get("key")))
+    return httpx.Client(base_url=str(local.get("finance_url")), verify=tls, timeout=FINANCE_TIMEOUT_S)
+
+
 def seller_statement(evidence: Evidence, local: dict[str, Any], layout: Layout) -> str:
     """Check that the seller's statement of this month adds up, and ends with the balance that Finance has."""
     currency = evidence.order["currency"]
@@ -134,9 +139,7 @@ def seller_statement(evidence: Evidence, local: dict[str, Any], layout: Layout) 
         made = seller.statement(period, currency, None)
     parts = ("opening", "sales", "fees", "refunds", "disputes", "payouts", "other")
     total = sum(made[f"{part}_minor"] for part in parts)
-    finance = read_json(layout.settings_json).get("finance", {})
-    headers = {"Authorization": f"Bearer {finance.get('token')}"}
-    with httpx.Client(base_url=str(finance.get("url")), headers=headers, timeout=FINANCE_TIMEOUT_S) as http:
+    with _finance(layout) as http:
         account = f"seller:{made['payee_id']}:payable"
         balance = _read(http, f"/v1/accounts/{account}/balance?currency={currency}")
     require(
