@@ -1,13 +1,19 @@
 """Every request that we make of Stripe, as it is on the wire, against Stripe's own description of its API.
 
-The requests are recorded between the shipped clients and the simulator, and held against Stripe's OpenAPI,
-abridged (``tests/fakes/stripe_openapi.py``).
+The requests are recorded between the shipped clients and the simulator. They are held against Stripe's
+OpenAPI, abridged, always; and sent to stripe-mock, Stripe's own server of all of it, where Go can build it.
 """
 
 import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.purchase import confirm_payment
@@ -27,11 +33,16 @@ from tests.fakes.stripe_process import (
     PUBLISHABLE_KEY,
     SECRET_KEY,
     StripeProcess,
+    free_port,
+    wait_until,
 )
 from tests.fakes.stripe_recorder import StripeRecorder
 from tests.integration.test_stripe_gateway import FLAGGED_MINOR, opened, order
 
 pytestmark = pytest.mark.integration
+
+MOCK = "github.com/stripe/stripe-mock@v0.203.0"
+BUILD_TIMEOUT_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +150,55 @@ def test_every_described_request_is_made(recorded):
     for word in ("capture", "cancel", "confirm", "expire"):
         assert any(one.path.endswith(f"/{word}") for one in recorded), word
     assert any("capture_method=manual" in one.form for one in recorded)
+
+
+@pytest.fixture(scope="module")
+def stripe_mock(tmp_path_factory):
+    """Stripe's own mock server, built once per machine by Go from its module."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("Go is not installed: stripe-mock cannot be built; the abridged description was checked")
+    folder = Path(tempfile.gettempdir()) / f"illuvrse-{MOCK.rpartition('/')[2]}-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    binary = folder / "stripe-mock"
+    if not binary.exists():
+        environment = {**os.environ, "GOBIN": str(folder)}
+        built = subprocess.run(
+            [go, "install", MOCK], env=environment, capture_output=True, timeout=BUILD_TIMEOUT_S, check=False
+        )
+        if built.returncode:
+            pytest.skip(f"stripe-mock cannot be built here: {built.stderr[-300:].decode()}")
+    port = free_port()
+    log = tmp_path_factory.mktemp("mock") / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([binary, "-http-port", str(port)], stdout=out, stderr=out)
+    try:
+        wait_until(lambda: _answers(f"http://127.0.0.1:{port}/"))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(url):
+    try:
+        return httpx.get(url, timeout=2).status_code > 0
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.timeout(BUILD_TIMEOUT_S + 60)
+def test_stripes_own_mock_takes_every_request(recorded, stripe_mock):
+    refused = []
+    with httpx.Client(base_url=stripe_mock, timeout=20) as http:
+        for one in recorded:
+            form = {"content": one.form} if one.method == "POST" else {"params": one.form}
+            headers = {"Authorization": "Bearer sk_test_123"}
+            if one.method == "POST":
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+            answer = http.request(one.method, one.path, headers=headers, **form)
+            if answer.status_code != 200:
+                refused.append((one.method, one.path, one.form, answer.text))
+        assert refused == []
+        wrong = http.post("/v1/payment_intents", headers=headers, data={"amount": "x", "currency": "usd"})
+        assert wrong.status_code == 400, "it does refuse what is wrong"
