@@ -53,7 +53,7 @@ def flag_forgotten_when_the_payment_is_opened(patch: Patch) -> None:
     _pays_whatever_was_decided(patch)
 
 
-@planted(4)
+@planted(15)
 def captured_after_rejection(patch: Patch) -> None:
     """An approval that comes after the rejection counts, while its payment is still being voided."""
     real = payments.decide_review
@@ -67,7 +67,7 @@ def captured_after_rejection(patch: Patch) -> None:
     _pays_whatever_was_decided(patch)
 
 
-@planted(26)
+@planted(1)
 def rejection_forgets_to_void(patch: Patch) -> None:
     """A flagged order is rejected, and the buyer's money stays held."""
     real = payments.decide_review
@@ -93,7 +93,7 @@ def review_without_a_deadline(patch: Patch) -> None:
     patch.setattr(decide_module, "effects_after", effects)
 
 
-@planted(0)
+@planted(1)
 def cancellation_beats_a_capture(patch: Patch) -> None:
     """A payment that arrives after the buyer's cancellation is dropped."""
 
@@ -105,7 +105,7 @@ def cancellation_beats_a_capture(patch: Patch) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(45)
+@planted(12)
 def cancelled_before_its_payment_was_known(patch: Patch) -> None:
     """An order is cancelled while its payment is being opened, and nobody asks Stripe what became of it."""
 
@@ -115,7 +115,7 @@ def cancelled_before_its_payment_was_known(patch: Patch) -> None:
     patch.setattr(effects_module.Effects, "_opened", opened)
 
 
-@planted(43)
+@planted(11)
 def fresh_capture_for_every_reviewer(patch: Patch) -> None:
     """The second of two decisions counts as well."""
     real = payments.decide_review
