@@ -254,6 +254,23 @@ DELIVERY: dict[str, Any] = {
     "licence": {"id": _LICENCE_ID, "armoured": ARMOURED, "envelope": ENVELOPE},
     "key_release": None,
 }
+OPENING = {
+    "id": _DELIVERY_ID,
+    "mode": "recipient",
+    "recipient": _RECIPIENT,
+    "file_name": "logline-1.2.0.tar.gz",
+    "header_base64": DELIVERY["header_base64"],
+    "manifest": ENVELOPE,
+    "payload": DELIVERY["payload"],
+    "encryption": {
+        "format": "age-encryption.org/v1",
+        "nonce_bytes": 16,
+        "chunk_bytes": 65_536,
+        "tag_bytes": 16,
+        "chunks": 2,
+    },
+    "plaintext": {"bytes": 123_456, "sha256": _SHA256},
+}
 JOINED_DELIVERY = {
     "delivery_id": _DELIVERY_ID,
     "file_name": "logline-1.2.0.tar.gz.age",

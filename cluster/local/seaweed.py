@@ -28,6 +28,18 @@ PORT_NAMES = tuple(
     for kind in ("", "_grpc")
 )
 BUCKET_TIMEOUT_S = 10
+# Any page may fetch by a link: the link alone is the right to, and no cookie goes with it.
+BROWSERS_MAY_READ = {
+    "CORSRules": [
+        {
+            "AllowedMethods": ["GET", "HEAD"],
+            "AllowedOrigins": ["*"],
+            "AllowedHeaders": ["range", "if-match"],
+            "ExposeHeaders": ["ETag", "Content-Range", "Content-Length"],
+            "MaxAgeSeconds": 600,
+        }
+    ]
+}
 
 
 def program() -> str:
@@ -132,3 +144,4 @@ def make_buckets(s3: Any) -> None:
         if bucket not in existing:
             s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=bucket in LOCKED)
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_bucket_cors(Bucket=BUCKETS["payloads"], CORSConfiguration=BROWSERS_MAY_READ)

@@ -8,8 +8,11 @@ delivery does not exist; operators see the record of links, never a link.
 from collections.abc import Sequence
 from datetime import timedelta
 
+import orjson
 from starlette.responses import Response
 
+from domain import delivery_manifests
+from domain.dsse import Envelope
 from domain.errors import ConflictError, NotFoundError
 from domain.ids import is_id
 from domain.orders.state import Order, Status, fold
@@ -67,6 +70,16 @@ async def join(call: Call) -> Response:
     link = call.ports.uploads.link_to_get(joined.key, joined.version_id, LINK_LIFETIME_S)
     document = schemas.joined_document(row, joined, link)
     return reply(200, document, PRIVATE if earlier is None else {**PRIVATE, **REPLAYED})
+
+
+async def opening(call: Call) -> Response:
+    """GET /v1/deliveries/{delivery_id}/opening."""
+    order, row = await _own_delivery(call)
+    envelope = Envelope.parse(row.manifest)
+    await _record(call, order, [row], "payload")
+    link = call.ports.payloads.link_to_get(row.payload_key, row.payload_version, LINK_LIFETIME_S)
+    manifest = delivery_manifests.parse(envelope.payload)
+    return reply(200, schemas.opening_document(manifest, orjson.loads(row.manifest), link), PRIVATE)
 
 
 async def list_links(call: Call) -> Response:
@@ -174,6 +187,16 @@ def operations() -> Sequence[Operation]:
                 "joiner_busy",
                 *_STORAGE_PROBLEMS,
             ),
+        ),
+        Operation(
+            "GET",
+            "/v1/deliveries/{delivery_id}/opening",
+            "openDelivery",
+            "What a browser needs to fetch, open and verify a delivery by itself",
+            opening,
+            {200: Answer("What opens it, but for your key", schemas.Opening, examples.OPENING)},
+            roles=_BUYER,
+            problems=("delivery_not_found", "licence_not_active", "delivery_links_limited"),
         ),
         Operation(
             "GET",

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import orjson
 
+from domain.delivery_manifests import DeliveryManifest
 from domain.licences import armour
 from serve_app.schemas.base import Document, rfc3339
+from storage.age.payload import CHUNK_BYTES, NONCE_BYTES, TAG_BYTES
 from storage.market.deliveries import IssuedLink
 from storage.market.licences import DeliveryRow
 from storage.s3 import Link, StoredObject
@@ -67,6 +69,37 @@ class ReleasedKey(Document):
     expires_at: str
 
 
+class AgePayload(Document):
+    """How the payload is sealed: age v1, whose chunks all have ``chunk_bytes`` of plaintext but the last."""
+
+    format: Literal["age-encryption.org/v1"]
+    nonce_bytes: int
+    chunk_bytes: int
+    tag_bytes: int
+    chunks: int
+
+
+class Content(Document):
+    """A file's length and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Opening(Document):
+    """What a browser needs to fetch, open and verify one delivery; only the manifest is signed."""
+
+    id: str
+    mode: str
+    recipient: str
+    file_name: str
+    header_base64: str
+    manifest: dict[str, Any]
+    payload: PayloadLink
+    encryption: AgePayload
+    plaintext: Content
+
+
 class JoinedDelivery(Document):
     """One age file, header and payload; the URL is a secret until it expires."""
 
@@ -120,6 +153,33 @@ def delivery_document(row: DeliveryRow, link: Link, *, released: bool) -> dict[s
         "key_release": None
         if row.key_expires_at is None
         else {"expires_at": rfc3339(row.key_expires_at), "released": released},
+    }
+
+
+def opening_document(manifest: DeliveryManifest, envelope: dict[str, Any], link: Link) -> dict[str, Any]:
+    """Write an ``Opening``; ``envelope`` is the signed manifest."""
+    return {
+        "id": manifest.delivery_id,
+        "mode": manifest.mode,
+        "recipient": manifest.recipient,
+        "file_name": manifest.file_name,
+        "header_base64": base64.b64encode(manifest.header).decode(),
+        "manifest": envelope,
+        "payload": {
+            "url": link.url,
+            "expires_at": rfc3339(link.expires_at),
+            "bytes": manifest.payload.size,
+            "sha256": manifest.payload.sha256,
+        },
+        "encryption": {
+            "format": "age-encryption.org/v1",
+            "nonce_bytes": NONCE_BYTES,
+            "chunk_bytes": CHUNK_BYTES,
+            "tag_bytes": TAG_BYTES,
+            # An empty file has one empty chunk.
+            "chunks": max(1, -(-manifest.plaintext.size // CHUNK_BYTES)),
+        },
+        "plaintext": {"bytes": manifest.plaintext.size, "sha256": manifest.plaintext.sha256},
     }
 
 

@@ -177,3 +177,24 @@ async def test_others_deliveries_do_not_exist(market, buyer, delivery_id):
     assert (
         await buyer.as_("operator").post(f"/v1/deliveries/{delivery['id']}/joined", {})
     ).status_code == 403
+
+
+async def test_a_browser_gets_what_opens_a_delivery(market, buyer):
+    order_id, delivery = await bought(market, buyer)
+    answer = await buyer.get(f"/v1/deliveries/{delivery['id']}/opening")
+    opening = answer.json()
+    assert opening["manifest"] == delivery["manifest"]
+    assert opening["header_base64"] == delivery["header_base64"]
+    assert opening["payload"] == delivery["payload"]
+    assert opening["encryption"] == {
+        "format": "age-encryption.org/v1",
+        "nonce_bytes": 16,
+        "chunk_bytes": 65_536,
+        "tag_bytes": 16,
+        "chunks": 1,
+    }
+    assert answer.headers["cache-control"] == "no-store"
+    assert [one.kind for one in market.deliveries.issued] == ["payload", "payload"]
+    told(await buyer.as_("buyer2").get(f"/v1/deliveries/{delivery['id']}/opening"), 404, "delivery_not_found")
+    await buyer.as_("operator").post(f"/v1/orders/{order_id}/refunds", {"reason": "asked"})
+    told(await buyer.get(f"/v1/deliveries/{delivery['id']}/opening"), 409, "licence_not_active")

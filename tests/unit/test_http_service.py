@@ -301,6 +301,7 @@ async def test_the_contracts_paths_are_all_there(description):
         ("post", "/v1/ops/cases/{case_id}/close"),
         ("get", "/v1/ops/reconciliations"),
         ("post", "/v1/deliveries/{delivery_id}/joined"),
+        ("get", "/v1/deliveries/{delivery_id}/opening"),
         ("get", "/v1/deliveries/{delivery_id}/links"),
         ("post", "/v1/releases/{release_id}/upload"),
         ("post", "/v1/releases/{release_id}/upload/complete"),
