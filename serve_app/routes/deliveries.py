@@ -156,6 +156,10 @@ def _not_found() -> NotFoundError:
 
 def operations() -> Sequence[Operation]:
     """List the deliveries' operations."""
+    return (*_file_operations(), *_record_operations())
+
+
+def _file_operations() -> Sequence[Operation]:
     return (
         Operation(
             "GET",
@@ -198,6 +202,11 @@ def operations() -> Sequence[Operation]:
             roles=_BUYER,
             problems=("delivery_not_found", "licence_not_active", "delivery_links_limited"),
         ),
+    )
+
+
+def _record_operations() -> Sequence[Operation]:
+    return (
         Operation(
             "GET",
             "/v1/deliveries/{delivery_id}/links",

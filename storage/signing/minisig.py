@@ -77,8 +77,10 @@ def sign(signer: Signer, digest: bytes, trusted_comment: str, untrusted_comment:
     )
 
 
-def check(text: str, public_key: bytes, digest: bytes) -> str:
+def check(text: str, public_key: bytes, digest: bytes, number: bytes | None = None) -> str:
     """Check both signatures of a ``.minisig`` text over a file's BLAKE2b-512; return the trusted comment.
+
+    ``number`` is the key's number as its owner chose it; by default the one that ours is given.
 
     Raises:
         DocumentError: ``minisig_malformed`` or ``minisig_refused``.
@@ -93,7 +95,7 @@ def check(text: str, public_key: bytes, digest: bytes) -> str:
         raise DocumentError("minisig_malformed", "A .minisig has two comments and two signatures.")
     first = decode_base64(lines[1], "The signature")
     global_signature = decode_base64(lines[3], "The global signature")
-    head = b"ED" + key_number(public_key)
+    head = b"ED" + (key_number(public_key) if number is None else number)
     if len(first) != len(head) + SIGNATURE_BYTES or not first.startswith(b"ED"):
         raise DocumentError("minisig_malformed", "Only prehashed minisign signatures are read.")
     signature = first[len(head) :]

@@ -1,5 +1,6 @@
 """minisign files: ours are read by minisign, and altered ones by nobody."""
 
+import base64
 import hashlib
 import io
 import shutil
@@ -76,3 +77,23 @@ def test_minisign_itself_agrees(tmp_path: Path) -> None:
     bundle.write_bytes(BUNDLE)
     tmp_path.joinpath("bundle.minisig").write_text(TEXT.replace("1.2.0", "1.2.1"))
     assert subprocess.run(command, capture_output=True, timeout=10, check=False).returncode != 0
+
+
+def test_we_verify_what_minisign_signs(tmp_path: Path) -> None:
+    minisign = shutil.which("minisign")
+    if minisign is None:
+        pytest.skip("minisign is not installed")
+    bundle, public, secret = tmp_path / "bundle", tmp_path / "minisign.pub", tmp_path / "minisign.key"
+    bundle.write_bytes(b"signed by the tool itself")
+    subprocess.run([minisign, "-G", "-W", "-p", public, "-s", secret], capture_output=True, check=True)
+    subprocess.run(
+        [minisign, "-S", "-s", secret, "-m", bundle, "-t", "file:bundle"], capture_output=True, check=True
+    )
+    whole = base64.b64decode(public.read_text().splitlines()[1])
+    number, key = whole[2:10], whole[10:]
+    text = (tmp_path / "bundle.minisig").read_text()
+    with bundle.open("rb") as file:
+        digest = minisig.file_digest(file)
+    assert minisig.check(text, key, digest, number) == "file:bundle"
+    with pytest.raises(DocumentError):
+        minisig.check(text, key, digest[:-1] + bytes([digest[-1] ^ 1]), number)
