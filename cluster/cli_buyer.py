@@ -36,6 +36,7 @@ from cluster.verification import (
     passed,
     recorded_at,
 )
+from domain.manifests import CHANNELS
 from domain.money import format_money, is_currency
 from storage.age.recipients import public_half, recipient_text
 
@@ -127,6 +128,9 @@ def buy(
     *,
     quantity: Annotated[int, typer.Option("--quantity", min=1, help="Seats.")] = 1,
     currency: Annotated[str, typer.Option("--currency", help="ISO 4217 code.")] = "USD",
+    channel: Annotated[
+        str, typer.Option("--channel", help=f"Which releases: {', '.join(CHANNELS)}.")
+    ] = CHANNELS[0],
     mode: Annotated[str, typer.Option("--mode", help="recipient or released_key.")] = "recipient",
     recipient_file: Annotated[
         Path | None, typer.Option("--recipient-file", help="Seal for this age1… key instead of yours.")
@@ -161,7 +165,7 @@ def buy(
             terminal.note(f"Trusting {', '.join(trusted.records)}: {trusted.source}.")
             method = "checkout" if checkout else "payment_intent"
             where = _where(discount, country, postal_code)
-            wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method, where)
+            wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method, where, channel)
             key = idempotency_key or f"buy-{uuid4()}"
             order = _buy(client, connection, wish, card, key, terminal)
             folder = out / order["id"]

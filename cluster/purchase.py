@@ -16,6 +16,7 @@ import httpx
 
 from cluster.client import TIMEOUT_S, ClientError, MarketplaceClient
 from cluster.client_documents import Order, OrderEvent
+from domain.manifests import CHANNELS
 
 FOLLOW_TIMEOUT_S = 120.0  # a healthy order takes under a second; the rest is for a host being replaced
 CHECKOUT_TIMEOUT_S = 1_800.0  # as long as the page itself can be paid
@@ -38,11 +39,14 @@ class Wish:
     recipient: str | None
     method: str = "payment_intent"
     where: Mapping[str, str] = field(default_factory=dict)
+    channel: str = CHANNELS[0]
 
     def cart(self) -> dict[str, Any]:
         """Give the request for a quote."""
-        lines = [{"sku_id": self.sku_id, "quantity": self.quantity}]
-        return {"lines": lines, "currency": self.currency, **self.where}
+        line: dict[str, Any] = {"sku_id": self.sku_id, "quantity": self.quantity}
+        if self.channel != CHANNELS[0]:
+            line["channel"] = self.channel
+        return {"lines": [line], "currency": self.currency, **self.where}
 
     def body(self) -> dict[str, Any]:
         """Give the request to place the order."""

@@ -100,8 +100,10 @@ class CatalogueStore(Protocol):
     async def find(self, name_or_id: str) -> Sku | None:
         """Read one SKU."""
 
-    async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Offer]:
-        """Quote SKUs."""
+    async def offers(
+        self, sku_ids: Sequence[str], currency: str, channels: Mapping[str, str] | None = None
+    ) -> dict[str, Offer]:
+        """Quote SKUs, each on its channel."""
 
     async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
         """List a SKU."""

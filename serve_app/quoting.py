@@ -20,6 +20,7 @@ from domain.pricing.discounts import Discount, read_code
 from domain.pricing.taxes import TaxQuestion
 from domain.pricing.terms import Rules, Wanted
 from domain.proposals.documents import Kind, PlatformFees, PriceModel, RoyaltySplits
+from domain.releases import require_channel
 from serve_app.calls import Call
 from serve_app.limits import TokenBuckets
 from serve_app.ports import GovernedReads, RateLimit
@@ -36,6 +37,7 @@ QUOTE_PROBLEMS = (
     "currency_not_offered",
     "sku_not_found",
     "sku_unpublished",
+    "channel_unknown",
     "discount_unknown",
     "discount_not_valid",
     "discount_not_applicable",
@@ -69,7 +71,8 @@ class Quoting:
         sku_ids = _sound(cart)
         rules = await _rules(call.ports.governed)
         terms.require_currency(rules, cart.currency)
-        offers = await call.ports.catalogue.offers(sku_ids, cart.currency)
+        channels = {line.sku_id: require_channel(line.channel) for line in cart.lines}
+        offers = await call.ports.catalogue.offers(sku_ids, cart.currency, channels)
         wanted = [Wanted(offers[line.sku_id], line.quantity) for line in cart.lines]
         discount = None if cart.discount_code is None else await self._discount(call, cart.discount_code)
         at = call.ports.clock()

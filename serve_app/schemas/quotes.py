@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from domain.manifests import CHANNELS
 from domain.orders.lines import Line
 from domain.orders.lines import Tax as TaxOfLine
 from domain.pricing.discounts import CODE_CHARS_MAX
@@ -20,10 +21,11 @@ DiscountCode = Annotated[str, Field(max_length=2 * CODE_CHARS_MAX, description="
 
 
 class CartLine(Request):
-    """One SKU and how many seats."""
+    """One SKU and how many seats; the newest release of ``channel`` is what is bought."""
 
     sku_id: Word
     quantity: int
+    channel: Word = CHANNELS[0]
 
 
 class Cart(Request):

@@ -126,7 +126,7 @@ class Catalogue:
         self._pool = pool
         self._commands = Commands(pool)
         self._monotonic = monotonic
-        self._quotes: OrderedDict[str, tuple[float, Sku]] = OrderedDict()
+        self._quotes: OrderedDict[tuple[str, str], tuple[float, Sku]] = OrderedDict()
 
     async def published(self, before: str, limit: int) -> list[Sku]:
         """List up to ``limit`` SKUs on sale with ids below ``before``, newest first."""
@@ -138,8 +138,10 @@ class Catalogue:
         rows = await fetch(self._pool, SQL["skus"], {"names": [name_or_id], "channel": STABLE})
         return _sku(rows[0]) if rows else None
 
-    async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Offer]:
-        """Quote each SKU's newest published release in one currency.
+    async def offers(
+        self, sku_ids: Sequence[str], currency: str, channels: Mapping[str, str] | None = None
+    ) -> dict[str, Offer]:
+        """Quote each SKU's newest published release in one currency, of ``stable`` or of its channel.
 
         Raises:
             NotFoundError: ``sku_not_found``.
@@ -147,17 +149,20 @@ class Catalogue:
             RejectedError: ``currency_not_offered``.
         """
         now_s = self._monotonic()
+        channel_of = {sku_id: (channels or {}).get(sku_id, STABLE) for sku_id in sku_ids}
         known = {
             sku_id: quote[1]
             for sku_id in sku_ids
-            if (quote := self._quotes.get(sku_id)) is not None and now_s < quote[0]
+            if (quote := self._quotes.get((sku_id, channel_of[sku_id]))) is not None and now_s < quote[0]
         }
         missing = [sku_id for sku_id in sku_ids if sku_id not in known]
-        if missing:
-            for row in await fetch(self._pool, SQL["skus"], {"names": missing, "channel": STABLE}):
+        # One query for most carts: buyers rarely ask for another channel.
+        for channel in {channel_of[sku_id] for sku_id in missing}:
+            names = [sku_id for sku_id in missing if channel_of[sku_id] == channel]
+            for row in await fetch(self._pool, SQL["skus"], {"names": names, "channel": channel}):
                 sku = known[row[0]] = _sku(row)
                 if sku.latest_release is not None:
-                    self._remember(sku, now_s + QUOTE_TTL_S)
+                    self._remember((sku.sku_id, channel), sku, now_s + QUOTE_TTL_S)
         return {sku_id: _offer(sku_id, known.get(sku_id), currency) for sku_id in sku_ids}
 
     async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
@@ -318,9 +323,9 @@ class Catalogue:
                 )
         return True
 
-    def _remember(self, sku: Sku, until_s: float) -> None:
-        self._quotes[sku.sku_id] = (until_s, sku)
-        self._quotes.move_to_end(sku.sku_id)
+    def _remember(self, key: tuple[str, str], sku: Sku, until_s: float) -> None:
+        self._quotes[key] = (until_s, sku)
+        self._quotes.move_to_end(key)
         if len(self._quotes) > QUOTES_MAX:
             self._quotes.popitem(last=False)
 

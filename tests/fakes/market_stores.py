@@ -67,8 +67,20 @@ class FakeCatalogue:
     async def find(self, name_or_id: str) -> Sku | None:
         return next((s for s in self.skus.values() if name_or_id in (s.sku_id, s.name)), None)
 
-    async def offers(self, sku_ids: Sequence[str], currency: str) -> dict[str, Any]:
-        return {sku_id: _offer(sku_id, self.skus.get(sku_id), currency) for sku_id in sku_ids}
+    async def offers(
+        self, sku_ids: Sequence[str], currency: str, channels: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        return {
+            sku_id: _offer(sku_id, self._on(sku_id, (channels or {}).get(sku_id, "stable")), currency)
+            for sku_id in sku_ids
+        }
+
+    def _on(self, sku_id: str, channel: str) -> Sku | None:
+        sku = self.skus.get(sku_id)
+        if sku is None or channel == "stable":
+            return sku
+        head = next(reversed(self.of_channel(sku_id, channel, "published")), None)
+        return replace(sku, latest_release=self.summaries[head.release_id] if head else None)
 
     async def create_sku(self, write: Write, sku: Sku, body: Mapping[str, Any]) -> Recorded | None:
         earlier = await self.commands.find(write)

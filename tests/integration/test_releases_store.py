@@ -108,3 +108,15 @@ async def test_a_published_release_never_changes_whoever_asks(publish, owner, mi
     for change in ("SET yank_reason = 'another'", "SET state = 'published', yanked_at = NULL"):
         with pytest.raises(psycopg.errors.IntegrityConstraintViolation):
             owner.execute(f"UPDATE market.releases {change}")
+
+
+async def test_a_quote_is_of_the_channel_that_is_asked_for(catalogue, publish):
+    await publish(1, "1.0.0", "stable")
+    await publish(2, "2.0.0-beta.1", "beta")
+    sku_id = releasing.SKU_ID
+    for _ in range(2):  # from the database, then from what is remembered
+        assert (await catalogue.offers([sku_id], "USD"))[sku_id].version == "1.0.0"
+        assert (await catalogue.offers([sku_id], "USD", {sku_id: "beta"}))[sku_id].version == "2.0.0-beta.1"
+    with pytest.raises(ConflictError, match="sku_unpublished"):
+        await catalogue.offers([sku_id], "USD", {sku_id: "nightly"})
+    assert (await catalogue.find("logline")).latest_release.version == "1.0.0"

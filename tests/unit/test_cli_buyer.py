@@ -325,3 +325,23 @@ def test_a_quote_tells_discount_and_tax_and_buys_nothing(cli, market):
     for words in ("2 x logline", "20.00 EUR", "-2.00 EUR", "2.87 EUR included", "18.00 EUR"):
         assert words in out
     assert market.orders == {}
+
+
+def test_another_channel_is_asked_for(cli, market):
+    cli("keygen")
+    assert cli("buy", "logline", "--channel", "beta")[0] == 0
+    (order,) = market.orders.values()
+    assert order["body"]["lines"][0]["channel"] == "beta"
+
+
+def test_verify_tells_of_a_release_that_was_taken_off_sale(cli, bought, market):
+    licence = bought["files"][0]["licence"]
+    market.yanked = "Eats logs."
+    status, out, _ = cli("verify", licence, "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert status == 0  # who owns it keeps it
+    assert checks["online: release"]["state"] == "skipped"
+    assert "Eats logs." in checks["online: release"]["reason"]
+    market.yanked = ""
+    status, out, _ = cli("verify", licence, "--json")
+    assert {check["name"]: check["state"] for check in json.loads(out)["checks"]}["online: release"] == "ok"

@@ -76,6 +76,13 @@ async def test_buyers_get_the_newest_of_stable_and_see_the_other_channels(market
     }
     order = (await seller.as_("buyer").post("/v1/orders", body)).json()
     assert order["lines"][0]["version"] == "1.2.0"
+    body["lines"][0]["channel"] = "beta"
+    order = (await seller.as_("buyer").post("/v1/orders", body)).json()
+    assert order["lines"][0]["version"] == "2.0.0-beta.1"
+    body["lines"][0]["channel"] = "nightly"
+    told(await seller.as_("buyer").post("/v1/orders", body), 409, "sku_unpublished")
+    body["lines"][0]["channel"] = "weekly"
+    told(await seller.as_("buyer").post("/v1/orders", body), 422, "channel_unknown")
 
 
 async def test_within_a_channel_versions_only_rise(market, seller, sku):
