@@ -8,6 +8,7 @@ already, because buyers hold licences for exactly those bytes.
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,9 @@ from domain.statements import PAYLOAD_TYPE
 WHOLE_BYTES_MAX = 32 * 2**20  # a larger bundle is uploaded in parts, to go on when the line breaks
 UPLOAD_TIMEOUT_S = 60.0  # between two pieces of a bundle
 UPLOAD_ATTEMPTS_MAX = 3
-HTTP_FORBIDDEN = 403
+PUBLISH_TRIES_MAX = 40  # each of five requests of up to 10 s: half an hour
+PUBLISH_PAUSE_S = 2.0
+HTTP_FORBIDDEN, HTTP_UNAVAILABLE = 403, 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +156,23 @@ def _sku(client: MarketplaceClient, bundle: Bundle) -> Sku:
     )
 
 
-def _publish(client: MarketplaceClient, release: Release, manifest: dict[str, Any]) -> Release:
+def _publish(
+    client: MarketplaceClient,
+    release: Release,
+    manifest: dict[str, Any],
+    pause: Callable[[float], None] = time.sleep,
+) -> Release:
+    """Publish, and ask again while the marketplace is still at it: a bundle of gigabytes takes minutes."""
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    return client.publish(release["id"], manifest, f"publish:{release['id']}:{digest}")
+    for _ in range(PUBLISH_TRIES_MAX):
+        try:
+            return client.publish(release["id"], manifest, f"publish:{release['id']}:{digest}")
+        except ApiError as error:
+            if error.status != HTTP_UNAVAILABLE:
+                raise
+            refusal = error
+        pause(PUBLISH_PAUSE_S)
+    raise refusal
 
 
 def upload(where: Upload, bundle: Bundle, transport: httpx.BaseTransport | None = None) -> None:

@@ -51,7 +51,10 @@ class RelayDeployment:
         s3 = settings.s3
         access = S3Access(s3.endpoint, s3.region, s3.access_key, s3.secret_key)
         self._uploads = Bucket(access, s3.bucket_uploads, utc_now)
-        self._storage_upkeep = StorageUpkeep(Deliveries(self._pool), Releases(self._pool), self._uploads)
+        self._payloads = Bucket(access, s3.bucket_payloads, utc_now)
+        self._storage_upkeep = StorageUpkeep(
+            Deliveries(self._pool), Releases(self._pool), self._uploads, self._payloads, utc_now
+        )
         self._work = (
             self._relay,
             self._upkeep,
@@ -85,3 +88,4 @@ class RelayDeployment:
                 await part.stop()
             await self._pool.close()
             self._uploads.close()
+            self._payloads.close()

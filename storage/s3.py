@@ -189,6 +189,13 @@ class Bucket:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # noqa: PLR2004 - HTTP's number
                 raise
 
+    def unfinished_uploads(self, before: datetime, limit: int) -> list[tuple[str, str]]:
+        """List keys and ids of uploads in parts that were begun before a time and never completed. Blocks."""
+        answer = self._client.list_multipart_uploads(Bucket=self.name, MaxUploads=limit)
+        return [
+            (one["Key"], one["UploadId"]) for one in answer.get("Uploads", ()) if one["Initiated"] < before
+        ]
+
     def newest(self, key: str) -> StoredObject | None:
         """Return the newest version of ``key``, or None. Blocks."""
         try:

@@ -2,13 +2,15 @@
 
 Runs beside the relay. Two at once do each other no harm, since deleting a version or aborting an upload twice
 changes nothing. An object goes before its record: whatever dies in between is found again.
-Refuses to touch payloads, and anything that is not recorded as expired.
+Refuses to touch payloads, and any object that is not recorded as expired.
 """
 
 import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
@@ -21,6 +23,7 @@ log = logging.getLogger("marketplace.storage_upkeep")
 INTERVAL_S = 600.0
 BATCH = 50  # of each kind in one run
 UPLOADS_KEPT_S = 7 * 86_400  # a seller on a bad line has a week to finish
+ORPHANS_KEPT_S = UPLOADS_KEPT_S + 86_400  # longer than anything that is on record
 
 
 class UpkeepStore(Protocol):
@@ -46,10 +49,19 @@ class UploadStore(Protocol):
 class StorageUpkeep:
     """Periodic deletion for one process; see the module."""
 
-    def __init__(self, joined: UpkeepStore, uploads: UploadStore, bucket: Bucket) -> None:
+    def __init__(
+        self,
+        joined: UpkeepStore,
+        uploads: UploadStore,
+        bucket: Bucket,
+        payloads: Bucket,
+        clock: Callable[[], datetime],
+    ) -> None:
         self._joined = joined
         self._uploads = uploads
         self._bucket = bucket
+        self._payloads = payloads
+        self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -82,7 +94,19 @@ class StorageUpkeep:
         for upload in abandoned:
             await self._bucket.call(partial(self._bucket.abort_upload, upload.key, upload.upload_id))
             await self._uploads.forget_upload(upload.release_id, upload.upload_id)
-        return len(expired) + len(abandoned)
+        orphans = await self._drop_orphans()
+        return len(expired) + len(abandoned) + orphans
+
+    async def _drop_orphans(self) -> int:
+        """Abort what a process began and died over: nobody has it on record, so only its age tells."""
+        before = self._clock() - timedelta(seconds=ORPHANS_KEPT_S)
+        dropped = 0
+        for bucket in (self._bucket, self._payloads):
+            orphans = await bucket.call(partial(bucket.unfinished_uploads, before, BATCH))
+            for key, upload_id in orphans:
+                await bucket.call(partial(bucket.abort_upload, key, upload_id))
+            dropped += len(orphans)
+        return dropped
 
     async def _forever(self) -> None:
         while True:

@@ -225,7 +225,7 @@ class Catalogue:
         """
         if len(await self.seller_keys(write.principal_id)) >= TRUSTED_KEYS_MAX:
             raise ConflictError(
-                "seller_keys_full", f"At most {TRUSTED_KEYS_MAX} keys can be active. Ask us to retire some."
+                "seller_keys_full", f"At most {TRUSTED_KEYS_MAX} keys can be active. Revoke some first."
             )
         try:
             return await self._commands.run_once(

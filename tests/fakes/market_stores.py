@@ -207,6 +207,7 @@ class FakeBucket:
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     deleted: list[StoredObject] = field(default_factory=list)
     parts: dict[tuple[str, str], dict[int, bytes]] = field(default_factory=dict)
+    begun: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
     async def call(self, work: Any) -> Any:
         return work()
@@ -243,6 +244,7 @@ class FakeBucket:
     def begin_upload(self, key: str) -> str:
         upload_id = f"upload-{len(self.parts) + 1}"
         self.parts[key, upload_id] = {}
+        self.begun[key, upload_id] = self.clock()
         return upload_id
 
     def link_to_put_part(self, key: str, upload_id: str, number: int, lifetime_s: int) -> Link:
@@ -264,12 +266,17 @@ class FakeBucket:
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[UploadedPart]) -> StoredObject:
         whole = self.parts.pop((key, upload_id))
+        del self.begun[key, upload_id]
         self.put(key, b"".join(whole[one.number] for one in parts))
         stored = self.newest(key)
         assert stored is not None
         return stored
 
+    def unfinished_uploads(self, before: datetime, limit: int) -> list[tuple[str, str]]:
+        return [one for one, begun_at in self.begun.items() if begun_at < before][:limit]
+
     def abort_upload(self, key: str, upload_id: str) -> None:
+        self.begun.pop((key, upload_id), None)
         self.parts.pop((key, upload_id), None)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import threading
+from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -265,3 +266,12 @@ def test_a_part_altered_on_its_way_is_refused(uploads):
     assert uploads.uploaded_parts("bad-line", upload_id) == []
     uploads.abort_upload("bad-line", upload_id)
     assert uploads.uploaded_parts("bad-line", upload_id) is None
+
+
+def test_unfinished_uploads_are_told_by_their_age(uploads):
+    upload_id = uploads.begin_upload("orphan")
+    now = utc_now()
+    assert uploads.unfinished_uploads(now - timedelta(hours=1), 50) == []
+    assert ("orphan", upload_id) in uploads.unfinished_uploads(now + timedelta(hours=1), 50)
+    uploads.abort_upload("orphan", upload_id)
+    assert uploads.unfinished_uploads(now + timedelta(hours=1), 50) == []

@@ -14,7 +14,7 @@ from cluster.identities import SellerKey
 from domain import manifests
 from domain.dsse import Envelope, pae
 from storage.signing.keys import verify
-from tests.fakes.marketplace_api import BASE, SELLER, FakeMarketplace
+from tests.fakes.marketplace_api import BASE, SELLER, FakeMarketplace, problem
 
 
 @pytest.fixture
@@ -202,3 +202,26 @@ def test_a_release_on_another_channel_is_signed_as_such(cli, market):
     assert manifests.parse(envelope.payload).channel == "beta"
     status, _, err = cli("release", CATALOGUE / "tidycsv", "--channel", "weekly")
     assert (status, "channel_unknown" in err) == (1, True)
+
+
+def test_publishing_a_large_bundle_is_waited_for(cli, market, monkeypatch):
+    cli("keygen")
+    waits = []
+    monkeypatch.setattr("cluster.listing._publish.__defaults__", (waits.append,))
+    busy = [problem(503, "request_timeout", "It goes on.") for _ in range(12)]
+    route = market._sell
+
+    def slowly(method, parts, request):
+        if parts[-1] == "publish" and busy:
+            return busy.pop()
+        return route(method, parts, request)
+
+    monkeypatch.setattr(market, "_sell", slowly)
+    monkeypatch.setattr("cluster.client.time.sleep", lambda _seconds: None)
+    replies = market.replies
+    monkeypatch.setattr(
+        market, "replies", type("Forgetful", (dict,), {"__setitem__": lambda *_: None})(replies)
+    )
+    status, out, err = cli("release", CATALOGUE / "tidycsv", "--json")
+    assert status == 0, out + err
+    assert (len(waits), busy) == (2, [])

@@ -1,11 +1,14 @@
 """Releases over HTTP: uploads in parts, channels, the order of versions, yanks, and revoked keys."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
-from actors.deliveries.upkeep import UPLOADS_KEPT_S, StorageUpkeep
+from actors.deliveries import upkeep as upkeep_module
+from actors.deliveries.upkeep import ORPHANS_KEPT_S, UPLOADS_KEPT_S, StorageUpkeep
 from domain import releases
+from domain.errors import DependencyError
 from domain.releases import PART_BYTES
 from tests.fakes.http_client import Client
 from tests.fakes.ingress import RECIPIENT, FakeMarket
@@ -310,13 +313,52 @@ async def test_what_is_uploaded_after_completion_is_refused(market, seller, smal
 async def test_an_abandoned_upload_is_dropped_after_a_week(market, seller, small_parts):
     _, draft = await drafted(market, seller)
     await begun(seller, draft, 250)
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads)
+    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
     market.clock.now += timedelta(seconds=UPLOADS_KEPT_S)
     assert await upkeep.once() == 0
     market.clock.now += timedelta(seconds=1)
     assert await upkeep.once() == 1
     assert (market.uploads.parts, market.releases.begun) == ({}, {})
     assert (await begun(seller, draft, 250)).is_success
+
+
+async def test_what_a_dead_process_began_is_dropped_after_longer_than_anything_on_record(market):
+    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    market.payloads.begin_upload("rel/a.age-payload")
+    market.uploads.begin_upload("sku/a.tar")
+    market.clock.now += timedelta(seconds=ORPHANS_KEPT_S)
+    assert await upkeep.once() == 0
+    market.clock.now += timedelta(seconds=1)
+    assert await upkeep.once() == 2
+    assert (market.payloads.parts, market.uploads.parts) == ({}, {})
+
+
+async def test_upkeep_goes_on_after_a_failure(market, monkeypatch, caplog):
+    waited = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+        await real_sleep(0)
+
+    real_sleep = asyncio.sleep
+    monkeypatch.setattr(upkeep_module.asyncio, "sleep", sleep)
+    failures = [DependencyError("database_unavailable", "down"), RuntimeError("a bug")]
+
+    async def expired(_limit):
+        if failures:
+            raise failures.pop(0)
+        return []
+
+    monkeypatch.setattr(market.deliveries, "expired_joined", expired)
+    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep.start()
+    while len(waited) < 4:
+        await real_sleep(0)
+    assert upkeep.alive
+    await upkeep.stop()
+    assert not upkeep.alive
+    assert failures == []
+    assert "storage upkeep" in caplog.text
 
 
 def test_the_largest_bundle_fits_its_parts():
