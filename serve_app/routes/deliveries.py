@@ -16,7 +16,7 @@ from domain.dsse import Envelope
 from domain.errors import ConflictError, NotFoundError
 from domain.ids import is_id
 from domain.orders.state import Order, Status, fold
-from serve_app import examples
+from serve_app import examples, examples_delivery
 from serve_app.auth import BUYER, OPERATOR
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import REPLAYED, write_of
@@ -177,7 +177,7 @@ def _file_operations() -> Sequence[Operation]:
             "joinDelivery",
             "Get header and payload as one age file; put together when first asked for",
             join,
-            {200: Answer("The file", schemas.JoinedDelivery, examples.JOINED_DELIVERY)},
+            {200: Answer("The file", schemas.JoinedDelivery, examples_delivery.JOINED_DELIVERY)},
             roles=_BUYER,
             write=True,
             request=NoBody,
@@ -198,7 +198,7 @@ def _file_operations() -> Sequence[Operation]:
             "openDelivery",
             "What a browser needs to fetch, open and verify a delivery by itself",
             opening,
-            {200: Answer("What opens it, but for your key", schemas.Opening, examples.OPENING)},
+            {200: Answer("What opens it, but for your key", schemas.Opening, examples_delivery.OPENING)},
             roles=_BUYER,
             problems=("delivery_not_found", "licence_not_active", "delivery_links_limited"),
         ),
@@ -213,7 +213,7 @@ def _record_operations() -> Sequence[Operation]:
             "listDeliveryLinks",
             "Which links to a delivery were handed out, newest first",
             list_links,
-            {200: Answer("The links", schemas.DeliveryLinks, {"items": [examples.DELIVERY_LINK]})},
+            {200: Answer("The links", schemas.DeliveryLinks, {"items": [examples_delivery.DELIVERY_LINK]})},
             roles=_READERS,
             problems=("delivery_not_found",),
         ),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.manifests import CHANNELS
-from serve_app import examples
+from serve_app import examples_delivery
 from serve_app.auth import OPERATOR, SELLER
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import REPLAYED, write_of
@@ -146,7 +146,7 @@ def _upload_operations() -> Sequence[Operation]:
             "beginUpload",
             "Upload a large bundle in parts; asking again tells what has come and gives fresh links",
             begin_upload,
-            {200: Answer("The parts", schemas.UploadParts, examples.UPLOAD_PARTS)},
+            {200: Answer("The parts", schemas.UploadParts, examples_delivery.UPLOAD_PARTS)},
             roles=_SELLER,
             write=True,
             request=schemas.NewUpload,
@@ -166,7 +166,7 @@ def _upload_operations() -> Sequence[Operation]:
             "completeUpload",
             "Make the bundle of its parts",
             complete_upload,
-            {200: Answer("Completed", schemas.CompleteUpload, examples.COMPLETE_UPLOAD)},
+            {200: Answer("Completed", schemas.CompleteUpload, examples_delivery.COMPLETE_UPLOAD)},
             roles=_SELLER,
             write=True,
             request=schemas.CompletedUpload,
@@ -190,7 +190,7 @@ def _standing_operations() -> Sequence[Operation]:
             "yankRelease",
             "Take a release off sale for good; who owns it keeps it",
             yank,
-            {200: Answer("Yanked", PublishedRelease, examples.YANKED)},
+            {200: Answer("Yanked", PublishedRelease, examples_delivery.YANKED)},
             roles=frozenset({SELLER, OPERATOR}),
             write=True,
             request=schemas.NewYank,
@@ -203,7 +203,7 @@ def _standing_operations() -> Sequence[Operation]:
             "listChannels",
             "A SKU's channels with the newest release of each",
             list_channels,
-            {200: Answer("The channels", schemas.Channels, {"items": [examples.CHANNEL]})},
+            {200: Answer("The channels", schemas.Channels, {"items": [examples_delivery.CHANNEL]})},
             public=True,
             problems=("sku_not_found",),
         ),
@@ -213,7 +213,7 @@ def _standing_operations() -> Sequence[Operation]:
             "listSellerKeys",
             "Your signing keys and their states",
             list_keys,
-            {200: Answer("The keys", schemas.RegisteredKeys, {"items": [examples.REGISTERED_KEY]})},
+            {200: Answer("The keys", schemas.RegisteredKeys, {"items": [examples_delivery.REGISTERED_KEY]})},
             roles=_SELLER,
         ),
         Operation(
@@ -222,7 +222,7 @@ def _standing_operations() -> Sequence[Operation]:
             "revokeSellerKey",
             "Have a key sign nothing more; what it signed before stays published",
             revoke_key,
-            {200: Answer("The key", schemas.RegisteredKey, examples.REGISTERED_KEY)},
+            {200: Answer("The key", schemas.RegisteredKey, examples_delivery.REGISTERED_KEY)},
             roles=_SELLER,
             write=True,
             request=schemas.NewKeyRevocation,
