@@ -27,7 +27,7 @@ def migrated(module_database):
 @pytest.fixture
 def owner(migrated):
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:
-        connection.execute(f"TRUNCATE market.commands, {TABLES}")
+        connection.execute(f"TRUNCATE market.commands, {TABLES} CASCADE")
         yield connection
 
 
