@@ -112,6 +112,7 @@ def _check_tar(source: _Counted, names: Names) -> None:
             if member.size > EXTENSION_BYTES_MAX:
                 raise unsafe("a member's extended header is too large")
             text = _exactly(source, _padded(member.size))[: member.size]
+            named: str | None
             if member.type == tarfile.GNUTYPE_LONGNAME:
                 named = text.rstrip(b"\0").decode()
             else:

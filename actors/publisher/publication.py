@@ -166,7 +166,7 @@ class Publisher:
         _require(release, manifest, _Bundle(manifest.bundle_sha256, b"", manifest.size))
         if release.state == "draft":
             newest = await self._store.newest_version(release.sku_id, release.channel)
-            require_newer(manifest.version, newest and parse_version(newest), release.channel)
+            require_newer(manifest.version, parse_version(newest) if newest else None, release.channel)
         return _Checked(envelope, manifest)
 
     async def _join_or_start(self, write: Write, release: Release, checked: _Checked) -> None:

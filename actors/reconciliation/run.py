@@ -159,9 +159,11 @@ class Reconciler:
         """Fill the spool; returns differences about no order: transfers, unexplained entries."""
         wide = Window(window.since - MARGIN, window.until + MARGIN)
         taken = _Taken(window)
-        stripe = [self._stripe.moves(part.since, part.until) for part in _slices(wide)]
-        books = [self._ledger.window(one, wide.since, wide.until) for one in self._ledger.balances()]
-        for page in ahead(*stripe, *books):
+        sources: list[Iterable[Sequence[Move | Booked]]] = [
+            self._stripe.moves(part.since, part.until) for part in _slices(wide)
+        ]
+        sources += [self._ledger.window(one, wide.since, wide.until) for one in self._ledger.balances()]
+        for page in ahead(*sources):
             self._pause()
             for one in page:
                 if isinstance(one, Move):

@@ -206,7 +206,8 @@ class Catalogue:
             raise ConflictError(
                 "price_list_changed", "Another price list was set meanwhile. Look at it, and begin with it."
             )
-        self._quotes.pop(sku.sku_id, None)
+        for channel in CHANNELS:
+            self._quotes.pop((sku.sku_id, channel), None)
         return earlier
 
     async def price_lists(self, sku_id: str, before: int, limit: int) -> list[PriceList]:
