@@ -41,7 +41,6 @@ TRIES_MAX = 80
 POLL_S, LOOKS_S = 1.5, 0.05
 PAYABLE_POLLS_MAX = 120
 LAST_ABANDONS = 2  # the first buyer pays, these two never do, one by each way to pay
-FREE = 3  # this one's cart costs nothing
 EARLY = 5  # buyers who come early enough for their deadlines to pass while things still go wrong
 RULES = Rules(
     PriceModel(("USD",), 100),
@@ -93,10 +92,6 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
         for line_no in range(1, rng.randrange(2, 5))
     )
     # The first ones cover, in every seed, what is rare otherwise.
-    if number == FREE:
-        lines = tuple(
-            _line(line.line_no, line.seller_id, price_minor=0, quantity=line.quantity) for line in lines
-        )
     mode = "released_key" if number == 0 or rng.random() < 0.3 else "recipient"  # noqa: PLR2004 - a share
     method = ("payment_intent", "checkout")[number % 2]
     habit = rng.choice(HABITS)
@@ -221,8 +216,6 @@ class Buyer:
         handle = await self._handle(order_id)
         habit, rng = self._wish.habit, self._network.rng
         if handle is None:
-            if not self._database.orders[order_id].total_minor:
-                self._network.plan.situation("order that costs nothing")
             return
         if habit == "abandons":
             self._network.plan.situation("buyer abandoned")

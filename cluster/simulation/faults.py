@@ -194,7 +194,6 @@ SITUATIONS = (
     "buyer reused a key with another body",
     "buyer abandoned",
     "card declined first",
-    "order that costs nothing",
     "paid about the deadline",
     "key released",
     "key asked for too late",

@@ -54,8 +54,7 @@ class Signer:
     def _fulfil(self, order: Order) -> Fulfilment:
         entry = self.finance.entries.get(capture_entry_key(order.order_id))
         # Of the lines that were returned first the signer is not told, but they were captured and booked.
-        # An order that costs nothing has no entry.
-        if (0 if entry is None else cleared_minor(entry.postings)) != order.total_minor:
+        if entry is None or cleared_minor(entry.postings) != order.total_minor:
             self.early.append(order.order_id)
         self._seals += 1
         assert order.booked_at is not None, "I4: asserted by production, too"
