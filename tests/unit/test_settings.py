@@ -21,7 +21,7 @@ RAW = {
     },
     "finance": {"url": "http://finance", "token": "t"},
     "http": {"host": "127.0.0.1", "port": 8000, "base_url": "http://market"},
-    "signing": {"key_file": "key.json"},
+    "signing": {"backends": ["file:key.json"]},
     "ray": {"address": "auto", "namespace": "market"},
     "tokens": [],
 }
