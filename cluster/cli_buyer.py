@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import typer
 
-from cluster import identities, inspection, receiving, trust, unsealing
-from cluster.client import ClientError, MarketplaceClient
+from cluster import identities, inspection, receiving, revocation_memory, trust, unsealing
+from cluster.client import HTTP_UNAVAILABLE, ApiError, ClientError, MarketplaceClient
 from cluster.client_documents import Order, OrderEvent
 from cluster.connection import Connection, config_folder, resolve
+from cluster.private_files import read_bounded
 from cluster.purchase import (
     CHECKOUT_TIMEOUT_S,
     FOLLOW_TIMEOUT_S,
@@ -27,13 +28,16 @@ from cluster.purchase import (
 from cluster.receiving import AGE_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
 from cluster.verification import (
+    OK,
     SKIPPED,
     Check,
     check_licence,
     check_online,
     passed,
 )
+from domain import canonical_json
 from domain.money import format_money, is_currency
+from domain.revocations import DOCUMENT_BYTES_MAX, RevocationList
 from storage.age.recipients import public_half, recipient_text
 
 app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, fetch, decrypt, verify.")
@@ -261,8 +265,11 @@ def verify(
     ] = None,
     buyer_id: Annotated[str | None, typer.Option("--buyer-id", help="Whose licence it must be.")] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask the marketplace (revocation stays unknown).")
+        bool, typer.Option("--offline", help="Ask nobody; revocation is as --revocations says.")
     ] = False,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="A revocation list that was fetched before.")
+    ] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
     url: UrlOption = None,
@@ -275,11 +282,15 @@ def verify(
         with MarketplaceClient(base_url) as client:
             trusted = _trusted(trust_key, identity, base_url, None if offline else client)
             armoured = receiving.read_licence(licence)
-            found, checks = check_licence(armoured, trusted, datetime.now(UTC), buyer_id)
+            folder = _identity_path(identity).parent
+            listed, checks = _revocations(None if offline else client, revocations, trusted, folder, base_url)
+            found, judged = check_licence(armoured, trusted, datetime.now(UTC), buyer_id, listed)
+            checks += judged
             base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
             checks += inspection.check_delivery(base, delivery, found, trusted)
             if offline:
-                checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
+                unknown = "" if listed else " Revocation is not known: name a list with --revocations."
+                checks.append(Check("online", SKIPPED, f"Not asked (--offline).{unknown}"))
             else:
                 checks += check_online(client.verify_licence(armoured, buyer_id))
         terminal.checks(checks)
@@ -292,3 +303,31 @@ def verify(
         )
         if not passed(checks):
             raise typer.Exit(EXIT_FAILED)
+
+
+def _revocations(
+    client: MarketplaceClient | None,
+    file: Path | None,
+    trusted: trust.TrustedKeys,
+    folder: Path,
+    base_url: str,
+) -> tuple[RevocationList | None, list[Check]]:
+    """Get the revocation list from a file, or else from the marketplace, and say so in a check."""
+    if file is not None:
+        data = read_bounded(file, DOCUMENT_BYTES_MAX)
+    elif client is None:
+        return None, []
+    else:
+        try:
+            data = canonical_json.dumps(client.revocations())
+        except ApiError as error:
+            if error.status != HTTP_UNAVAILABLE:
+                raise
+            # The marketplace itself says below whether the licence is revoked.
+            return None, [Check("revocation list", SKIPPED, f"It cannot be had now: {error.detail}")]
+        except ValueError:
+            raise ClientError(
+                "The marketplace answers with what is no revocation list.", "answer_malformed"
+            ) from None
+    listed = revocation_memory.accept(data, trusted, folder, base_url)
+    return listed, [Check("revocation list", OK, f"Version {listed.version} is signed by a trusted key.")]

@@ -211,6 +211,10 @@ class MarketplaceClient:
         """Return the platform's public signing keys."""
         return cast("list[PlatformKey]", self._get("/v1/keys")["items"])
 
+    def revocations(self) -> dict[str, Any]:
+        """Return the signed revocation list; canonical JSON gives the bytes that were sent."""
+        return self._get("/v1/licences/revocations")
+
     def verify_licence(self, armoured: str, buyer_id: str | None = None) -> LicenceReport:
         """Ask the server what it holds of a licence; a pure read."""
         body: dict[str, Any] = {"licence": armoured} | ({"buyer_id": buyer_id} if buyer_id else {})

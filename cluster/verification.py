@@ -17,9 +17,10 @@ from domain import canonical_json, delivery_manifests
 from domain.delivery_manifests import DeliveryManifest
 from domain.dsse import Envelope, signing_key
 from domain.errors import RejectedError
-from domain.licence_verification import Finding
+from domain.licence_verification import Finding, Revocations
 from domain.licence_verification import check as check_envelope
 from domain.licences import Licence, unarmour
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.signing.keys import verify
 
@@ -71,15 +72,24 @@ def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys)
 
 
 def check_licence(
-    armoured: str, trusted: TrustedKeys, now: datetime, buyer_id: str | None = None
+    armoured: str,
+    trusted: TrustedKeys,
+    now: datetime,
+    buyer_id: str | None = None,
+    listed: RevocationList | None = None,
 ) -> tuple[Licence | None, list[Check]]:
     """Check a licence offline; the licence is returned only if its signature is good.
 
-    Whether it was revoked since cannot be known offline: that is ``check_online``'s.
+    Whether it was revoked since is known from a verified revocation list, or from ``check_online``.
     """
     try:
         licence, report = check_envelope(
-            unarmour(armoured), trusted.records, verify, revocations=None, now=now, buyer_id=buyer_id
+            unarmour(armoured),
+            trusted.records,
+            verify,
+            revocations=None if listed is None else Revocations.of(listed),
+            now=now,
+            buyer_id=buyer_id,
         )
     except RejectedError as error:
         return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
@@ -95,6 +105,8 @@ def check_licence(
         checks.append(Check("licence owner", SKIPPED, "No --buyer-id was named to compare with."))
     else:
         checks.append(_from_finding("licence owner", report.ownership))
+    if listed is not None:
+        checks.append(_from_finding("licence revocation", report.revocation))
     return (licence if signature.acceptable else None), checks
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
+from actors.publisher.sealing import ReleaseSealer, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
 from domain.errors import MarketplaceError
 from domain.orders.ports import Fulfilment
+from domain.revocations import RevocationList
 from storage.signing.devfile import DevelopmentKeyFile
 
 
@@ -34,9 +35,9 @@ class SignerDeployment:
         """See ``ReleaseSealer.seal_release``."""
         return self._sealer.seal_release(request)
 
-    async def sign_revocations(self, request: RevocationRequest) -> str:
+    async def sign_revocations(self, listed: RevocationList) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
-        return self._sealer.sign_revocations(request)
+        return self._sealer.sign_revocations(listed)
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""

@@ -217,8 +217,10 @@ REVOCATIONS: dict[str, Any] = {
     "version": 2,
     "issued_at": _TIME,
     "expires_at": "2026-11-25T09:30:00Z",
+    "grace_days": 0,
     "revoked": [_LICENCE_ID],
-    "envelope": {**ENVELOPE, "payloadType": "application/vnd.illuvrse.revocations.v1+json"},
+    "suspended": [],
+    "envelope": {**ENVELOPE, "payloadType": "application/vnd.illuvrse.revocations.v2+json"},
 }
 PLATFORM_KEY = {
     "key_id": _KEY_ID,

@@ -12,18 +12,18 @@ from typing import Any, Protocol
 from prometheus_client.registry import Collector
 
 from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
-from actors.publisher.sealing import RevocationRequest
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
+from domain.revocations import RevocationList
 from domain.signing import KeyRecord
 from storage.market.access import Principal
 from storage.market.catalogue import Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
-from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
+from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow, RevocationSnapshot, Standing
 from storage.market.order_store import OrderSummary
 from storage.market.proposals import Receipt, Request
 from storage.market.sales import SalesCursor, SalesDay
@@ -110,11 +110,14 @@ class LicenceStore(Protocol):
     async def licence(self, licence_id: str) -> LicenceRow | None:
         """Read a licence."""
 
-    async def status(self, licence_id: str) -> str | None:
-        """Read a licence's status."""
+    async def standing(self, licence_id: str) -> Standing:
+        """Read how a licence stands."""
 
-    async def revoked(self) -> list[str]:
-        """List revoked ids."""
+    async def list_version(self) -> int:
+        """Read the revocation list's version."""
+
+    async def revocations(self) -> RevocationSnapshot:
+        """Read the revocation list."""
 
     async def keys(self) -> list[KeyRecord]:
         """List the platform's signing keys."""
@@ -197,7 +200,7 @@ class ProposalStore(Protocol):
 class Signing(Protocol):
     """The signer's actor, as far as HTTP needs it."""
 
-    async def sign_revocations(self, request: RevocationRequest) -> str:
+    async def sign_revocations(self, listed: RevocationList) -> str:
         """Sign the list of revoked licences; returns the envelope's text."""
 
 

@@ -5,22 +5,16 @@ and the revocation list is built here. So whoever can reach the signer's actor c
 licence or a delivery this way.
 """
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
-from domain import canonical_json, manifests, statements
-from domain.document_fields import format_time
+from domain import manifests, revocations, statements
 from domain.dsse import sign_all
 from domain.errors import RejectedError
 from domain.fulfilment import file_key_context
+from domain.revocations import RevocationList
 from domain.signing import KeyWrapper, Signer
 from storage.age.header import FILE_KEY_BYTES
 from storage.signing import minisig
-
-REVOCATIONS_TYPE = "application/vnd.illuvrse.revocations.v1+json"
-REVOKED_MAX = 100_000  # what one document lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +34,6 @@ class Seal:
     countersignature: str
     minisig: str
     wrapped_file_key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class RevocationRequest:
-    """The revoked licences' ids in order. Times are UTC; ``version`` never falls."""
-
-    version: int
-    issued_at: datetime
-    expires_at: datetime
-    revoked: Sequence[str]
 
 
 class ReleaseSealer:
@@ -78,30 +62,12 @@ class ReleaseSealer:
             wrapped_file_key=self._wrapper.wrap(request.file_key, file_key_context(request.release_id)),
         )
 
-    def sign_revocations(self, request: RevocationRequest) -> str:
-        """Sign the list's version, times, length and digest; returns a DSSE envelope's text.
-
-        The ids themselves stand beside the envelope: a list of any length is signed within the 4,096 bytes
-        of a key service, and its SHA-256 is that of the ids, each followed by a line feed.
+    def sign_revocations(self, listed: RevocationList) -> str:
+        """Sign a revocation list; returns a DSSE envelope's text.
 
         Raises:
             RejectedError: ``revocations_too_many``.
+            DocumentError: ``revocations_invalid``.
         """
-        if len(request.revoked) > REVOKED_MAX:
-            raise RejectedError("revocations_too_many", f"A list names at most {REVOKED_MAX} licences.")
-        payload = canonical_json.dumps(
-            {
-                "version": request.version,
-                "issued_at": format_time(request.issued_at),
-                "expires_at": format_time(request.expires_at),
-                "count": len(request.revoked),
-                "revoked_sha256": revoked_sha256(request.revoked),
-            }
-        )
-        (envelope,) = sign_all(self._signer, REVOCATIONS_TYPE, [payload])
+        (envelope,) = sign_all(self._signer, revocations.PAYLOAD_TYPE, [revocations.build(listed)])
         return envelope.dumps()
-
-
-def revoked_sha256(revoked: Sequence[str]) -> str:
-    """SHA-256 (lower-case hexadecimal) of the ids, each followed by a line feed."""
-    return hashlib.sha256("".join(f"{one}\n" for one in revoked).encode()).hexdigest()

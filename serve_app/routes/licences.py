@@ -12,26 +12,28 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from actors.publisher.sealing import RevocationRequest
-from domain import canonical_json
-from domain.document_fields import format_time
+from domain import canonical_json, revocations
 from domain.errors import NotFoundError
 from domain.ids import is_id
 from domain.licence_verification import Revocations, check
 from domain.licences import open_envelope, unarmour
+from domain.revocations import RevocationList
 from domain.signing import KeyRecord
 from domain.strict_json import DocumentError
 from serve_app import examples
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
-from serve_app.calls import Call, read_model, reply
+from serve_app.calls import JSON, Call, read_model, reply
 from serve_app.operations import Answer, Operation
 from serve_app.schemas import licences as schemas
 from storage.signing.keys import verify
 
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
-REVOCATIONS_TTL_S = 60.0  # a list is read and signed at most once a minute by each process
+REVOCATIONS_TTL_S = 60.0  # a list that did not change is signed anew this often, for its times
 REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
 _ACTIVE = "active"
+_REASONS = {
+    "superseded": "A newer document has taken this one's place: the licence was transferred or renewed.",
+}
 _READERS = frozenset({BUYER, OPERATOR, AUDITOR})
 
 
@@ -41,7 +43,7 @@ class LicenceRoutes:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._keys: tuple[float, list[KeyRecord]] = (float("-inf"), [])
-        self._list: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._list: tuple[int, float, bytes] = (0, float("-inf"), b"")
         self._list_lock = asyncio.Lock()
 
     async def get(self, call: Call) -> Response:
@@ -62,7 +64,8 @@ class LicenceRoutes:
             return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
         keys = {key.key_id: key for key in await self._platform_keys(call)}
         now = call.ports.clock()
-        status = await call.ports.licences.status(licence.licence_id)
+        standing = await call.ports.licences.standing(licence.licence_id)
+        status, grace = standing.status, timedelta(days=standing.grace_days)
         # The database is the list that is always current. A licence that it does not know is judged by
         # its signature alone: a restored database may be older than the licence.
         revoked = {} if status in (None, _ACTIVE) else {licence.licence_id: f"its status is {status}"}
@@ -70,7 +73,7 @@ class LicenceRoutes:
             text,
             keys,
             verify,
-            revocations=Revocations(1 + len(revoked), now + REVOCATIONS_LIFE, revoked),
+            revocations=Revocations(1, now + REVOCATIONS_LIFE, revoked, grace=grace),
             now=now,
             buyer_id=question.buyer_id,
         )
@@ -80,7 +83,7 @@ class LicenceRoutes:
             document["revocation"] = {
                 "ok": False,
                 "status": status,
-                "reason": f"The platform says that the licence is {status}.",
+                "reason": _REASONS.get(status or "", f"The platform says that the licence is {status}."),
             }
         elif report.revocation.acceptable:
             document["revocation"]["reason"] = "The platform has not revoked the licence."
@@ -88,12 +91,18 @@ class LicenceRoutes:
 
     async def revocations(self, call: Call) -> Response:
         """GET /v1/licences/revocations."""
+        return Response(await self._current_list(call), 200, {"Cache-Control": "no-cache"}, JSON)
+
+    async def _current_list(self, call: Call) -> bytes:
+        # The version is read each time: a verifier that saw a newer list, from another replica, must not get
+        # an older one here, which it would have to take for an attack.
+        version = await call.ports.licences.list_version()
         async with self._list_lock:  # many readers at once cost one signature
-            until_s, document = self._list
-            if self._monotonic() >= until_s:
-                document = await _signed_list(call)
-                self._list = (self._monotonic() + REVOCATIONS_TTL_S, document)
-        return reply(200, document, {"Cache-Control": f"public, max-age={REVOCATIONS_TTL_S:.0f}"})
+            known, until_s, document = self._list
+            if version > known or self._monotonic() >= until_s:
+                known, document = await _signed_list(call)
+                self._list = (known, self._monotonic() + REVOCATIONS_TTL_S, document)
+        return document
 
     async def keys(self, call: Call) -> Response:
         """GET /v1/keys."""
@@ -107,19 +116,19 @@ class LicenceRoutes:
         return keys
 
 
-async def _signed_list(call: Call) -> dict[str, Any]:
-    revoked = await call.ports.licences.revoked()
+async def _signed_list(call: Call) -> tuple[int, bytes]:
+    found = await call.ports.licences.revocations()
     issued_at = call.ports.clock().replace(microsecond=0)
-    # Revocations are final, so their number only grows: it is the list's version.
-    request = RevocationRequest(1 + len(revoked), issued_at, issued_at + REVOCATIONS_LIFE, revoked)
-    envelope = await call.ports.signing.sign_revocations(request)
-    return {
-        "version": request.version,
-        "issued_at": format_time(request.issued_at),
-        "expires_at": format_time(request.expires_at),
-        "revoked": revoked,
-        "envelope": orjson.loads(envelope),
-    }
+    listed = RevocationList(
+        found.version,
+        issued_at,
+        issued_at + REVOCATIONS_LIFE,
+        found.grace_days,
+        found.revoked,
+        found.suspended,
+    )
+    envelope = await call.ports.signing.sign_revocations(listed)
+    return listed.version, canonical_json.dumps(revocations.document(listed, orjson.loads(envelope)))
 
 
 def _envelope_text(licence: str | dict[str, Any]) -> str:

@@ -98,15 +98,18 @@ class IssuedLicence(Document):
 
 
 class RevocationList(Document):
-    """Revoked licences.
+    """Licences that do not hold: for ever, and for now. In canonical JSON.
 
-    ``envelope`` signs version, times, count and the SHA-256 of the ids, each followed by a line feed.
+    ``envelope`` signs version, times, grace, and of each part the count and the SHA-256 of the ids, each
+    followed by a line feed. ``version`` never falls.
     """
 
     version: int
     issued_at: str
     expires_at: str
+    grace_days: int
     revoked: list[str]
+    suspended: list[str]
     envelope: dict[str, Any]
 
 

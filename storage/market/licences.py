@@ -6,18 +6,23 @@ Reads only: licences and deliveries are written by the order's own commit (``sto
 from dataclasses import dataclass
 from datetime import datetime
 
+from domain.revocations import LISTED_MAX
 from domain.signing import KeyRecord, KeyState
 from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "licences.sql").items()}
 KEYS_MAX = 64  # a platform rotates a few times a year
-REVOKED_MAX = 100_000  # ids of 30 bytes: a list of 3 MB; a larger one needs pages
+_LISTED_MAX = LISTED_MAX + 1  # one more than a list may name, so that one too long is refused and never cut
 
 
 @dataclass(frozen=True, slots=True)
 class LicenceRow:
-    """A licence as issued; ``status`` is active, suspended or revoked."""
+    """A licence's document as issued; ``status`` is active, suspended, revoked or superseded.
+
+    ``licence_id`` is the document's own id. ``root_id`` names what the order line bought, whose documents
+    succeed each other, counted by ``serial``.
+    """
 
     licence_id: str
     order_id: str
@@ -30,6 +35,26 @@ class LicenceRow:
     key_id: str
     envelope: str
     issued_at: datetime
+    root_id: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a licence stands (None: never issued here), and the grace that is in force."""
+
+    status: str | None
+    grace_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationSnapshot:
+    """What the revocation list says at one moment, ids sorted."""
+
+    version: int
+    grace_days: int
+    revoked: list[str]
+    suspended: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +97,18 @@ class LicenceReads:
         rows = await fetch(self._pool, SQL["licence"], {"licence_id": licence_id})
         return LicenceRow(*rows[0]) if rows else None
 
-    async def status(self, licence_id: str) -> str | None:
-        """Read a licence's status; None when it was never issued here."""
-        rows = await fetch(self._pool, SQL["licence_status"], {"licence_id": licence_id})
-        return str(rows[0][0]) if rows else None
+    async def standing(self, licence_id: str) -> Standing:
+        """Read how a licence stands."""
+        return Standing(*(await fetch(self._pool, SQL["licence_status"], {"licence_id": licence_id}))[0])
 
-    async def revoked(self) -> list[str]:
-        """List the revoked licences' ids in order, at most ``REVOKED_MAX``."""
-        rows = await fetch(self._pool, SQL["revoked_licences"], {"limit": REVOKED_MAX})
-        return [row[0] for row in rows]
+    async def list_version(self) -> int:
+        """Read the version that the revocation list has now."""
+        return int((await fetch(self._pool, SQL["list_version"], {}))[0][0])
+
+    async def revocations(self) -> RevocationSnapshot:
+        """Read the revocation list; of each part at most one id more than a list may name."""
+        rows = await fetch(self._pool, SQL["revocation_list"], {"limit": _LISTED_MAX})
+        return RevocationSnapshot(*rows[0])
 
     async def keys(self) -> list[KeyRecord]:
         """List the platform's signing keys, newest first, at most ``KEYS_MAX``."""

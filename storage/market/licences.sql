@@ -1,12 +1,36 @@
 -- name: licence
-SELECT licence_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, status, key_id, envelope, issued_at
-FROM market.licences WHERE licence_id = %(licence_id)s
+SELECT document_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, standing, key_id, envelope, issued_at,
+       licence_id, serial
+FROM market.licence_documents WHERE document_id = %(licence_id)s
 
 -- name: licence_status
-SELECT status FROM market.licences WHERE licence_id = %(licence_id)s
+-- With the days of grace in force, which decide with it.
+SELECT (SELECT standing FROM market.licence_documents WHERE document_id = %(licence_id)s),
+       (SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions WHERE kind = 'licence_model'
+        ORDER BY version DESC LIMIT 1)
 
--- name: revoked_licences
-SELECT licence_id FROM market.licences WHERE status = 'revoked' ORDER BY licence_id LIMIT %(limit)s
+-- name: list_version
+SELECT version FROM market.revocation_list
+
+-- name: revocation_list
+-- One statement, so one snapshot: the version that is seen is that of exactly these ids.
+SELECT version,
+       (SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions WHERE kind = 'licence_model'
+        ORDER BY version DESC LIMIT 1),
+       ARRAY(SELECT id FROM (
+                 SELECT licence_id COLLATE "C" AS id FROM market.licences WHERE status = 'revoked'
+                 UNION SELECT supersedes FROM market.licence_successors
+                 UNION SELECT s.document_id FROM market.licences AS l
+                       JOIN market.licence_successors AS s USING (licence_id) WHERE l.status = 'revoked'
+             ) AS revoked ORDER BY id COLLATE "C" LIMIT %(limit)s),
+       ARRAY(SELECT d.id FROM (
+                 SELECT licence_id AS id FROM market.licences WHERE status = 'suspended'
+                 UNION ALL SELECT s.document_id FROM market.licences AS l
+                       JOIN market.licence_successors AS s USING (licence_id) WHERE l.status = 'suspended'
+             ) AS d
+             WHERE NOT EXISTS (SELECT FROM market.licence_successors AS n WHERE n.supersedes = d.id)
+             ORDER BY d.id COLLATE "C" LIMIT %(limit)s)
+FROM market.revocation_list
 
 -- name: signing_keys
 SELECT key_id, public_key, state, not_before, compromised_at, algorithm FROM market.signing_keys

@@ -10,17 +10,18 @@ import io
 import json
 import secrets
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 
-from domain import delivery_manifests, licences
+from domain import canonical_json, delivery_manifests, licences, revocations
 from domain.delivery_manifests import DeliveryManifest, FileDigest
 from domain.dsse import sign_all
 from domain.licence_policies import LicencePolicy
 from domain.licences import Licence
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.age.header import wrap_file_key
 from storage.age.payload import encrypt_payload
@@ -53,6 +54,8 @@ class FakeMarketplace:
     tamper: str = ""
     fail: list[httpx.Response | Exception] = field(default_factory=list)
     revoked: bool = False
+    list_version: int = 1
+    listed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         out = io.BytesIO()
@@ -176,9 +179,19 @@ class FakeMarketplace:
                 return httpx.Response(
                     200, json={"delivery_id": delivery_id, "identity": text, "expires_at": "x"}
                 )
+            case "GET", ["licences", "revocations"]:
+                return httpx.Response(200, content=self.revocations())
             case "POST", ["licences", "verify"]:
                 return httpx.Response(200, json=self._verify())
         return problem(404, "route_not_found", "There is no such path.")
+
+    def revocations(self, now: datetime | None = None) -> bytes:
+        issued_at = (now or datetime.now(UTC)).replace(microsecond=0)
+        listed = RevocationList(
+            self.list_version, issued_at, issued_at + timedelta(hours=24), 0, self.listed, ()
+        )
+        (signed,) = sign_all(self.signer, revocations.PAYLOAD_TYPE, [revocations.build(listed)])
+        return canonical_json.dumps(revocations.document(listed, json.loads(signed.dumps())))
 
     def key_document(self) -> dict[str, Any]:
         return {
