@@ -88,12 +88,13 @@ def test_the_days_of_grace_are_part_of_the_list(owner, migrated):
     ((before,),) = owner.execute("SELECT version FROM market.revocation_list").fetchall()
     with owner.transaction(force_rollback=True):
         # What asks for the operators' approvals is switched off: only the effect on the list is asked here.
-        owner.execute("ALTER TABLE market.governed_versions DROP CONSTRAINT governed_versions_check")
         owner.execute("ALTER TABLE market.governed_versions DISABLE TRIGGER ALL")
+        owner.execute("DELETE FROM market.governed_versions WHERE kind = 'licence_model'")
         owner.execute("ALTER TABLE market.governed_versions ENABLE TRIGGER grace_changes_the_list")
         owner.execute(
             "INSERT INTO market.governed_versions (kind, version, document, document_sha256)"
-            """ VALUES ('licence_model', 2, '{"grace_days":9}', 'x')"""
+            " VALUES ('licence_model', 1, %(text)s, encode(sha256(convert_to(%(text)s, 'UTF8')), 'hex'))",
+            {"text": '{"grace_days":9}'},
         )
         assert owner.execute("SELECT version FROM market.revocation_list").fetchone() == (before + 1,)
 
