@@ -14,7 +14,7 @@ from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
-from actors.publisher.sealing import Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
@@ -103,6 +103,11 @@ class SignerDirectory:
     async def sign_revocations(self, listed: RevocationList) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
         envelope: str = await _call("signer", self._handle.sign_revocations.remote(listed), SIGNER_DEADLINE_S)
+        return envelope
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        """See ``ReleaseSealer.sign_licensing``."""
+        envelope: str = await _call("signer", self._handle.sign_licensing.remote(document), SIGNER_DEADLINE_S)
         return envelope
 
     async def ready(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.publisher.sealing import ReleaseSealer, Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, ReleaseSealer, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
@@ -38,6 +38,10 @@ class SignerDeployment:
     async def sign_revocations(self, listed: RevocationList) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
         return self._sealer.sign_revocations(listed)
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        """See ``ReleaseSealer.sign_licensing``."""
+        return self._sealer.sign_licensing(document)
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""

@@ -65,7 +65,7 @@ def build_app(
         *orders.operations(watcher),
         *refunds.operations(),
         *catalogue.operations(guard),
-        *licences.operations(monotonic),
+        *licences.operations(guard, monotonic),
         *ops.operations(),
         *dead_letters.operations(),
         *sales.operations(),

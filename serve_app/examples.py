@@ -213,6 +213,40 @@ LICENCE_REPORT: dict[str, Any] = {
         "issuer": "illuvrse-marketplace",
     },
 }
+TRANSFER: dict[str, Any] = {
+    "id": "ltr_01jz3k5v8m2q9x7c4b6n0t1rwf",
+    "licence_id": _LICENCE_ID,
+    "from_buyer_id": "buyer_ada",
+    "to_buyer_id": "buyer_bob",
+    "status": "offered",
+    "new_licence_id": None,
+    "offered_at": _TIME,
+    "expires_at": "2026-12-01T09:30:00Z",
+    "closed_at": None,
+}
+ACTIVATION: dict[str, Any] = {
+    "seat": {
+        "id": "lac_01jz3k5v8m2q9x7c4b6n0t1rwf",
+        "licence_id": _LICENCE_ID,
+        "fingerprint": "9f86d081884c7d65",
+        "name": "build-7",
+        "kind": "seat",
+        "activated_at": _TIME,
+        "heartbeat_at": _TIME,
+        "held_until": None,
+    },
+    "expires_at": "2026-11-25T09:30:00Z",
+    "envelope": {**ENVELOPE, "payloadType": "application/vnd.illuvrse.activation.v1+json"},
+}
+OWNER_KEY = {"licence_id": _LICENCE_ID, "key_id": _KEY_ID}
+CHALLENGE = {
+    "licence_id": _LICENCE_ID,
+    "nonce": _SHA256,
+    "purpose": "ownership",
+    "expires_at": "2026-11-24T09:35:00Z",
+    "payload_type": "application/vnd.illuvrse.ownership-proof.v1+json",
+    "payload": f'{{"licence_id":"{_LICENCE_ID}","nonce":"{_SHA256}","purpose":"ownership"}}',
+}
 REVOCATIONS: dict[str, Any] = {
     "version": 2,
     "issued_at": _TIME,

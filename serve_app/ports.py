@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from prometheus_client.registry import Collector
 
 from actors.orders.host import PlacedOrder, RefundReply, ReleasedKey
+from actors.publisher.sealing import LicensingDocument
 from domain.catalogue import Offer
 from domain.orders.commands import PlaceOrder, RequestRefund
 from domain.orders.ports import Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
+from domain.ownership import Challenge
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
 from domain.revocations import RevocationList
@@ -24,6 +26,7 @@ from storage.market.catalogue import Release, Sku
 from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow, RevocationSnapshot, Standing
+from storage.market.licensing import ActivationRow, Successor, Transfer
 from storage.market.order_store import OrderSummary
 from storage.market.proposals import Receipt, Request
 from storage.market.sales import SalesCursor, SalesDay
@@ -203,6 +206,61 @@ class Signing(Protocol):
     async def sign_revocations(self, listed: RevocationList) -> str:
         """Sign the list of revoked licences; returns the envelope's text."""
 
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        """Sign what a licence needs after its issue; returns the envelope's text."""
+
+
+class LicensingStore(Protocol):
+    """``storage.market.licensing``; see there for errors."""
+
+    async def offer_transfer(
+        self, write: Write, transfer_id: str, document_id: str, to_buyer_id: str, life_s: int
+    ) -> Recorded | None:
+        """Offer a licence to another buyer."""
+
+    async def end_transfer(self, write: Write, transfer_id: str) -> Recorded | None:
+        """Withdraw or decline an offer."""
+
+    async def accept_transfer(self, write: Write, transfer_id: str, successor: Successor) -> Recorded | None:
+        """Take a licence over."""
+
+    async def renew(
+        self, write: Write, document_id: str, renewed_id: str, successor: Successor
+    ) -> Recorded | None:
+        """Have a licence begin where another one ends."""
+
+    async def transfer(self, transfer_id: str) -> Transfer | None:
+        """Read a transfer."""
+
+    async def licences_of(self, buyer_id: str, before: str, limit: int) -> list[LicenceRow]:
+        """List a buyer's licences."""
+
+    async def activate(
+        self, document_id: str, activation_id: str, fingerprint: str, name: str, kind: str, lease_s: int
+    ) -> ActivationRow:
+        """Take a seat."""
+
+    async def heartbeat(self, activation_id: str, document_id: str, lease_s: int) -> ActivationRow:
+        """Renew a seat."""
+
+    async def release(self, activation_id: str, owner: str | None) -> bool:
+        """Free a seat."""
+
+    async def activations(self, licence_id: str) -> list[ActivationRow]:
+        """List seats in use."""
+
+    async def register_owner_key(self, write: Write, document_id: str, public_key: bytes) -> Recorded | None:
+        """Record the key that proves ownership."""
+
+    async def owner_key(self, document_id: str) -> bytes | None:
+        """Read it."""
+
+    async def challenge(self, challenge: Challenge) -> datetime:
+        """Record a challenge; returns until when it may be answered."""
+
+    async def answer(self, challenge: Challenge) -> None:
+        """Use a challenge up."""
+
 
 class PayloadLinks(Protocol):
     """The bucket of encrypted payloads; ``storage.s3.Bucket``."""
@@ -253,6 +311,7 @@ class IngressPorts:
     catalogue: CatalogueStore
     publisher: Publishing
     licences: LicenceStore
+    licensing: LicensingStore
     access: AccessStore
     commands: CommandStore
     dead_letters: DeadLetterStore

@@ -23,6 +23,7 @@ from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
 from storage.market.licences import LicenceReads
+from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Proposals
@@ -78,6 +79,7 @@ class IngressDeployment:
             catalogue=self._catalogue,
             publisher=self._publisher,
             licences=LicenceReads(self._pool),
+            licensing=Licensing(self._pool),
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),

@@ -1,16 +1,20 @@
-"""What the signer does beside orders: for a release, and for the list of revoked licences.
+"""What the signer does beside orders: for releases, the revocation list, and licences after their issue.
 
 The caller never says what bytes are to be signed: a release's statement must parse as a release manifest,
-and the revocation list is built here. So whoever can reach the signer's actor cannot have it sign a
-licence or a delivery this way.
+and every other document is built here from its parts, under a payload type of its own. So whoever can reach
+the signer's actor cannot pass one kind of document off as another.
 """
 
 from dataclasses import dataclass, field
+from typing import assert_never
 
-from domain import manifests, revocations, statements
+from domain import activations, licences, manifests, offline_licences, revocations, statements
+from domain.activations import Activation
 from domain.dsse import sign_all
 from domain.errors import RejectedError
 from domain.fulfilment import file_key_context
+from domain.licences import Licence
+from domain.offline_licences import OfflineSeal
 from domain.revocations import RevocationList
 from domain.signing import KeyWrapper, Signer
 from storage.age.header import FILE_KEY_BYTES
@@ -34,6 +38,10 @@ class Seal:
     countersignature: str
     minisig: str
     wrapped_file_key: bytes = field(repr=False)
+
+
+LicensingDocument = Licence | Activation | OfflineSeal
+"""What is signed for a licence after its issue: a successor's document, a seat, an offline file's seal."""
 
 
 class ReleaseSealer:
@@ -70,4 +78,22 @@ class ReleaseSealer:
             DocumentError: ``revocations_invalid``.
         """
         (envelope,) = sign_all(self._signer, revocations.PAYLOAD_TYPE, [revocations.build(listed)])
+        return envelope.dumps()
+
+    def sign_licensing(self, document: LicensingDocument) -> str:
+        """Sign what a licence needs after its issue; returns a DSSE envelope's text.
+
+        Raises:
+            DocumentError: the document could not be read back; such a thing is never signed.
+        """
+        match document:
+            case Licence():
+                signed = licences.PAYLOAD_TYPE, licences.build(document)
+            case Activation():
+                signed = activations.PAYLOAD_TYPE, activations.build(document)
+            case OfflineSeal():
+                signed = offline_licences.PAYLOAD_TYPE, document.payload()
+            case _ as unreachable:
+                assert_never(unreachable)
+        (envelope,) = sign_all(self._signer, signed[0], [signed[1]])
         return envelope.dumps()

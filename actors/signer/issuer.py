@@ -90,7 +90,12 @@ class Issuer:
             for line, material in zip(order.lines, request.materials, strict=True)
         ]
         licence_envelopes = sign_all(
-            self._signer, licences.PAYLOAD_TYPE, [licence_payload(order, line) for line in order.lines]
+            self._signer,
+            licences.PAYLOAD_TYPE,
+            [
+                licence_payload(order, line, material.licence_activation)
+                for line, material in zip(order.lines, request.materials, strict=True)
+            ],
         )
         manifest_envelopes = sign_all(
             self._signer,

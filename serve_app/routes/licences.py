@@ -5,32 +5,36 @@ finding. Nothing that a document says about its key is believed; keys come from 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from domain import canonical_json, revocations
-from domain.errors import NotFoundError
-from domain.ids import is_id
-from domain.licence_verification import Revocations, check
-from domain.licences import open_envelope, unarmour
+from domain import canonical_json, offline_licences, revocations
+from domain.licence_refusals import refusal
+from domain.licence_verification import Finding, Revocations, VerificationReport, check
+from domain.licences import Licence, open_envelope, unarmour
 from domain.revocations import RevocationList
 from domain.signing import KeyRecord
 from domain.strict_json import DocumentError
 from serve_app import examples
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
 from serve_app.calls import JSON, Call, read_model, reply
-from serve_app.operations import Answer, Operation
+from serve_app.operations import Answer, Guard, Operation
+from serve_app.routes import activations, ownership, transfers
+from serve_app.routes.ownership import OWNERSHIP, PROOF, licence_id_of, proven
 from serve_app.schemas import licences as schemas
+from storage.market.licences import LicenceRow
 from storage.signing.keys import verify
 
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
 REVOCATIONS_TTL_S = 60.0  # a list that did not change is signed anew this often, for its times
 REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
 _ACTIVE = "active"
+TEXT = "text/plain; charset=utf-8"
 _REASONS = {
     "superseded": "A newer document has taken this one's place: the licence was transferred or renewed.",
 }
@@ -48,11 +52,14 @@ class LicenceRoutes:
 
     async def get(self, call: Call) -> Response:
         """GET /v1/licences/{licence_id}."""
-        licence_id = call.parameters["licence_id"]
-        row = await call.ports.licences.licence(licence_id) if is_id("lic", licence_id) else None
-        if row is None or (call.caller.role == BUYER and row.buyer_id != call.caller.principal_id):
-            raise NotFoundError("licence_not_found", "You have no such licence.")
+        row = await self._own_licence(call)
         return reply(200, schemas.licence_document(row), {"Cache-Control": "no-store"})
+
+    async def _own_licence(self, call: Call) -> LicenceRow:
+        row = await call.ports.licences.licence(licence_id_of(call))
+        if row is None or (call.caller.role == BUYER and row.buyer_id != call.caller.principal_id):
+            raise refusal("licence_not_found")
+        return row
 
     async def verify(self, call: Call) -> Response:
         """POST /v1/licences/verify."""
@@ -62,7 +69,7 @@ class LicenceRoutes:
             envelope, licence = open_envelope(text)
         except DocumentError as error:
             return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
-        keys = {key.key_id: key for key in await self._platform_keys(call)}
+        keys = await self.keys_by_id(call)
         now = call.ports.clock()
         standing = await call.ports.licences.standing(licence.licence_id)
         status, grace = standing.status, timedelta(days=standing.grace_days)
@@ -77,6 +84,8 @@ class LicenceRoutes:
             now=now,
             buyer_id=question.buyer_id,
         )
+        if question.proof is not None and report.signature.acceptable:
+            report = replace(report, ownership=await _proof_finding(call, licence, report, question.proof))
         key_id = envelope.signatures[0].key_id
         document = schemas.report_document(licence, key_id, report)
         if revoked:
@@ -103,6 +112,23 @@ class LicenceRoutes:
                 known, document = await _signed_list(call)
                 self._list = (known, self._monotonic() + REVOCATIONS_TTL_S, document)
         return document
+
+    async def offline(self, call: Call) -> Response:
+        """GET /v1/licences/{licence_id}/offline."""
+        row = await self._own_licence(call)
+        if row.status != _ACTIVE:
+            raise refusal("licence_superseded" if row.status == "superseded" else "licence_not_active")
+        listed, keys = await self._current_list(call), await self._platform_keys(call)
+        seal = offline_licences.seal_of(row.envelope, listed, keys, call.ports.clock())
+        envelope = await call.ports.signing.sign_licensing(seal)
+        text = offline_licences.write(envelope, row.envelope, listed, keys)
+        name = f"{row.licence_id}.offline-licence.txt"
+        headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(text, 200, headers, TEXT)
+
+    async def keys_by_id(self, call: Call) -> Mapping[str, KeyRecord]:
+        """Return the platform's keys, as fresh as ``KEYS_TTL_S``."""
+        return {key.key_id: key for key in await self._platform_keys(call)}
 
     async def keys(self, call: Call) -> Response:
         """GET /v1/keys."""
@@ -140,9 +166,34 @@ def _envelope_text(licence: str | dict[str, Any]) -> str:
         raise DocumentError("envelope_not_canonical", f"This is not a licence's envelope: {error}.") from None
 
 
-def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
-    """List the licences' operations."""
+async def _proof_finding(call: Call, licence: Licence, report: VerificationReport, proof: Any) -> Finding:
+    if not await proven(call, licence.licence_id, OWNERSHIP, proof):
+        return Finding(
+            "not_proven",
+            acceptable=False,
+            reason="The key that the owner registered did not sign this proof.",
+        )
+    if not report.ownership.acceptable:
+        return report.ownership
+    return Finding(
+        "proven",
+        acceptable=True,
+        reason="Whoever signed the challenge holds the key that the owner registered.",
+    )
+
+
+def operations(guard: Guard, monotonic: Callable[[], float]) -> Sequence[Operation]:
+    """List the operations on licences."""
     routes = LicenceRoutes(monotonic)
+    return (
+        *_operations(routes),
+        *activations.operations(guard, routes.keys_by_id),
+        *ownership.operations(),
+        *transfers.operations(),
+    )
+
+
+def _operations(routes: LicenceRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "GET",
@@ -164,6 +215,7 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             public=True,
             request=schemas.LicenceQuestion,
             request_example={"licence": examples.ARMOURED, "buyer_id": "buyer_ada"},
+            problems=PROOF,
         ),
         Operation(
             "GET",
@@ -174,6 +226,22 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             {200: Answer("The licence", schemas.IssuedLicence, examples.LICENCE)},
             roles=_READERS,
             problems=("licence_not_found",),
+        ),
+        Operation(
+            "GET",
+            "/v1/licences/{licence_id}/offline",
+            "getOfflineLicence",
+            "One of your licences as a file that can be checked without a network for a day",
+            routes.offline,
+            {200: Answer("The armoured file", media_type=TEXT)},
+            roles=_READERS,
+            problems=(
+                "licence_not_found",
+                "licence_not_active",
+                "licence_superseded",
+                "signer_unavailable",
+                "signer_busy",
+            ),
         ),
         Operation(
             "GET",

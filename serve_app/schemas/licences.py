@@ -7,6 +7,7 @@ import orjson
 from pydantic import Field
 
 from domain.document_fields import format_time
+from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.licence_verification import Finding, VerificationReport
 from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
 from domain.signing import KeyRecord
@@ -19,10 +20,14 @@ BUYER_ID_CHARS_MAX = 128
 
 
 class LicenceQuestion(Request):
-    """A licence, armoured or as its DSSE object; and, if ownership matters, the buyer who shows it."""
+    """A licence, armoured or as its DSSE object; and, if ownership matters, who shows it.
+
+    ``buyer_id`` is compared with the licence; ``proof`` is a challenge that the owner's key has signed.
+    """
 
     licence: Annotated[str, Field(max_length=ARMOURED_CHARS_MAX)] | dict[str, Any]
     buyer_id: Annotated[str, Field(max_length=BUYER_ID_CHARS_MAX)] | None = None
+    proof: Annotated[str, Field(max_length=ENVELOPE_BYTES_MAX)] | dict[str, Any] | None = None
 
 
 class SignatureFinding(Document):

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
 from psycopg.errors import UniqueViolation
 from psycopg.rows import TupleRow
 
 from domain.catalogue import Offer
 from domain.dsse import TRUSTED_KEYS_MAX
 from domain.errors import ConflictError, NotFoundError, RejectedError
+from domain.proposals.documents import LicenceModel
 from storage.market.commands import SQL as COMMANDS
 from storage.market.commands import Commands, Recorded, Write, parameters
 from storage.market.pool import Pool, borrow, fetch
@@ -94,6 +96,7 @@ class Publication:
     payload_bytes: int
     published_at: datetime
     wrapped_file_key: bytes = field(repr=False)
+    licence_activation: str | None = None
 
 
 class Catalogue:
@@ -164,6 +167,11 @@ class Catalogue:
             raise ConflictError(
                 "sku_name_taken", f"The name {sku.name!r} is taken. Choose another one."
             ) from None
+
+    async def licence_model(self) -> LicenceModel:
+        """Read the governed licence model in force."""
+        rows = await fetch(self._pool, SQL["licence_model"], {})
+        return LicenceModel.from_json(orjson.loads(rows[0][0]))
 
     async def register_seller_key(
         self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]

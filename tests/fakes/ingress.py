@@ -17,6 +17,7 @@ from actors.orders.effects import Effects
 from actors.orders.host import OrderHost
 from actors.publisher.publication import Publisher
 from actors.publisher.sealing import ReleaseSealer
+from domain.errors import DependencyError
 from domain.fulfilment import ReleaseMaterial
 from domain.ids import new_id
 from domain.orders.events import OrderDelivered
@@ -47,6 +48,16 @@ TOKENS = {
     "fraud": ("fraud", "fraud_1"),
     "auditor": ("auditor", "auditor_1"),
 }
+
+
+class Absent:
+    """A port that nobody answers."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: Any, **__: Any) -> Any:
+            raise DependencyError("database_unavailable", f"there is no {name} here")
+
+        return fail
 
 
 class FakeMarket:
@@ -117,13 +128,14 @@ class FakeMarket:
 
         return answer
 
-    def app(self, **options: Any) -> Any:
-        ports = IngressPorts(
+    def ports(self) -> IngressPorts:
+        return IngressPorts(
             orders=self.directory,
             reads=self.reads,
             catalogue=self.catalogue,
             publisher=self.publisher,
             licences=self.licences,
+            licensing=Absent(),  # type: ignore[arg-type]  # tested on Postgres: its bounds are the database's
             access=self.access,
             commands=self.commands,
             dead_letters=self.dead_letters,
@@ -137,7 +149,9 @@ class FakeMarket:
             new_id=self.new_id,
             settings=self.settings,
         )
-        return build_app(ports, monotonic=self.monotonic, **options)
+
+    def app(self, ports: IngressPorts | None = None, **options: Any) -> Any:
+        return build_app(ports or self.ports(), monotonic=self.monotonic, **options)
 
     def writes(self) -> dict[str, int]:
         """Count everything stored."""

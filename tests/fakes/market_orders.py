@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from actors.orders.host import OrderHost, PlacedOrder, RefundReply, ReleasedKey
-from actors.publisher.sealing import ReleaseSealer, Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, ReleaseSealer, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
 from domain.orders.commands import PlaceOrder, RequestRefund
@@ -135,6 +135,11 @@ class FakeSigner:
             raise self.failure
         self.signed_lists += 1
         return self._sealer.sign_revocations(listed)
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        if self.failure is not None:
+            raise self.failure
+        return self._sealer.sign_licensing(document)
 
     async def fulfil(self, order: Order) -> Fulfilment:
         materials = tuple(self._market.material(line.release_id) for line in order.lines)

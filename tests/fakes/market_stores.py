@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from domain.errors import ConflictError, RejectedError
+from domain.proposals.documents import LicenceModel
 from storage.market.access import Principal
 from storage.market.catalogue import Publication, Release, ReleaseSummary, Sku, _offer
 from storage.market.commands import Recorded, Write, require_same
@@ -53,6 +54,7 @@ class FakeCatalogue:
     keys: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     releases: dict[str, Release] = field(default_factory=dict)
     publications: dict[str, Publication] = field(default_factory=dict)
+    model: LicenceModel = field(default_factory=lambda: LicenceModel(("perpetual", "timed"), 3_660, 0))
 
     async def published(self, before: str, limit: int) -> list[Sku]:
         on_sale = [sku for sku in self.skus.values() if sku.latest_release and sku.sku_id < before]
@@ -84,6 +86,9 @@ class FakeCatalogue:
 
     async def seller_keys(self, seller_id: str) -> dict[str, bytes]:
         return {key_id: key for key_id, (owner, key) in self.keys.items() if owner == seller_id}
+
+    async def licence_model(self) -> LicenceModel:
+        return self.model
 
     async def draft_release(
         self, write: Write, release: Release, created_at: object, body: Mapping[str, Any]

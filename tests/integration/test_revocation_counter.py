@@ -21,7 +21,7 @@ def migrated(module_database):
 @pytest.fixture
 def owner(migrated):
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:
-        connection.execute("TRUNCATE market.licences, market.licence_successors")
+        connection.execute("TRUNCATE market.licences CASCADE")
         yield connection
 
 

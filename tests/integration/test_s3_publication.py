@@ -39,6 +39,7 @@ from storage.market.commands import Commands
 from storage.market.dead_letters import DeadLetters
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.licences import LicenceReads
+from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Proposals
@@ -119,6 +120,7 @@ class Market:
                 catalogue=catalogue,
                 publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
                 licences=LicenceReads(pool),
+                licensing=Licensing(pool),
                 access=AccessTokens(pool),
                 commands=Commands(pool),
                 dead_letters=DeadLetters(pool),
