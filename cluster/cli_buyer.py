@@ -12,10 +12,20 @@ from uuid import uuid4
 
 import typer
 
-from cluster import identities, inspection, receiving, revocation_memory, trust, unsealing
+from cluster import (
+    cli_licences,
+    identities,
+    inspection,
+    offline_files,
+    receiving,
+    revocation_memory,
+    trust,
+    unsealing,
+)
 from cluster.client import HTTP_UNAVAILABLE, ApiError, ClientError, MarketplaceClient
 from cluster.client_documents import Order, OrderEvent
 from cluster.connection import Connection, config_folder, resolve
+from cluster.offline_files import OFFLINE_SUFFIX
 from cluster.private_files import read_bounded
 from cluster.purchase import (
     CHECKOUT_TIMEOUT_S,
@@ -40,7 +50,8 @@ from domain.money import format_money, is_currency
 from domain.revocations import DOCUMENT_BYTES_MAX, RevocationList
 from storage.age.recipients import public_half, recipient_text
 
-app = typer.Typer(no_args_is_help=True, help="Buy: keygen, buy, fetch, decrypt, verify.")
+app = typer.Typer(no_args_is_help=True, help="Buy, and hold licences.")
+app.add_typer(cli_licences.app)  # without a name: its verbs stand beside these
 
 IDENTITY_NAME = "identity.txt"
 CARD = "pm_card_visa"
@@ -258,7 +269,7 @@ def decrypt(
 
 @app.command()
 def verify(
-    licence: Annotated[Path, typer.Argument(help="An armoured licence (.licence.txt).")],
+    licence: Annotated[Path, typer.Argument(help="An armoured licence, or an offline licence file.")],
     *,
     delivery: Annotated[
         Path | None, typer.Option("--delivery", help="Its delivery manifest; default: the one beside it.")
@@ -281,12 +292,17 @@ def verify(
         base_url = connection.base_url if connection else ""
         with MarketplaceClient(base_url) as client:
             trusted = _trusted(trust_key, identity, base_url, None if offline else client)
-            armoured = receiving.read_licence(licence)
             folder = _identity_path(identity).parent
-            listed, checks = _revocations(None if offline else client, revocations, trusted, folder, base_url)
+            held = offline_files.read(licence, trusted)
+            armoured, trusted = held.armoured, held.trusted
+            given = read_bounded(revocations, DOCUMENT_BYTES_MAX) if revocations else None
+            if given is None and offline:
+                given = held.revocations
+            listed, checks = _revocations(None if offline else client, given, trusted, folder, base_url)
             found, judged = check_licence(armoured, trusted, datetime.now(UTC), buyer_id, listed)
             checks += judged
-            base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
+            name = licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX)
+            base = licence.with_name(name)
             checks += inspection.check_delivery(base, delivery, found, trusted)
             if offline:
                 unknown = "" if listed else " Revocation is not known: name a list with --revocations."
@@ -307,17 +323,16 @@ def verify(
 
 def _revocations(
     client: MarketplaceClient | None,
-    file: Path | None,
+    given: bytes | None,
     trusted: trust.TrustedKeys,
     folder: Path,
     base_url: str,
 ) -> tuple[RevocationList | None, list[Check]]:
-    """Get the revocation list from a file, or else from the marketplace, and say so in a check."""
-    if file is not None:
-        data = read_bounded(file, DOCUMENT_BYTES_MAX)
-    elif client is None:
-        return None, []
-    else:
+    """Get the revocation list that was given, or else from the marketplace, and say so in a check."""
+    data = given
+    if data is None:
+        if client is None:
+            return None, []
         try:
             data = canonical_json.dumps(client.revocations())
         except ApiError as error:

@@ -220,6 +220,33 @@ class MarketplaceClient:
         body: dict[str, Any] = {"licence": armoured} | ({"buyer_id": buyer_id} if buyer_id else {})
         return cast("LicenceReport", self._write("POST", "/v1/licences/verify", body, None))
 
+    def licences(self) -> Iterator[dict[str, Any]]:
+        """Yield the caller's licences, page by page."""
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            page = self._get("/v1/licences", {"limit": "100"} | ({"cursor": cursor} if cursor else {}))
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if not cursor:
+                return
+        raise ClientError("The pages of licences never end; tell the operator.", "cursor_invalid")
+
+    def offline_licence(self, licence_id: str) -> str:
+        """Return the licence's offline file."""
+        return self._send_raw("GET", f"/v1/licences/{_segment(licence_id)}/offline").text
+
+    def act_on_licence(self, licence_id: str, act: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """POST to one of a licence's lists: ``activations``, ``transfers``, ``renewals`` and so on."""
+        return self._write("POST", f"/v1/licences/{_segment(licence_id)}/{act}", body, key)
+
+    def act_on_activation(self, activation_id: str, act: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT a ``heartbeat`` or a ``release``; doing it twice is doing it once."""
+        return self._write("PUT", f"/v1/activations/{_segment(activation_id)}/{act}", body, None)
+
+    def act_on_transfer(self, transfer_id: str, act: str, key: str) -> dict[str, Any]:
+        """POST an ``acceptance`` or an ``end``."""
+        return self._write("POST", f"/v1/transfers/{_segment(transfer_id)}/{act}", {}, key)
+
     def issue_token(self, role: str, principal_id: str, key: str) -> IssuedToken:
         """Issue a bearer token (operators)."""
         body = {"role": role, "principal_id": principal_id}
@@ -240,6 +267,9 @@ class MarketplaceClient:
         return self._send(method, path, json=dict(body), headers=headers)
 
     def _send(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return _object(self._send_raw(method, path, **request))
+
+    def _send_raw(self, method: str, path: str, **request: Any) -> httpx.Response:
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 response = self._http.request(method, path, **request)
@@ -250,7 +280,7 @@ class MarketplaceClient:
                 self._pause(_pause_s(attempt, None))
                 continue
             if response.is_success:
-                return _object(response)
+                return response
             refusal = api_error(response)
             if attempt == ATTEMPTS_MAX or not _may_pass(refusal):
                 raise refusal

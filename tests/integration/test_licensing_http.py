@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import secrets
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,9 +12,7 @@ import pytest
 
 from domain import activations, canonical_json, licences, offline_licences, revocations
 from domain.dsse import sign_all
-from domain.ids import new_id
 from domain.licence_policies import LicencePolicy
-from domain.licences import Licence
 from domain.ownership import PAYLOAD_TYPE as PROOF_TYPE
 from domain.strict_json import DocumentError
 from storage import migrations
@@ -25,16 +22,12 @@ from storage.market.licensing import Licensing
 from storage.market.pool import build_pool
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import verify
-from tests.fakes.documents import licence as sample
 from tests.fakes.http_client import Client
 from tests.fakes.ingress import FakeMarket
+from tests.fakes.licensing import ident, record_licence
 
 pytestmark = pytest.mark.integration
 OWNER_KEY = DevelopmentKeyFile(b"o" * 32, b"w" * 32)
-
-
-def ident(prefix):
-    return new_id(prefix, 1_764_000_000_000, secrets.token_bytes(10))
 
 
 @pytest.fixture(scope="module")
@@ -67,39 +60,7 @@ async def client(market, migrated):
 
 @pytest.fixture
 def issue(market, owner):
-    """Record a licence as an order's commit would; returns it."""
-    record = market.key_record
-    owner.execute(
-        "INSERT INTO market.signing_keys (key_id, public_key, state, not_before)"
-        " VALUES (%s, %s, 'active', %s) ON CONFLICT DO NOTHING",
-        [record.key_id, record.public_key, record.not_before],
-    )
-
-    def issue(quantity=1, buyer="buyer_ada", policy=None, **more) -> Licence:
-        one = sample(
-            licence_id=ident("lic"),
-            order_id=ident("ord"),
-            buyer_id=buyer,
-            quantity=quantity,
-            issued_at=market.clock().replace(microsecond=0),
-            policy=policy or LicencePolicy(),
-            **more,
-        )
-        (envelope,) = sign_all(market.keys, licences.PAYLOAD_TYPE, [licences.build(one)])
-        owner.execute(
-            "INSERT INTO market.orders (order_id, buyer_id, status, seq, currency, total_minor)"
-            " VALUES (%s, %s, 'delivered', 1, 'USD', 1)",
-            [one.order_id, buyer],
-        )
-        owner.execute(
-            "INSERT INTO market.licences (licence_id, order_id, line_no, buyer_id, sku_id, release_id,"
-            " quantity, key_id, envelope, issued_at) VALUES (%s, %s, 1, %s, %s, %s, %s, %s, %s, %s)",
-            [one.licence_id, one.order_id, buyer, one.sku_id, one.release_id, quantity,
-             market.keys.key_id, envelope.dumps(), one.issued_at],
-        )  # fmt: skip
-        return one
-
-    return issue
+    return lambda *, quantity=1, **more: record_licence(owner, market, quantity=quantity, **more)
 
 
 def judge(owner, licence_id, status):

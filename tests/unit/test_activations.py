@@ -1,7 +1,10 @@
 """Activations and proofs of ownership: exactly what was signed, for one machine, licence and time."""
 
+import base64
 import itertools
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,7 +18,7 @@ from domain.ownership import Challenge, open_proof
 from domain.signing import KeyRecord, KeyState
 from domain.strict_json import DocumentError
 from storage.signing.devfile import DevelopmentKeyFile
-from storage.signing.keys import register, verify
+from storage.signing.keys import public_key_pem, register, verify
 from tests.fakes.documents import ISSUED_AT
 
 SIGNER = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
@@ -173,3 +176,45 @@ def test_a_malformed_proof_has_its_own_code(code, document):
 
 def test_the_payload_to_sign_is_canonical():
     assert CHALLENGE.payload() == canonical_json.dumps(json.loads(CHALLENGE.payload()))
+
+
+def openssl(*arguments, data=None):
+    return subprocess.run(["openssl", *arguments], input=data, capture_output=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_an_owner_needs_nothing_but_openssl(tmp_path):
+    """The challenge's payload as it is shown, framed by a shell's means and signed by another tool's key."""
+    key, message = tmp_path / "key.pem", tmp_path / "message"
+    key.write_bytes(openssl("genpkey", "-algorithm", "ed25519"))
+    public_key = openssl("pkey", "-in", str(key), "-pubout", "-outform", "DER")[-32:]
+    payload = CHALLENGE.payload()
+    message.write_bytes(
+        f"DSSEv1 {len(ownership.PAYLOAD_TYPE)} {ownership.PAYLOAD_TYPE} {len(payload)} ".encode() + payload
+    )
+    signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", str(key), "-in", str(message))
+    shown = {
+        "payloadType": ownership.PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"sig": base64.b64encode(signature).decode()}],
+    }
+    found = open_proof(shown)
+    assert found.challenge == CHALLENGE
+    assert found.signed_by(public_key, verify)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_openssl_verifies_an_activation(tmp_path):
+    envelope = json.loads(signed())
+    payload = base64.b64decode(envelope["payload"])
+    (tmp_path / "message").write_bytes(
+        f"DSSEv1 {len(activations.PAYLOAD_TYPE)} {activations.PAYLOAD_TYPE} {len(payload)} ".encode()
+        + payload
+    )
+    (tmp_path / "sig").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    (tmp_path / "platform.pem").write_text(public_key_pem(SIGNER.public_key))
+    said = openssl(
+        "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(tmp_path / "platform.pem"),
+        "-sigfile", str(tmp_path / "sig"), "-in", str(tmp_path / "message"),
+    )  # fmt: skip
+    assert b"Signature Verified Successfully" in said
