@@ -41,11 +41,13 @@ from cluster.verification import (
     OK,
     SKIPPED,
     Check,
+    check_activation,
     check_licence,
     check_online,
     passed,
 )
 from domain import canonical_json
+from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.money import format_money, is_currency
 from domain.revocations import DOCUMENT_BYTES_MAX, RevocationList
 from storage.age.recipients import public_half, recipient_text
@@ -281,6 +283,12 @@ def verify(
     revocations: Annotated[
         Path | None, typer.Option("--revocations", help="A revocation list that was fetched before.")
     ] = None,
+    activation: Annotated[
+        Path | None, typer.Option("--activation", help="A machine's activation of the licence.")
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option("--fingerprint", help="The machine that the activation must be of.")
+    ] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
     url: UrlOption = None,
@@ -301,6 +309,9 @@ def verify(
             listed, checks = _revocations(None if offline else client, given, trusted, folder, base_url)
             found, judged = check_licence(armoured, trusted, datetime.now(UTC), buyer_id, listed)
             checks += judged
+            if found:
+                seat = read_bounded(activation, ENVELOPE_BYTES_MAX) if activation else None
+                checks += check_activation(seat, fingerprint, found, trusted, datetime.now(UTC))
             name = licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX)
             base = licence.with_name(name)
             checks += inspection.check_delivery(base, delivery, found, trusted)

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.client import ClientError
 from cluster.client_documents import LicenceReport
 from cluster.trust import TrustedKeys, unknown_key_text
-from domain import canonical_json, delivery_manifests
+from domain import activations, canonical_json, delivery_manifests
 from domain.delivery_manifests import DeliveryManifest
 from domain.dsse import Envelope, signing_key
 from domain.errors import RejectedError
@@ -112,6 +112,29 @@ def check_licence(
 
 def _from_finding(name: str, finding: Finding) -> Check:
     return Check(name, OK if finding.acceptable else FAILED, finding.reason)
+
+
+def check_activation(
+    seat: bytes | None, fingerprint: str | None, licence: Licence, trusted: TrustedKeys, now: datetime
+) -> list[Check]:
+    """Check a machine's activation of a licence; a licence that demands one is told apart without it."""
+    if seat is None or fingerprint is None:
+        if licence.policy.activation is None:
+            return []
+        reason = "The licence works with an activation only: name it with --activation and --fingerprint."
+        return [Check("activation", SKIPPED, reason)]
+    try:
+        finding = activations.check(
+            seat.decode("utf-8", "replace"),
+            trusted.records,
+            verify,
+            licence_id=licence.licence_id,
+            fingerprint=fingerprint,
+            now=now,
+        )
+    except RejectedError as error:
+        return [Check("activation", FAILED, f"It is no activation: {error.detail}")]
+    return [_from_finding("activation", finding)]
 
 
 def check_agreement(licence: Licence, manifest: DeliveryManifest) -> Check:

@@ -137,8 +137,10 @@ async def _transfer_reply(call: Call, status: int, transfer_id: str, earlier: Re
 
 def operations() -> Sequence[Operation]:
     """List the operations."""
-    shown = bodies.TransferDocument, examples.TRANSFER
-    ended = ("transfer_not_found", "transfer_closed", "order_contended")
+    return (*_of_licences(), *_of_transfers())
+
+
+def _of_licences() -> Sequence[Operation]:
     return (
         Operation(
             "GET",
@@ -157,13 +159,42 @@ def operations() -> Sequence[Operation]:
             "offerTransfer",
             "Offer your licence to another buyer, who has seven days to accept",
             offer,
-            {201: Answer("Offered", *shown)},
+            {201: Answer("Offered", bodies.TransferDocument, examples.TRANSFER)},
             roles=_BUYER,
             write=True,
             request=bodies.NewTransfer,
             request_example={"to_buyer_id": "buyer_bob"},
             problems=(*HELD, "transfers_forbidden", "transfer_to_self", "transfer_open"),
         ),
+        Operation(
+            "POST",
+            "/v1/licences/{licence_id}/renewals",
+            "renewLicence",
+            "Have a licence that you bought begin where another one of yours ends",
+            renew,
+            {201: Answer("The licence's new document", schemas.IssuedLicence, examples.LICENCE)},
+            roles=_BUYER,
+            write=True,
+            request=bodies.NewRenewal,
+            request_example={"renews": examples.LICENCE["id"]},
+            problems=(
+                *HELD,
+                "renewal_not_timed",
+                "renewal_mismatch",
+                "renewal_too_late",
+                "renewal_too_far",
+                "renewal_done",
+                "licence_full",
+                *_SIGNER,
+            ),
+        ),
+    )
+
+
+def _of_transfers() -> Sequence[Operation]:
+    shown = bodies.TransferDocument, examples.TRANSFER
+    ended = ("transfer_not_found", "transfer_closed", "order_contended")
+    return (
         Operation(
             "GET",
             "/v1/transfers/{transfer_id}",
@@ -195,27 +226,5 @@ def operations() -> Sequence[Operation]:
             roles=_BUYER,
             write=True,
             problems=ended,
-        ),
-        Operation(
-            "POST",
-            "/v1/licences/{licence_id}/renewals",
-            "renewLicence",
-            "Have a licence that you bought begin where another one of yours ends",
-            renew,
-            {201: Answer("The licence's new document", schemas.IssuedLicence, examples.LICENCE)},
-            roles=_BUYER,
-            write=True,
-            request=bodies.NewRenewal,
-            request_example={"renews": examples.LICENCE["id"]},
-            problems=(
-                *HELD,
-                "renewal_not_timed",
-                "renewal_mismatch",
-                "renewal_too_late",
-                "renewal_too_far",
-                "renewal_done",
-                "licence_full",
-                *_SIGNER,
-            ),
         ),
     )

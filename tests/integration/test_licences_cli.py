@@ -146,6 +146,10 @@ def test_a_machine_is_activated_by_token_and_by_key(cli, owner, market, tmp_path
     assert status == 0
     file = tmp_path / issued["file"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    cli("offline", one.licence_id, "--out", "here.txt")
+    judging = ("verify", "here.txt", "--offline", "--trust-key", pem(market, tmp_path), "--activation", file)
+    for machine, state in (("m1", "ok"), ("m2", "failed")):
+        assert states(cli(*judging, "--fingerprint", machine)[1])["activation"] == state
     assert cli("activate", one.licence_id, "--fingerprint", "m2")[1]["error"]["code"] == "activations_full"
     assert cli("deactivate", file)[1]["released"] is True
     assert not file.exists()
@@ -156,6 +160,13 @@ def test_a_machine_is_activated_by_token_and_by_key(cli, owner, market, tmp_path
     assert cli("activate", one.licence_id, "--fingerprint", "m2", "--key", key, token="nobody")[0] == 0
     status, proof = cli("prove", one.licence_id, "--key", key, token="nobody")
     assert (status, proof["proof"]["payloadType"]) == (0, "application/vnd.illuvrse.ownership-proof.v1+json")
+
+
+def test_a_licence_that_demands_an_activation_says_so(cli, owner, market, tmp_path):
+    one = record_licence(owner, market, policy=LicencePolicy(activation="seats"))
+    cli("offline", one.licence_id, "--out", "here.txt")
+    answer = cli("verify", "here.txt", "--offline", "--trust-key", pem(market, tmp_path))[1]
+    assert states(answer)["activation"] == "skipped"
 
 
 def test_a_licence_is_renewed(cli, owner, market):

@@ -15,6 +15,7 @@ from storage.market.commands import Write
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing, Successor
 from storage.market.pool import build_pool
+from storage.sql import load_queries
 
 pytestmark = pytest.mark.integration
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -404,3 +405,25 @@ async def test_a_new_key_ends_what_was_asked_under_the_old_one(store, licence):
     await refused("nonce_unknown", store.answer(one))
     await store.accept_transfer(write("bob"), await transfer(store, licence), new := successor())
     assert await store.owner_key(new.document_id) is None
+
+
+# -- plans ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queries", "name", "values"),
+    [
+        ("licences.sql", "licence", {"licence_id": "lic"}),
+        ("licences.sql", "licence_status", {"licence_id": "lic"}),
+        ("licences.sql", "revocation_list", {"limit": 10}),
+        ("licensing.sql", "licences_of_buyer", {"buyer_id": "ada", "before": "~", "limit": 10}),
+        ("licensing.sql", "activations", {"licence_id": "lic", "limit": 10}),
+        ("licensing.sql", "owner_key", {"document_id": "lic"}),
+    ],
+)
+def test_no_read_goes_through_all_licences(migrated, queries, name, values):
+    with psycopg.connect(migrated.dsn_for("market_app"), options="-c enable_seqscan=off") as serving:
+        query = load_queries("storage.market", queries)[name]
+        plan = "\n".join(row[0] for row in serving.execute(f"EXPLAIN {query}", values).fetchall())
+    scanned = [line.strip() for line in plan.splitlines() if "Seq Scan" in line]
+    assert [line for line in scanned if "revocation_list" not in line] == [], plan

@@ -33,9 +33,10 @@ CREATE TRIGGER grace_changes_the_list AFTER INSERT ON governed_versions
 
 CREATE INDEX licences_suspended ON licences (licence_id) WHERE status = 'suspended';
 
--- A document that took another's place. One successor per document: of two at once, one is refused.
+-- A document that took another's place. One successor per document: of two at once, one is refused. Its id has the
+-- collation of licences.licence_id, or the view below could use neither's index.
 CREATE TABLE licence_successors (
-    document_id text COLLATE "C" PRIMARY KEY,
+    document_id text PRIMARY KEY,
     licence_id  text        NOT NULL REFERENCES licences,
     serial      int         NOT NULL CHECK (serial > 1),
     supersedes  text        NOT NULL UNIQUE,
@@ -113,7 +114,7 @@ CREATE TABLE licence_activations (
 
 -- The key by which the owner of a document proves to be that. A new document has none until its owner says so.
 CREATE TABLE licence_owner_keys (
-    document_id   text COLLATE "C" PRIMARY KEY,
+    document_id   text PRIMARY KEY,
     licence_id    text        NOT NULL REFERENCES licences,
     public_key    bytea       NOT NULL CHECK (octet_length(public_key) = 32),
     registered_by text        NOT NULL,
