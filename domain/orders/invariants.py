@@ -32,7 +32,13 @@ from domain.orders.events import (
     OrderLicensed,
     OrderPaid,
 )
-from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
+from domain.orders.holding_invariants import (
+    DeliveryTerms,
+    LicenceTerms,
+    StoredSuccessor,
+    check_deliveries,
+    check_licences,
+)
 from domain.orders.publication_invariants import Publication, check_publication
 from domain.orders.return_invariants import (
     check_bound,
@@ -96,6 +102,7 @@ class StoredLicence:
     quantity: int
     status: str = ""
     terms: LicenceTerms | None = None
+    successors: Sequence[StoredSuccessor] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ FROM market.licence_documents WHERE document_id = %(licence_id)s
 -- name: licence_status
 -- With the days of grace in force, which decide with it.
 SELECT (SELECT standing FROM market.licence_documents WHERE document_id = %(licence_id)s),
-       (SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions WHERE kind = 'licence_model'
-        ORDER BY version DESC LIMIT 1)
+       coalesce((SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions
+                 WHERE kind = 'licence_model' ORDER BY version DESC LIMIT 1), 0)
 
 -- name: list_version
 SELECT version FROM market.revocation_list
@@ -15,8 +15,8 @@ SELECT version FROM market.revocation_list
 -- name: revocation_list
 -- One statement, so one snapshot: the version that is seen is that of exactly these ids.
 SELECT version,
-       (SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions WHERE kind = 'licence_model'
-        ORDER BY version DESC LIMIT 1),
+       coalesce((SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions
+                 WHERE kind = 'licence_model' ORDER BY version DESC LIMIT 1), 0),
        ARRAY(SELECT id FROM (
                  SELECT licence_id COLLATE "C" AS id FROM market.licences WHERE status = 'revoked'
                  UNION SELECT supersedes FROM market.licence_successors

@@ -43,7 +43,7 @@ def owner(migrated):
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:
         tables = connection.execute(
             "SELECT string_agg(format('market.%I', tablename), ', ') FROM pg_tables"
-            " WHERE schemaname = 'market' AND tablename <> 'schema_migrations'"
+            " WHERE schemaname = 'market' AND tablename NOT IN ('schema_migrations', 'revocation_list')"
         ).fetchone()
         connection.execute(f"TRUNCATE {tables[0]}")
         yield connection
