@@ -20,7 +20,7 @@ from storage.market.pool import build_pool
 from storage.signing.keys import public_key_pem
 from tests.fakes.api_thread import ApiThread
 from tests.fakes.ingress import FakeMarket
-from tests.fakes.licensing import record_licence
+from tests.fakes.licensing import ident, record_licence
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,11 @@ def online(market, owner, database, monkeypatch, tmp_path):
     monkeypatch.delenv("MARKETPLACE_IDENTITY", raising=False)
     pool = build_pool(database.dsn_for("market_app"), name="test", size_max=2)
     ports = replace(
-        market.ports(), licences=LicenceReads(pool), licensing=Licensing(pool), commands=Commands(pool)
+        market.ports(),
+        licences=LicenceReads(pool),
+        licensing=Licensing(pool),
+        commands=Commands(pool),
+        new_id=ident,  # the database outlives the market, whose own ids begin anew
     )
     with ApiThread(market.app(ports), pool) as thread:
         monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _, request: thread(request))

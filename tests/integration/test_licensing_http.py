@@ -52,7 +52,11 @@ async def client(market, migrated):
     pool = build_pool(migrated.dsn_for("market_app"), name="test", size_max=8)
     await pool.open(wait=True)
     ports = replace(
-        market.ports(), licences=LicenceReads(pool), licensing=Licensing(pool), commands=Commands(pool)
+        market.ports(),
+        licences=LicenceReads(pool),
+        licensing=Licensing(pool),
+        commands=Commands(pool),
+        new_id=ident,  # the database outlives the market, whose own ids begin anew
     )
     yield Client(market.app(ports))
     await pool.close()
