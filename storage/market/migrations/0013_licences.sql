@@ -54,19 +54,19 @@ CREATE TRIGGER licence_successors_are_facts BEFORE UPDATE OR DELETE ON licence_s
 CREATE TRIGGER successors_change_the_list AFTER INSERT ON licence_successors
     FOR EACH ROW EXECUTE FUNCTION raise_revocation_list();
 
--- Every document there is, and how it stands.
+-- Every document there is, and how it stands. Joins and no EXISTS: plans are made while the tables may be empty, and
+-- a subquery that was hashed then would read them whole for ever.
 CREATE VIEW licence_documents AS
+SELECT l.licence_id AS document_id, l.licence_id, 1 AS serial, l.buyer_id, l.key_id, l.envelope, l.issued_at,
+       l.order_id, l.line_no, l.sku_id, l.release_id, l.quantity,
+       CASE WHEN l.status <> 'revoked' AND n.document_id IS NOT NULL THEN 'superseded' ELSE l.status END AS standing
+FROM licences AS l LEFT JOIN licence_successors AS n ON n.supersedes = l.licence_id
+UNION ALL
 SELECT d.document_id, d.licence_id, d.serial, d.buyer_id, d.key_id, d.envelope, d.issued_at,
        l.order_id, l.line_no, l.sku_id, l.release_id, l.quantity,
-       CASE WHEN l.status <> 'revoked'
-             AND EXISTS (SELECT FROM licence_successors AS n WHERE n.supersedes = d.document_id) THEN 'superseded'
-            ELSE l.status END AS standing
-FROM (
-    SELECT licence_id AS document_id, licence_id, 1 AS serial, buyer_id, key_id, envelope, issued_at FROM licences
-    UNION ALL
-    SELECT document_id, licence_id, serial, buyer_id, key_id, envelope, issued_at FROM licence_successors
-) AS d JOIN licences AS l USING (licence_id);
-
+       CASE WHEN l.status <> 'revoked' AND n.document_id IS NOT NULL THEN 'superseded' ELSE l.status END
+FROM licence_successors AS d JOIN licences AS l USING (licence_id)
+LEFT JOIN licence_successors AS n ON n.supersedes = d.document_id;
 
 -- What happened to a licence after its issue; written by the functions below, never changed.
 CREATE TABLE licence_events (
