@@ -13,10 +13,21 @@ from uuid import uuid4
 
 import typer
 
-from cluster import identities, inspection, receiving, trust, unsealing
-from cluster.client import ClientError, MarketplaceClient
+from cluster import (
+    cli_licences,
+    identities,
+    inspection,
+    offline_files,
+    receiving,
+    revocation_memory,
+    trust,
+    unsealing,
+)
+from cluster.client import HTTP_UNAVAILABLE, ApiError, ClientError, MarketplaceClient
 from cluster.client_documents import Order, OrderEvent, QuotedLine
 from cluster.connection import Connection, config_folder, resolve
+from cluster.offline_files import OFFLINE_SUFFIX
+from cluster.private_files import read_bounded
 from cluster.purchase import (
     CHECKOUT_TIMEOUT_S,
     FOLLOW_TIMEOUT_S,
@@ -28,19 +39,25 @@ from cluster.purchase import (
 from cluster.receiving import AGE_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
 from cluster.verification import (
+    OK,
     SKIPPED,
     Check,
+    check_activation,
     check_key_list,
     check_licence,
     check_online,
     passed,
     recorded_at,
 )
+from domain import canonical_json
+from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.manifests import CHANNELS
 from domain.money import format_money, is_currency
+from domain.revocations import DOCUMENT_BYTES_MAX, RevocationList
 from storage.age.recipients import public_half, recipient_text
 
-app = typer.Typer(no_args_is_help=True, help="Buy: keygen, quote, buy, cancel, fetch, decrypt, verify.")
+app = typer.Typer(no_args_is_help=True, help="Buy, and hold licences.")
+app.add_typer(cli_licences.app)  # without a name: its verbs stand beside these
 
 IDENTITY_NAME = "identity.txt"
 CARD = "pm_card_visa"
@@ -335,15 +352,24 @@ def decrypt(
 
 @app.command()
 def verify(
-    licence: Annotated[Path, typer.Argument(help="An armoured licence (.licence.txt).")],
+    licence: Annotated[Path, typer.Argument(help="An armoured licence, or an offline licence file.")],
     *,
     delivery: Annotated[
         Path | None, typer.Option("--delivery", help="Its delivery manifest; default: the one beside it.")
     ] = None,
     buyer_id: Annotated[str | None, typer.Option("--buyer-id", help="Whose licence it must be.")] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask the marketplace (revocation stays unknown).")
+        bool, typer.Option("--offline", help="Ask nobody; revocation is as --revocations says.")
     ] = False,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="A revocation list that was fetched before.")
+    ] = None,
+    activation: Annotated[
+        Path | None, typer.Option("--activation", help="A machine's activation of the licence.")
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option("--fingerprint", help="The machine that the activation must be of.")
+    ] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
     trust_root: Annotated[
@@ -359,15 +385,25 @@ def verify(
         base_url = connection.base_url if connection else ""
         with MarketplaceClient(base_url) as client:
             trusted = _trusted(trust_key, identity, base_url, None if offline else client, trust_root)
-            armoured = receiving.read_licence(licence)
-            report = None if offline else client.verify_licence(armoured, buyer_id)
+            held = offline_files.read(licence, trusted)
+            trusted = held.trusted
+            report = None if offline else client.verify_licence(held.armoured, buyer_id)
+            given = read_bounded(revocations, DOCUMENT_BYTES_MAX) if revocations else None
+            if given is None and offline:
+                given = held.revocations
+            folder = _identity_path(identity).parent
+            listed, checks = _revocations(None if offline else client, given, trusted, folder, base_url)
             now = datetime.now(UTC)
-            found, checks = check_licence(armoured, trusted, now, buyer_id, recorded_at(report))
-            checks += check_key_list(trusted, now)
-            base = licence.with_name(licence.name.removesuffix(LICENCE_SUFFIX))
+            found, judged = check_licence(held.armoured, trusted, now, buyer_id, recorded_at(report), listed)
+            checks += judged + check_key_list(trusted, now)
+            if found:
+                seat = read_bounded(activation, ENVELOPE_BYTES_MAX) if activation else None
+                checks += check_activation(seat, fingerprint, found, trusted, now)
+            base = licence.with_name(licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX))
             checks += inspection.check_delivery(base, delivery, found, trusted)
             if report is None:
-                checks.append(Check("online", SKIPPED, "Not asked (--offline): revocation is not known."))
+                unknown = "" if listed else " Revocation is not known: name a list with --revocations."
+                checks.append(Check("online", SKIPPED, f"Not asked (--offline).{unknown}"))
             else:
                 checks += check_online(report)
                 if found:
@@ -382,3 +418,30 @@ def verify(
         )
         if not passed(checks):
             raise typer.Exit(EXIT_FAILED)
+
+
+def _revocations(
+    client: MarketplaceClient | None,
+    given: bytes | None,
+    trusted: trust.TrustedKeys,
+    folder: Path,
+    base_url: str,
+) -> tuple[RevocationList | None, list[Check]]:
+    """Get the revocation list that was given, or else from the marketplace, and say so in a check."""
+    data = given
+    if data is None:
+        if client is None:
+            return None, []
+        try:
+            data = canonical_json.dumps(client.revocations())
+        except ApiError as error:
+            if error.status != HTTP_UNAVAILABLE:
+                raise
+            # The marketplace itself says below whether the licence is revoked.
+            return None, [Check("revocation list", SKIPPED, f"It cannot be had now: {error.detail}")]
+        except ValueError:
+            raise ClientError(
+                "The marketplace answers with what is no revocation list.", "answer_malformed"
+            ) from None
+    listed = revocation_memory.accept(data, trusted, folder, base_url)
+    return listed, [Check("revocation list", OK, f"Version {listed.version} is signed by a trusted key.")]

@@ -278,10 +278,41 @@ class MarketplaceClient:
         """Make a signed key list the current one (operators); raises ApiError with the reason why not."""
         self._write("POST", "/v1/ops/key-lists", {"envelope": dict(envelope)}, key)
 
+    def revocations(self) -> dict[str, Any]:
+        """Return the signed revocation list; canonical JSON gives the bytes that were sent."""
+        return self._get("/v1/licences/revocations")
+
     def verify_licence(self, armoured: str, buyer_id: str | None = None) -> LicenceReport:
         """Ask the server what it holds of a licence; a pure read."""
         body: dict[str, Any] = {"licence": armoured} | ({"buyer_id": buyer_id} if buyer_id else {})
         return cast("LicenceReport", self._write("POST", "/v1/licences/verify", body, None))
+
+    def licences(self) -> Iterator[dict[str, Any]]:
+        """Yield the caller's licences, page by page."""
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            page = self._get("/v1/licences", {"limit": "100"} | ({"cursor": cursor} if cursor else {}))
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if not cursor:
+                return
+        raise ClientError("The pages of licences never end; tell the operator.", "cursor_invalid")
+
+    def offline_licence(self, licence_id: str) -> str:
+        """Return the licence's offline file."""
+        return self._response("GET", f"/v1/licences/{_segment(licence_id)}/offline").text
+
+    def act_on_licence(self, licence_id: str, act: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """POST to one of a licence's lists: ``activations``, ``transfers``, ``renewals`` and so on."""
+        return self._write("POST", f"/v1/licences/{_segment(licence_id)}/{act}", body, key)
+
+    def act_on_activation(self, activation_id: str, act: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT a ``heartbeat`` or a ``release``; doing it twice is doing it once."""
+        return self._write("PUT", f"/v1/activations/{_segment(activation_id)}/{act}", body, None)
+
+    def act_on_transfer(self, transfer_id: str, act: str, key: str) -> dict[str, Any]:
+        """POST an ``acceptance`` or an ``end``."""
+        return self._write("POST", f"/v1/transfers/{_segment(transfer_id)}/{act}", {}, key)
 
     def issue_token(self, role: str, principal_id: str, key: str) -> IssuedToken:
         """Issue a bearer token (operators)."""

@@ -13,13 +13,14 @@ from typing import Any
 from cluster.client import ClientError
 from cluster.client_documents import LicenceReport
 from cluster.trust import TrustedKeys, unknown_key_text
-from domain import canonical_json, delivery_manifests
+from domain import activations, canonical_json, delivery_manifests
 from domain.delivery_manifests import DeliveryManifest
-from domain.dsse import open_exact
 from domain.errors import RejectedError
-from domain.licence_verification import Finding
+from domain.licence_verification import Finding, Revocations
 from domain.licence_verification import check as check_envelope
 from domain.licences import Licence, unarmour
+from domain.platform_documents import open_signed
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.signing.keys import verify
 
@@ -57,7 +58,7 @@ def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys)
     """
     try:
         text = envelope if isinstance(envelope, str) else canonical_json.dumps(envelope).decode()
-        parsed, _ = open_exact(text, PAYLOAD_TYPE, trusted.public_keys, verify)
+        parsed = open_signed(text, PAYLOAD_TYPE, "a delivery manifest", trusted.public_keys, verify)
         return delivery_manifests.parse(parsed.payload)
     except RejectedError as error:
         if error.code == "signature_untrusted":
@@ -76,18 +77,19 @@ def check_licence(
     now: datetime,
     buyer_id: str | None = None,
     logged_at: datetime | None = None,
+    listed: RevocationList | None = None,
 ) -> tuple[Licence | None, list[Check]]:
     """Check a licence offline; the licence is returned only if its signature is good.
 
-    Whether it was revoked since cannot be known offline: that is ``check_online``'s. ``logged_at`` is when
-    the licence entered the platform's record, which decides once its key is compromised.
+    Whether it was revoked since is known from a verified revocation list, or from ``check_online``.
+    ``logged_at`` is when it entered the platform's record, which decides once its key is compromised.
     """
     try:
         licence, report = check_envelope(
             unarmour(armoured),
             trusted.records,
             verify,
-            revocations=None,
+            revocations=None if listed is None else Revocations.of(listed),
             now=now,
             buyer_id=buyer_id,
             logged_at=logged_at,
@@ -106,6 +108,8 @@ def check_licence(
         checks.append(Check("licence owner", SKIPPED, "No --buyer-id was named to compare with."))
     else:
         checks.append(_from_finding("licence owner", report.ownership))
+    if listed is not None:
+        checks.append(_from_finding("licence revocation", report.revocation))
     return (licence if signature.acceptable else None), checks
 
 
@@ -135,6 +139,29 @@ def check_key_list(trusted: TrustedKeys, now: datetime) -> list[Check]:
 
 def _from_finding(name: str, finding: Finding) -> Check:
     return Check(name, OK if finding.acceptable else FAILED, finding.reason)
+
+
+def check_activation(
+    seat: bytes | None, fingerprint: str | None, licence: Licence, trusted: TrustedKeys, now: datetime
+) -> list[Check]:
+    """Check a machine's activation of a licence; a licence that demands one is told apart without it."""
+    if seat is None or fingerprint is None:
+        if licence.policy.activation is None:
+            return []
+        reason = "The licence works with an activation only: name it with --activation and --fingerprint."
+        return [Check("activation", SKIPPED, reason)]
+    try:
+        finding = activations.check(
+            seat.decode("utf-8", "replace"),
+            trusted.records,
+            verify,
+            licence_id=licence.licence_id,
+            fingerprint=fingerprint,
+            now=now,
+        )
+    except RejectedError as error:
+        return [Check("activation", FAILED, f"It is no activation: {error.detail}")]
+    return [_from_finding("activation", finding)]
 
 
 def check_agreement(licence: Licence, manifest: DeliveryManifest) -> Check:

@@ -14,12 +14,13 @@ from ray import exceptions as ray_errors
 from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
-from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
 from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
 from domain.orders.ports import Fulfilment, Idempotency, PaymentNews
+from domain.revocations import RevocationList
 from storage.batching import Batcher
 
 CALL_DEADLINE_S = 9.0  # below the ingress's own deadline, so that the caller hears the better reason
@@ -99,11 +100,14 @@ class SignerDirectory:
         seal: Seal = await _call("signer", self._handle.seal_release.remote(request), SIGNER_DEADLINE_S)
         return seal
 
-    async def sign_revocations(self, request: RevocationRequest) -> str:
+    async def sign_revocations(self, listed: RevocationList) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
-        envelope: str = await _call(
-            "signer", self._handle.sign_revocations.remote(request), SIGNER_DEADLINE_S
-        )
+        envelope: str = await _call("signer", self._handle.sign_revocations.remote(listed), SIGNER_DEADLINE_S)
+        return envelope
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        """See ``ReleaseSealer.sign_licensing``."""
+        envelope: str = await _call("signer", self._handle.sign_licensing.remote(document), SIGNER_DEADLINE_S)
         return envelope
 
     async def ready(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import psycopg
 
-from actors.publisher.sealing import RevocationRequest, Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
 from actors.signer.issuer import IssueRequest
 from actors.signer.metrics import SignerMetrics
 from actors.signer.roster import Roster
@@ -22,6 +22,7 @@ from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
 from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
+from domain.revocations import RevocationList
 from storage.market.signing_keys import KeysOnRecord, read_on_record, register_signing_key
 from storage.signing.backends import FILE, open_backend, parse_address
 from storage.signing.keys import register
@@ -71,9 +72,13 @@ class SignerDeployment:
         """See ``ReleaseSealer.seal_release``."""
         return await self._run(lambda: self._roster.desk.sealer.seal_release(request))
 
-    async def sign_revocations(self, request: RevocationRequest) -> str:
+    async def sign_revocations(self, listed: RevocationList) -> str:
         """See ``ReleaseSealer.sign_revocations``."""
-        return await self._run(lambda: self._roster.desk.sealer.sign_revocations(request))
+        return await self._run(lambda: self._roster.desk.sealer.sign_revocations(listed))
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        """See ``ReleaseSealer.sign_licensing``."""
+        return await self._run(lambda: self._roster.desk.sealer.sign_licensing(document))
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""

@@ -156,29 +156,6 @@ def sign_all(signer: Signer, payload_type: str, payloads: Sequence[bytes]) -> li
     return sign_each(signer, [(payload_type, payload) for payload in payloads])
 
 
-def open_exact(
-    text: str, payload_type: str, trusted: Mapping[str, bytes], verify: Verifier
-) -> tuple[Envelope, str]:
-    """Read a document of the platform's own and return it with the id of the trusted key that signed it.
-
-    The text must be exactly as the platform writes it: canonical, with one signature whose key id is that of
-    the key. So no byte of it can differ unseen, not even in the hint, which is not signed.
-
-    Raises:
-        DocumentError: the codes of ``Envelope.parse``, ``payload_type_wrong``, ``envelope_not_canonical`` or
-            ``signature_untrusted``.
-    """
-    envelope = Envelope.parse(text)
-    if envelope.payload_type != payload_type:
-        raise DocumentError("payload_type_wrong", f"The payload type must be {payload_type}.")
-    if len(envelope.signatures) != 1 or envelope.dumps() != text:
-        raise DocumentError("envelope_not_canonical", "The document differs from the text that was issued.")
-    key_id = signing_key(envelope, trusted, verify)
-    if key_id is None or key_id != envelope.signatures[0].key_id:
-        raise DocumentError("signature_untrusted", "No trusted key has signed this document.")
-    return envelope, key_id
-
-
 def signing_key(envelope: Envelope, trusted: Mapping[str, bytes], verify: Verifier) -> str | None:
     """Id of a trusted key with a valid signature on this envelope, or None.
 

@@ -30,6 +30,7 @@ class ReleaseMaterial:
     payload_sha256: str
     payload_bytes: int
     wrapped_file_key: bytes = field(repr=False)
+    licence_activation: str | None = None  # how its licences are activated; see domain.licence_policies
 
 
 def file_key_context(release_id: str) -> Mapping[str, str]:
@@ -42,8 +43,10 @@ def identity_context(of_delivery_id: str) -> Mapping[str, str]:
     return {"purpose": "delivery-identity", "delivery_id": of_delivery_id}
 
 
-def licence_payload(order: Order, line: Line) -> bytes:
+def licence_payload(order: Order, line: Line, activation: str | None = None) -> bytes:
     """Return the licence of one line, ready to sign: the same bytes at every repeat.
+
+    ``activation`` is the release's, which never changes.
 
     Raises:
         DocumentError: see ``licences.build``.
@@ -62,7 +65,7 @@ def licence_payload(order: Order, line: Line) -> bytes:
             buyer_id=order.buyer_id,
             seller_id=line.seller_id,
             quantity=line.quantity,
-            policy=OfferedPolicy(line.licence_days).granted(issued_at(order)),
+            policy=OfferedPolicy(line.licence_days, activation).granted(issued_at(order)),
             issued_at=issued_at(order),
             issuer=ISSUER,
         )

@@ -2,8 +2,8 @@
 
     signature    bytes were altered, or another key signed    get the licence again
     key_state    the signing key is unknown or compromised    ask the platform to reissue it
-    expiry       the time granted is over                     renew
-    revocation   refunded, disputed, or the list is stale     fetch the list; ask the seller
+    expiry       the time granted is over, or not begun       renew; wait
+    revocation   refunded, disputed, replaced, or list stale  fetch the list; ask the seller
     ownership    the licence names another buyer              show your own licence
 
 ``assess`` is pure: facts in, findings out. It denies by default: a fact that is missing makes its
@@ -12,11 +12,13 @@ the one signature verification and calls it.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from domain.dsse import Envelope, pae
 from domain.licences import Licence, open_envelope
+from domain.revocations import RevocationList
 from domain.signing import KeyRecord, KeyState, Verifier
 
 CLOCK_SKEW = timedelta(minutes=5)  # a buyer's clock may be slow; a licence is not "from the future" for that
@@ -24,11 +26,27 @@ CLOCK_SKEW = timedelta(minutes=5)  # a buyer's clock may be slow; a licence is n
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """The newest revocation list that the verifier holds and has verified. Times are UTC."""
+    """The newest revocation list that the verifier holds and has verified. Times are UTC.
+
+    ``grace`` is how long a licence with an end still works after it, as the platform says with the list.
+    """
 
     version: int
     expires_at: datetime
     reasons: Mapping[str, str] = field(default_factory=dict)  # licence id -> why it was revoked
+    suspended: AbstractSet[str] = frozenset()
+    grace: timedelta = timedelta(0)
+
+    @classmethod
+    def of(cls, listed: RevocationList) -> "Revocations":
+        """Take over a verified list."""
+        return cls(
+            listed.version,
+            listed.expires_at,
+            dict.fromkeys(listed.revoked, "the platform's list names it"),
+            frozenset(listed.suspended),
+            timedelta(days=listed.grace_days),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +156,7 @@ def assess(
         if signature_ok
         else _refused("invalid", "The licence was altered, or the key that it names did not sign it."),
         key_state=_key_state(licence, key, logged_at),
-        expiry=_expiry(licence, now),
+        expiry=_expiry(licence, revocations.grace if revocations else timedelta(0), now),
         revocation=_revocation(licence, revocations, now),
         ownership=_ownership(licence, buyer_id),
     )
@@ -174,14 +192,24 @@ def _key_state(licence: Licence, key: KeyRecord | None, logged_at: datetime | No
     )
 
 
-def _expiry(licence: Licence, now: datetime) -> Finding:
+def _expiry(licence: Licence, grace: timedelta, now: datetime) -> Finding:
     if licence.issued_at > now + CLOCK_SKEW:
         return _refused("not_yet_valid", "The licence is dated in the future; check this clock.")
     expires_at = licence.policy.expires_at
     if expires_at is None:
         return _fine("perpetual", "The licence does not expire.")
-    if now >= expires_at:
+    starts_at = licence.policy.starts_at
+    if starts_at is not None and now + CLOCK_SKEW < starts_at:
+        return _refused("not_begun", f"The licence begins at {starts_at:%Y-%m-%d %H:%M:%S} UTC.")
+    if now >= expires_at + grace:
         return _refused("expired", f"The licence expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC.")
+    if now >= expires_at:
+        until = expires_at + grace
+        return _fine(
+            "in_grace",
+            f"The licence expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC and works until "
+            f"{until:%Y-%m-%d %H:%M:%S} UTC. Renew it.",
+        )
     return _fine("current", f"The licence is valid until {expires_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
@@ -193,6 +221,9 @@ def _revocation(licence: Licence, revocations: Revocations | None, now: datetime
         return _refused("revoked", f"The licence was revoked: {reason}.")
     if now >= revocations.expires_at:
         return _refused("stale", f"Revocation list {revocations.version} is out of date. Fetch a new one.")
+    # Only a current list suspends: a suspension may have ended since.
+    if licence.licence_id in revocations.suspended:
+        return _refused("suspended", "The licence is suspended: a refund or a dispute is undecided.")
     return _fine("not_revoked", f"Revocation list {revocations.version} does not name the licence.")
 
 

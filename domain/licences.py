@@ -23,6 +23,7 @@ from domain.document_fields import (
 )
 from domain.dsse import Envelope, decode_base64
 from domain.licence_policies import LicencePolicy
+from domain.platform_documents import open_exactly
 from domain.semver import parse_version
 from domain.statements import Statement, Subject
 from domain.strict_json import DocumentError
@@ -143,16 +144,9 @@ def open_envelope(text: str) -> tuple[Envelope, Licence]:
     """Read a licence's envelope, which must be exactly as the platform writes it. Verifies nothing.
 
     Raises:
-        DocumentError: the codes of ``Envelope.parse`` and ``parse``, ``payload_type_wrong``,
-            ``signatures_invalid`` or ``envelope_not_canonical``.
+        DocumentError: the codes of ``open_exactly`` and ``parse``.
     """
-    envelope = Envelope.parse(text)
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise DocumentError("payload_type_wrong", f"The payload type of a licence is {PAYLOAD_TYPE}.")
-    if len(envelope.signatures) != 1 or envelope.signatures[0].key_id is None:
-        raise DocumentError("signatures_invalid", "A licence has one signature, which names its key.")
-    if envelope.dumps() != text:
-        raise DocumentError("envelope_not_canonical", "The licence differs from the text that was issued.")
+    envelope = open_exactly(text, PAYLOAD_TYPE, "a licence")
     return envelope, parse(envelope.payload)
 
 

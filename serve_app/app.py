@@ -76,7 +76,7 @@ def build_app(
         *webhooks.operations(hooks),
         *orders.operations(watcher, quoting),
         *deliveries.operations(),
-        *licences.operations(monotonic),
+        *licences.operations(guard, monotonic),
         *quotes.operations(quoting),
         *refunds.operations(),
         *disputes.operations(),

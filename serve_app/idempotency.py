@@ -41,8 +41,11 @@ def require_key(headers: Mapping[bytes, bytes]) -> str:
     return key.decode("ascii")
 
 
-def write_of(call: Call, body: Any) -> Write:
-    """Name this write by its caller, its key, and the digest of what it asks."""
+def write_of(call: Call, body: Any, principal_id: str | None = None) -> Write:
+    """Name this write by its caller, its key, and the digest of what it asks.
+
+    ``principal_id`` stands for a caller without a token, whose right comes from elsewhere.
+    """
     digest = hashlib.sha256(
         b"%b\0%b\0%b"
         % (
@@ -51,7 +54,7 @@ def write_of(call: Call, body: Any) -> Write:
             orjson.dumps(body, option=orjson.OPT_SORT_KEYS),
         )
     ).digest()
-    return Write(call.caller.principal_id, require_key(call.headers), digest)
+    return Write(principal_id or call.caller.principal_id, require_key(call.headers), digest)
 
 
 def answer(status: int, body: Mapping[str, Any], earlier: Recorded | None) -> Response:

@@ -79,6 +79,8 @@ class Guard:
         if operation.public:
             if operation.rated:
                 self._of_addresses.take(self._address(call))
+            if operation.write:
+                require_key(call.headers)
             return
         call.principal = await self._authenticate(call)
         self._of_principals.take(call.principal.principal_id)

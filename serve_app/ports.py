@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.payouts.desk import PayoutDesk
-from actors.publisher.sealing import RevocationRequest
 from actors.publisher.uploads import UploadState
 from domain.catalogue import Offer
 from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
@@ -24,6 +23,7 @@ from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
 from domain.reconciliation.cases import Case, CaseStatus
+from serve_app.licence_ports import LicenceStore, LicensingStore, Signing, SigningKeyStore
 from storage.market.access import Principal
 from storage.market.cases import CaseDecision, RunRow
 from storage.market.catalogue import PriceList, Release, ReleaseSummary, Sku
@@ -31,13 +31,11 @@ from storage.market.commands import Recorded, Write
 from storage.market.dead_letters import DeadLetter, Decision, Kind
 from storage.market.deliveries import IssuedLink
 from storage.market.discounts import DiscountRow
-from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
 from storage.market.order_store import OrderSummary
 from storage.market.proposals import Governing, Receipt, Request
 from storage.market.releases import SellerKey
 from storage.market.reviews import Review
 from storage.market.sales import SalesCursor, SalesDay
-from storage.market.signing_keys import KeysOnRecord
 from storage.market.taxes import TaxTableVersion
 from storage.s3 import Link, StoredObject
 
@@ -164,40 +162,6 @@ class Publishing(Protocol):
 
     async def publish(self, write: Write, release_id: str, manifest_text: str) -> Release:
         """Publish a release under the seller's signed manifest."""
-
-
-class LicenceStore(Protocol):
-    """``storage.market.licences``."""
-
-    async def licence(self, licence_id: str) -> LicenceRow | None:
-        """Read a licence."""
-
-    async def status(self, licence_id: str) -> str | None:
-        """Read a licence's status."""
-
-    async def revoked(self) -> list[str]:
-        """List revoked ids."""
-
-    async def recorded_at(self, licence_id: str, envelope: str) -> datetime | None:
-        """Return when exactly this licence entered the record; the audit log's inclusion proof in the end."""
-
-    async def deliveries(self, order_id: str) -> list[DeliveryRow]:
-        """List an order's deliveries."""
-
-    async def delivery_owner(self, delivery_id: str) -> DeliveryOwner | None:
-        """Find a delivery's order and buyer."""
-
-
-class SigningKeyStore(Protocol):
-    """``storage.market.signing_keys``; see there for errors."""
-
-    async def on_record(self) -> KeysOnRecord:
-        """Read the platform's keys, and the signed list that says so."""
-
-    async def publish(
-        self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
-    ) -> Recorded | None:
-        """Make a signed list the current one, once per idempotency key."""
 
 
 class DeliveryStore(Protocol):
@@ -375,13 +339,6 @@ class TaxTableStore(Protocol):
         """Put a table in force."""
 
 
-class Signing(Protocol):
-    """The signer's actor, as far as HTTP needs it."""
-
-    async def sign_revocations(self, request: RevocationRequest) -> str:
-        """Sign the list of revoked licences; returns the envelope's text."""
-
-
 class PayloadLinks(Protocol):
     """The bucket of encrypted payloads; ``storage.s3.Bucket``."""
 
@@ -446,6 +403,7 @@ class IngressPorts:
     signing_keys: SigningKeyStore
     deliveries: DeliveryStore
     joiner: Joining
+    licensing: LicensingStore
     access: AccessStore
     commands: CommandStore
     dead_letters: DeadLetterStore

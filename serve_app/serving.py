@@ -33,6 +33,7 @@ from storage.market.deliveries import Deliveries
 from storage.market.discounts import Discounts
 from storage.market.governed import GovernedTerms
 from storage.market.licences import LicenceReads
+from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
@@ -112,6 +113,7 @@ class IngressDeployment:
             signing_keys=SigningKeys(self._pool),
             deliveries=self._deliveries,
             joiner=self._joiner,
+            licensing=Licensing(self._pool),
             access=AccessTokens(self._pool),
             commands=Commands(self._pool),
             dead_letters=DeadLetters(self._pool),

@@ -23,7 +23,9 @@ from actors.publisher.sealing import Seal, SealRequest
 from domain import manifests, statements
 from domain.dsse import Envelope, signing_key
 from domain.errors import BusyError, ConflictError, NotFoundError, RejectedError
+from domain.licence_policies import OfferedPolicy
 from domain.manifests import BUNDLE_BYTES_MAX, ReleaseManifest, require_match
+from domain.proposals.documents import LicenceModel
 from domain.releases import require_newer
 from domain.semver import parse_version
 from domain.strict_json import DocumentError
@@ -54,6 +56,9 @@ class ReleaseStore(Protocol):
 
     async def newest_version(self, sku_id: str, channel: str) -> str | None:
         """Return the newest version that was ever published in a channel."""
+
+    async def licence_model(self) -> LicenceModel:
+        """Return which policies may be offered."""
 
     async def publish(self, write: Write, publication: Publication) -> bool:
         """Publish a draft; False when it was no draft any more."""
@@ -105,7 +110,8 @@ class Publisher:
         Raises:
             NotFoundError: ``release_not_found``.
             RejectedError: ``manifest_invalid``, ``manifest_signature_invalid``, ``seller_key_revoked``,
-                ``manifest_mismatch``, ``bundle_unsafe``, ``idempotency_key_reused``.
+                ``manifest_mismatch``, ``licence_policy_not_allowed``, ``bundle_unsafe``,
+                ``idempotency_key_reused``.
             ConflictError: ``bundle_not_uploaded``, ``bundle_changed``, ``version_not_newer``,
                 ``release_already_published``, ``publication_in_progress`` under another manifest.
             BusyError: ``publisher_busy``.
@@ -114,6 +120,7 @@ class Publisher:
         release = await self._own_release(write.principal_id, release_id)
         checked = await self._check_manifest(release, manifest_text)
         if release.state == "draft":
+            require_offered(await self._store.licence_model(), checked.manifest.licence_policy)
             await self._join_or_start(write, release, checked)
             release = await self._own_release(write.principal_id, release_id)
         if release.manifest is None or Envelope.parse(release.manifest).payload != checked.envelope.payload:
@@ -235,6 +242,7 @@ class Publisher:
                 payload_bytes=digest.payload_size,
                 published_at=self._clock(),
                 wrapped_file_key=seal.wrapped_file_key,
+                licence_activation=checked.manifest.licence_policy.activation,
             ),
         )
 
@@ -256,6 +264,24 @@ class Publisher:
         with self._payloads.writer(key) as writer:
             digest = encrypt_payload(file_key, file, writer, nonce=secrets.token_bytes(NONCE_BYTES))
             return digest, writer.finish()
+
+
+def require_offered(model: LicenceModel, policy: OfferedPolicy) -> None:
+    """Refuse a policy that the operators do not allow.
+
+    Raises:
+        RejectedError: ``licence_policy_not_allowed``.
+    """
+    if policy.kind not in model.policies:
+        raise RejectedError(
+            "licence_policy_not_allowed",
+            f"Licences of the kind {policy.kind} are not sold here; {', '.join(model.policies)} are.",
+        )
+    if policy.days is not None and policy.days > model.timed_days_max:
+        raise RejectedError(
+            "licence_policy_not_allowed",
+            f"A licence with an end lasts at most {model.timed_days_max} days here, not {policy.days}.",
+        )
 
 
 def _require(release: Release, manifest: ReleaseManifest, bundle: _Bundle) -> None:

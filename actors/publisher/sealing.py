@@ -1,26 +1,24 @@
-"""What the signer does beside orders: for a release, and for the list of revoked licences.
+"""What the signer does beside orders: for releases, the revocation list, and licences after their issue.
 
 The caller never says what bytes are to be signed: a release's statement must parse as a release manifest,
-and the revocation list is built here. So whoever can reach the signer's actor cannot have it sign a
-licence or a delivery this way.
+and every other document is built here from its parts, under a payload type of its own. So whoever can reach
+the signer's actor cannot pass one kind of document off as another.
 """
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from typing import assert_never
 
-from domain import canonical_json, manifests, statements
-from domain.document_fields import format_time
+from domain import activations, licences, manifests, offline_licences, revocations, statements
+from domain.activations import Activation
 from domain.dsse import sign_all
 from domain.errors import RejectedError
 from domain.fulfilment import file_key_context
+from domain.licences import Licence
+from domain.offline_licences import OfflineSeal
+from domain.revocations import RevocationList
 from domain.signing import KeyWrapper, Signer
 from storage.age.header import FILE_KEY_BYTES
 from storage.signing import minisig
-
-REVOCATIONS_TYPE = "application/vnd.illuvrse.revocations.v1+json"
-REVOKED_MAX = 100_000  # what one document lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,8 @@ class Seal:
     wrapped_file_key: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class RevocationRequest:
-    """The revoked licences' ids in order. Times are UTC; ``version`` never falls."""
-
-    version: int
-    issued_at: datetime
-    expires_at: datetime
-    revoked: Sequence[str]
+LicensingDocument = Licence | Activation | OfflineSeal
+"""What is signed for a licence after its issue: a successor's document, a seat, an offline file's seal."""
 
 
 class ReleaseSealer:
@@ -78,30 +70,30 @@ class ReleaseSealer:
             wrapped_file_key=self._wrapper.wrap(request.file_key, file_key_context(request.release_id)),
         )
 
-    def sign_revocations(self, request: RevocationRequest) -> str:
-        """Sign the list's version, times, length and digest; returns a DSSE envelope's text.
-
-        The ids themselves stand beside the envelope: a list of any length is signed within the 4,096 bytes
-        of a key service, and its SHA-256 is that of the ids, each followed by a line feed.
+    def sign_revocations(self, listed: RevocationList) -> str:
+        """Sign a revocation list; returns a DSSE envelope's text.
 
         Raises:
             RejectedError: ``revocations_too_many``.
+            DocumentError: ``revocations_invalid``.
         """
-        if len(request.revoked) > REVOKED_MAX:
-            raise RejectedError("revocations_too_many", f"A list names at most {REVOKED_MAX} licences.")
-        payload = canonical_json.dumps(
-            {
-                "version": request.version,
-                "issued_at": format_time(request.issued_at),
-                "expires_at": format_time(request.expires_at),
-                "count": len(request.revoked),
-                "revoked_sha256": revoked_sha256(request.revoked),
-            }
-        )
-        (envelope,) = sign_all(self._signer, REVOCATIONS_TYPE, [payload])
+        (envelope,) = sign_all(self._signer, revocations.PAYLOAD_TYPE, [revocations.build(listed)])
         return envelope.dumps()
 
+    def sign_licensing(self, document: LicensingDocument) -> str:
+        """Sign what a licence needs after its issue; returns a DSSE envelope's text.
 
-def revoked_sha256(revoked: Sequence[str]) -> str:
-    """SHA-256 (lower-case hexadecimal) of the ids, each followed by a line feed."""
-    return hashlib.sha256("".join(f"{one}\n" for one in revoked).encode()).hexdigest()
+        Raises:
+            DocumentError: the document could not be read back; such a thing is never signed.
+        """
+        match document:
+            case Licence():
+                signed = licences.PAYLOAD_TYPE, licences.build(document)
+            case Activation():
+                signed = activations.PAYLOAD_TYPE, activations.build(document)
+            case OfflineSeal():
+                signed = offline_licences.PAYLOAD_TYPE, document.payload()
+            case _ as unreachable:
+                assert_never(unreachable)
+        (envelope,) = sign_all(self._signer, signed[0], [signed[1]])
+        return envelope.dumps()

@@ -119,7 +119,10 @@ class Issuer:
                 self._seal(order, delivery_id(order.order_id, line.line_no), material)
                 for line, material in zip(order.lines, request.materials, strict=True)
             )
-            documents = [(licences.PAYLOAD_TYPE, licence_payload(order, line)) for line in order.lines]
+            documents = [
+                (licences.PAYLOAD_TYPE, licence_payload(order, line, material.licence_activation))
+                for line, material in zip(order.lines, request.materials, strict=True)
+            ]
             documents += [
                 (
                     statements.PAYLOAD_TYPE,

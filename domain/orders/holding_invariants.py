@@ -35,6 +35,17 @@ class LicenceTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSuccessor:
+    """A document that took another's place (``domain.successions``); ``document`` as in ``LicenceTerms``."""
+
+    document_id: str
+    serial: int
+    supersedes: str
+    buyer_id: str
+    document: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryTerms:
     """What a delivery row says besides its keys; ``header`` is the age header. None: as in a licence."""
 
@@ -70,21 +81,35 @@ def check_licences(order: Order, rows: "Sequence[StoredLicence]") -> Found:
             yield "I3", f"{what} is {terms.buyer_id}'s, the order is {order.buyer_id}'s"
         if terms.sku_id != line.sku_id:
             yield "I3", f"{what} is for {terms.sku_id}, the line is of {line.sku_id}"
-        yield from _document(
-            what,
-            terms.document,
-            {
-                "licence_id": licence_id(order.order_id, line.line_no),
-                "order_id": order.order_id,
-                "line_no": line.line_no,
-                "buyer_id": order.buyer_id,
-                "seller_id": line.seller_id,
-                "sku_id": line.sku_id,
-                "release_id": line.release_id,
-                "version": line.version,
-                "quantity": line.quantity,
-            },
-        )
+        root_id = licence_id(order.order_id, line.line_no)
+        yield from _document(what, terms.document, _granted(order, line, root_id, order.buyer_id))
+        yield from _successors(order, line, root_id, row.successors)
+
+
+def _granted(order: Order, line: Line, document_id: str, buyer_id: str) -> Mapping[str, object]:
+    """Return what a document of the line's licence must say, whoever holds it."""
+    return {
+        "licence_id": document_id,
+        "order_id": order.order_id,
+        "line_no": line.line_no,
+        "buyer_id": buyer_id,
+        "seller_id": line.seller_id,
+        "sku_id": line.sku_id,
+        "release_id": line.release_id,
+        "version": line.version,
+        "quantity": line.quantity,
+    }
+
+
+def _successors(order: Order, line: Line, root_id: str, rows: "Sequence[StoredSuccessor]") -> Found:
+    """Each document follows the one before it, so that one alone counts, and says what the line bought."""
+    before = root_id
+    for serial, row in enumerate(rows, 2):
+        what = f"licence document {row.document_id}"
+        if (row.serial, row.supersedes) != (serial, before):
+            yield "I3", f"{what} is number {row.serial} and follows {row.supersedes}, not {before}"
+        yield from _document(what, row.document, _granted(order, line, row.document_id, row.buyer_id))
+        before = row.document_id
 
 
 def check_deliveries(order: Order, rows: "Sequence[StoredDelivery]") -> Found:

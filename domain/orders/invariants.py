@@ -33,7 +33,13 @@ from domain.orders.events import (
     OrderLicensed,
     OrderPaid,
 )
-from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, check_deliveries, check_licences
+from domain.orders.holding_invariants import (
+    DeliveryTerms,
+    LicenceTerms,
+    StoredSuccessor,
+    check_deliveries,
+    check_licences,
+)
 from domain.orders.ledger_invariants import (
     Charge,
     LedgerEntry,
@@ -113,6 +119,7 @@ class StoredLicence:
     quantity: int
     status: str = ""
     terms: LicenceTerms | None = None
+    successors: Sequence[StoredSuccessor] = ()
 
 
 @dataclass(frozen=True, slots=True)

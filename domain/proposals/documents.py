@@ -42,7 +42,8 @@ OPERATORS_MIN, OPERATORS_MAX = (
 PERCENT_MAX = 100
 SELLER = "seller"  # the payee that stands for whoever sells the SKU
 CAPTURES = ("automatic", "manual_when_flagged")
-POLICIES = ("perpetual", "timed")
+POLICIES = ("perpetual", "timed", "seats", "floating")
+FIRST_POLICIES = ("perpetual", "timed")  # what could be offered before the others were known
 _PAYEE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,99}")  # a part of an account's name at Finance
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
@@ -153,22 +154,32 @@ class RoyaltySplits:
 
 @dataclass(frozen=True, slots=True)
 class LicenceModel:
-    """Policies that may be offered, the longest timed one, and days that a timed one works after its end."""
+    """Policies that may be offered, the longest one with an end, and days that such a one works after it.
+
+    ``transfers_forbidden`` is written only where it is true: documents from before it mean that transfers
+    are allowed, and their hashes stay as they were signed.
+    """
 
     policies: tuple[str, ...]
     timed_days_max: int
     grace_days: int
+    transfers_forbidden: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> "LicenceModel":
         """Read the document; raises GovernedDocumentError."""
-        found = fields.members(value, "", ("policies", "timed_days_max", "grace_days"))
+        names = ("policies", "timed_days_max", "grace_days")
+        forbidden = isinstance(value, dict) and "transfers_forbidden" in value
+        found = fields.members(value, "", (*names, "transfers_forbidden") if forbidden else names)
+        if forbidden and found["transfers_forbidden"] is not True:
+            raise fields.wrong("/transfers_forbidden", "Give true, or leave it out to allow them.")
         policies = fields.items(found["policies"], "/policies", 1, len(POLICIES), _policy)
         fields.distinct(policies, "/policies", "policy")
         return cls(
             policies,
             fields.integer(found["timed_days_max"], "/timed_days_max", 1, DAYS_MAX),
             fields.integer(found["grace_days"], "/grace_days", 0, GRACE_DAYS_MAX),
+            forbidden,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -177,7 +188,7 @@ class LicenceModel:
             "policies": list(self.policies),
             "timed_days_max": self.timed_days_max,
             "grace_days": self.grace_days,
-        }
+        } | ({"transfers_forbidden": True} if self.transfers_forbidden else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +284,7 @@ GENESIS: dict[Kind, Document] = {
     Kind.PRICE_MODEL: PriceModel(tuple(sorted(CURRENCY_DECIMALS)), PERCENT_MAX),
     Kind.PLATFORM_FEES: PlatformFees(1_000, {}, 0, 0, {}),
     Kind.ROYALTY_SPLITS: RoyaltySplits((Share(SELLER, BASIS_POINTS),), {}),
-    Kind.LICENCE_MODEL: LicenceModel(POLICIES, DAYS_MAX, 0),
+    Kind.LICENCE_MODEL: LicenceModel(FIRST_POLICIES, DAYS_MAX, 0),
     Kind.PAYMENT_FLOW: PaymentFlow("manual_when_flagged", 432_000, 2_592_000, True),  # noqa: FBT003 - in the fields' order
 }
 

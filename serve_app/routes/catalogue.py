@@ -46,6 +46,7 @@ PUBLISH_PROBLEMS = (
     "manifest_invalid",
     "manifest_signature_invalid",
     "manifest_mismatch",
+    "licence_policy_not_allowed",
     "bundle_not_uploaded",
     "bundle_unsafe",
     "release_already_published",

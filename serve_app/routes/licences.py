@@ -6,35 +6,42 @@ a key that is compromised since holds only if this very text entered our record 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from actors.publisher.sealing import RevocationRequest
-from domain import canonical_json
-from domain.document_fields import format_time
+from domain import canonical_json, offline_licences, revocations
 from domain.errors import NotFoundError, RejectedError
-from domain.ids import is_id
-from domain.licence_verification import Revocations, judge
-from domain.licences import open_envelope, unarmour
-from domain.signing import KeyState
+from domain.licence_refusals import refusal
+from domain.licence_verification import Finding, Revocations, VerificationReport, judge
+from domain.licences import Licence, open_envelope, unarmour
+from domain.revocations import RevocationList
+from domain.signing import KeyRecord, KeyState
 from domain.strict_json import DocumentError
-from serve_app import examples
+from serve_app import examples, examples_licences
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
-from serve_app.calls import Call, read_model, reply
+from serve_app.calls import JSON, Call, read_model, reply
 from serve_app.idempotency import answer, write_of
-from serve_app.operations import Answer, Operation
+from serve_app.operations import Answer, Guard, Operation
+from serve_app.routes import activations, ownership, transfers
+from serve_app.routes.ownership import OWNERSHIP, PROOF, licence_id_of, proven
 from serve_app.schemas import licences as schemas
+from storage.market.licences import LicenceRow
 from storage.market.signing_keys import KeysOnRecord
 from storage.signing.keys import verify
 
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
-REVOCATIONS_TTL_S = 60.0  # a list is read and signed at most once a minute by each process
+REVOCATIONS_TTL_S = 60.0  # a list that did not change is signed anew this often, for its times
 REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
 _ACTIVE = "active"
+TEXT = "text/plain; charset=utf-8"
+_REASONS = {
+    "superseded": "A newer document has taken this one's place: the licence was transferred or renewed.",
+}
 _READERS = frozenset({BUYER, OPERATOR, AUDITOR})
 
 
@@ -45,16 +52,19 @@ class LicenceRoutes:
         self._monotonic = monotonic
         self._record: KeysOnRecord | None = None
         self._record_until_s = float("-inf")
-        self._list: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._list: tuple[int, float, bytes] = (0, float("-inf"), b"")
         self._list_lock = asyncio.Lock()
 
     async def get(self, call: Call) -> Response:
         """GET /v1/licences/{licence_id}."""
-        licence_id = call.parameters["licence_id"]
-        row = await call.ports.licences.licence(licence_id) if is_id("lic", licence_id) else None
-        if row is None or (call.caller.role == BUYER and row.buyer_id != call.caller.principal_id):
-            raise NotFoundError("licence_not_found", "You have no such licence.")
+        row = await self._own_licence(call)
         return reply(200, schemas.licence_document(row), {"Cache-Control": "no-store"})
+
+    async def _own_licence(self, call: Call) -> LicenceRow:
+        row = await call.ports.licences.licence(licence_id_of(call))
+        if row is None or (call.caller.role == BUYER and row.buyer_id != call.caller.principal_id):
+            raise refusal("licence_not_found")
+        return row
 
     async def verify(self, call: Call) -> Response:
         """POST /v1/licences/verify."""
@@ -64,14 +74,14 @@ class LicenceRoutes:
             envelope, licence = open_envelope(text)
         except DocumentError as error:
             return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
-        record = await self._on_record(call)
-        keys = {key.key_id: key for key in record.keys}
+        keys = await self.keys_by_id(call)
         now = call.ports.clock()
         key_id = envelope.signatures[0].key_id
         logged_at = None
         if (key := keys.get(key_id or "")) is not None and key.state is KeyState.COMPROMISED:
             logged_at = await call.ports.licences.recorded_at(licence.licence_id, text)
-        status = await call.ports.licences.status(licence.licence_id)
+        standing = await call.ports.licences.standing(licence.licence_id)
+        status, grace = standing.status, timedelta(days=standing.grace_days)
         # The database is the list that is always current. A licence that it does not know is judged by
         # its signature alone: a restored database may be older than the licence.
         revoked = {} if status in (None, _ACTIVE) else {licence.licence_id: f"its status is {status}"}
@@ -80,17 +90,19 @@ class LicenceRoutes:
             licence,
             keys,
             verify,
-            revocations=Revocations(1 + len(revoked), now + REVOCATIONS_LIFE, revoked),
+            revocations=Revocations(1, now + REVOCATIONS_LIFE, revoked, grace=grace),
             now=now,
             buyer_id=question.buyer_id,
             logged_at=logged_at,
         )
+        if question.proof is not None and report.signature.acceptable:
+            report = replace(report, ownership=await _proof_finding(call, licence, report, question.proof))
         document = schemas.report_document(licence, key_id, report, logged_at)
         if revoked:
             document["revocation"] = {
                 "ok": False,
                 "status": status,
-                "reason": f"The platform says that the licence is {status}.",
+                "reason": _REASONS.get(status or "", f"The platform says that the licence is {status}."),
             }
         elif report.revocation.acceptable:
             document["revocation"]["reason"] = "The platform has not revoked the licence."
@@ -98,12 +110,35 @@ class LicenceRoutes:
 
     async def revocations(self, call: Call) -> Response:
         """GET /v1/licences/revocations."""
+        return Response(await self._current_list(call), 200, {"Cache-Control": "no-cache"}, JSON)
+
+    async def _current_list(self, call: Call) -> bytes:
+        # The version is read each time: a verifier that saw a newer list, from another replica, must not get
+        # an older one here, which it would have to take for an attack.
+        version = await call.ports.licences.list_version()
         async with self._list_lock:  # many readers at once cost one signature
-            until_s, document = self._list
-            if self._monotonic() >= until_s:
-                document = await _signed_list(call)
-                self._list = (self._monotonic() + REVOCATIONS_TTL_S, document)
-        return reply(200, document, {"Cache-Control": f"public, max-age={REVOCATIONS_TTL_S:.0f}"})
+            known, until_s, document = self._list
+            if version > known or self._monotonic() >= until_s:
+                known, document = await _signed_list(call)
+                self._list = (known, self._monotonic() + REVOCATIONS_TTL_S, document)
+        return document
+
+    async def offline(self, call: Call) -> Response:
+        """GET /v1/licences/{licence_id}/offline."""
+        row = await self._own_licence(call)
+        if row.status != _ACTIVE:
+            raise refusal("licence_superseded" if row.status == "superseded" else "licence_not_active")
+        listed, keys = await self._current_list(call), (await self._on_record(call)).keys
+        seal = offline_licences.seal_of(row.envelope, listed, keys, call.ports.clock())
+        envelope = await call.ports.signing.sign_licensing(seal)
+        text = offline_licences.write(envelope, row.envelope, listed, keys)
+        name = f"{row.licence_id}.offline-licence.txt"
+        headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(text, 200, headers, TEXT)
+
+    async def keys_by_id(self, call: Call) -> Mapping[str, KeyRecord]:
+        """Return the platform's keys, as fresh as ``KEYS_TTL_S``."""
+        return {key.key_id: key for key in (await self._on_record(call)).keys}
 
     async def keys(self, call: Call) -> Response:
         """GET /v1/keys."""
@@ -141,19 +176,19 @@ class LicenceRoutes:
         return self._record
 
 
-async def _signed_list(call: Call) -> dict[str, Any]:
-    revoked = await call.ports.licences.revoked()
+async def _signed_list(call: Call) -> tuple[int, bytes]:
+    found = await call.ports.licences.revocations()
     issued_at = call.ports.clock().replace(microsecond=0)
-    # Revocations are final, so their number only grows: it is the list's version.
-    request = RevocationRequest(1 + len(revoked), issued_at, issued_at + REVOCATIONS_LIFE, revoked)
-    envelope = await call.ports.signing.sign_revocations(request)
-    return {
-        "version": request.version,
-        "issued_at": format_time(request.issued_at),
-        "expires_at": format_time(request.expires_at),
-        "revoked": revoked,
-        "envelope": orjson.loads(envelope),
-    }
+    listed = RevocationList(
+        found.version,
+        issued_at,
+        issued_at + REVOCATIONS_LIFE,
+        found.grace_days,
+        found.revoked,
+        found.suspended,
+    )
+    envelope = await call.ports.signing.sign_revocations(listed)
+    return listed.version, canonical_json.dumps(revocations.document(listed, orjson.loads(envelope)))
 
 
 def _envelope_text(licence: str | dict[str, Any]) -> str:
@@ -165,9 +200,34 @@ def _envelope_text(licence: str | dict[str, Any]) -> str:
         raise DocumentError("envelope_not_canonical", f"This is not a licence's envelope: {error}.") from None
 
 
-def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
-    """List the licences' operations."""
+async def _proof_finding(call: Call, licence: Licence, report: VerificationReport, proof: Any) -> Finding:
+    if not await proven(call, licence.licence_id, OWNERSHIP, proof):
+        return Finding(
+            "not_proven",
+            acceptable=False,
+            reason="The key that the owner registered did not sign this proof.",
+        )
+    if not report.ownership.acceptable:
+        return report.ownership
+    return Finding(
+        "proven",
+        acceptable=True,
+        reason="Whoever signed the challenge holds the key that the owner registered.",
+    )
+
+
+def operations(guard: Guard, monotonic: Callable[[], float]) -> Sequence[Operation]:
+    """List the operations on licences."""
     routes = LicenceRoutes(monotonic)
+    return (
+        *_operations(routes),
+        *activations.operations(guard, routes.keys_by_id),
+        *ownership.operations(),
+        *transfers.operations(),
+    )
+
+
+def _operations(routes: LicenceRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "GET",
@@ -175,7 +235,7 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             "listRevocations",
             "The signed list of revoked licences",
             routes.revocations,
-            {200: Answer("The list", schemas.RevocationList, examples.REVOCATIONS)},
+            {200: Answer("The list", schemas.RevocationList, examples_licences.REVOCATIONS)},
             public=True,
             problems=("signer_unavailable", "signer_busy"),
         ),
@@ -185,10 +245,11 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             "verifyLicence",
             "Verify any licence: signature, key, expiry, revocation and ownership, each by itself",
             routes.verify,
-            {200: Answer("The findings", schemas.LicenceReport, examples.LICENCE_REPORT)},
+            {200: Answer("The findings", schemas.LicenceReport, examples_licences.LICENCE_REPORT)},
             public=True,
             request=schemas.LicenceQuestion,
             request_example={"licence": examples.ARMOURED, "buyer_id": "buyer_ada"},
+            problems=PROOF,
         ),
         Operation(
             "GET",
@@ -196,7 +257,7 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             "getLicence",
             "One of your licences",
             routes.get,
-            {200: Answer("The licence", schemas.IssuedLicence, examples.LICENCE)},
+            {200: Answer("The licence", schemas.IssuedLicence, examples_licences.LICENCE)},
             roles=_READERS,
             problems=("licence_not_found",),
         ),
@@ -208,11 +269,27 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
     return (
         Operation(
             "GET",
+            "/v1/licences/{licence_id}/offline",
+            "getOfflineLicence",
+            "One of your licences as a file that can be checked without a network for a day",
+            routes.offline,
+            {200: Answer("The armoured file", media_type=TEXT)},
+            roles=_READERS,
+            problems=(
+                "licence_not_found",
+                "licence_not_active",
+                "licence_superseded",
+                "signer_unavailable",
+                "signer_busy",
+            ),
+        ),
+        Operation(
+            "GET",
             "/v1/keys",
             "listKeys",
             "The platform's public signing keys",
             routes.keys,
-            {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples.PLATFORM_KEY]})},
+            {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples_licences.PLATFORM_KEY]})},
             public=True,
             problems=("key_list_damaged",),
         ),
@@ -222,7 +299,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             "getKeyList",
             "The key list that the platform's offline root has signed",
             routes.key_list,
-            {200: Answer("The list", schemas.SignedKeyList, examples.KEY_LIST)},
+            {200: Answer("The list", schemas.SignedKeyList, examples_licences.KEY_LIST)},
             public=True,
             problems=("key_list_missing", "key_list_damaged"),
         ),
@@ -236,7 +313,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             roles=frozenset({OPERATOR}),
             write=True,
             request=schemas.NewKeyList,
-            request_example={"envelope": examples.KEY_LIST["envelope"]},
+            request_example={"envelope": examples_licences.KEY_LIST["envelope"]},
             problems=(
                 "key_root_missing",
                 "key_list_not_newer",

@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field
 
 from domain.document_fields import format_time
+from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.key_lists import KeyList
 from domain.licence_verification import Finding, VerificationReport
 from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
@@ -21,10 +22,14 @@ BUYER_ID_CHARS_MAX = 128
 
 
 class LicenceQuestion(Request):
-    """A licence, armoured or as its DSSE object; and, if ownership matters, the buyer who shows it."""
+    """A licence, armoured or as its DSSE object; and, if ownership matters, who shows it.
+
+    ``buyer_id`` is compared with the licence; ``proof`` is a challenge that the owner's key has signed.
+    """
 
     licence: Annotated[str, Field(max_length=ARMOURED_CHARS_MAX)] | dict[str, Any]
     buyer_id: Annotated[str, Field(max_length=BUYER_ID_CHARS_MAX)] | None = None
+    proof: Annotated[str, Field(max_length=ENVELOPE_BYTES_MAX)] | dict[str, Any] | None = None
 
 
 class SignatureFinding(Document):
@@ -101,15 +106,18 @@ class IssuedLicence(Document):
 
 
 class RevocationList(Document):
-    """Revoked licences.
+    """Licences that do not hold: for ever, and for now. In canonical JSON.
 
-    ``envelope`` signs version, times, count and the SHA-256 of the ids, each followed by a line feed.
+    ``envelope`` signs version, times, grace, and of each part the count and the SHA-256 of the ids, each
+    followed by a line feed. ``version`` never falls.
     """
 
     version: int
     issued_at: str
     expires_at: str
+    grace_days: int
     revoked: list[str]
+    suspended: list[str]
     envelope: dict[str, Any]
 
 

@@ -29,6 +29,12 @@ SELECT order_id, licence_id, line_no, release_id, quantity, status, buyer_id, sk
 FROM market.licences
 WHERE order_id > %(after)s AND (%(last)s::text IS NULL OR order_id <= %(last)s)
 
+-- name: successors_of_page
+SELECT s.licence_id, s.document_id, s.serial, s.supersedes, s.buyer_id, s.envelope
+FROM market.licences AS l JOIN market.licence_successors AS s USING (licence_id)
+WHERE l.order_id > %(after)s AND (%(last)s::text IS NULL OR l.order_id <= %(last)s)
+ORDER BY s.licence_id, s.serial
+
 -- name: deliveries_of_page
 SELECT order_id, delivery_id, line_no, release_id, wrapped_identity IS NOT NULL, mode, recipient, buyer_id,
        header, manifest

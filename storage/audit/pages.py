@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from domain import licences, statements
 from domain.errors import DependencyError
 from domain.orders.booking import CLEARING
 from domain.orders.events import Event, OrderPaid, decode_event
-from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms
+from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, StoredSuccessor
 from domain.orders.invariants import (
     OrderFacts,
     OrderRow,
@@ -235,7 +235,7 @@ class OrderPages:
             as_of=as_of,
             orders=orders,
             events=events,
-            licences=_by_order(self._ask("licences_of_page", bounds), _licence),
+            licences=self._licences(bounds),
             deliveries=_by_order(self._ask("deliveries_of_page", bounds), _delivery),
             effects=_by_order(self._ask("effects_of_page", bounds), StoredEffect),
             dropped=_by_order(self._ask("dropped_of_page", bounds), str),
@@ -245,6 +245,16 @@ class OrderPages:
             behind=_by_order(self._ask("behind_of_page", bounds), Behind),
             uses=_by_order(self._ask("discount_uses_of_page", bounds), lambda code, buyer: (code, buyer)),
         )
+
+    def _licences(self, bounds: Mapping[str, Any]) -> dict[str, list[StoredLicence]]:
+        # Grouped by the licence, not by the order; few licences have any.
+        followed: dict[str, list[StoredSuccessor]] = _by_order(
+            self._ask("successors_of_page", bounds), _successor
+        )
+        return {
+            order_id: [replace(row, successors=followed.get(row.licence_id, ())) for row in rows]
+            for order_id, rows in _by_order(self._ask("licences_of_page", bounds), _licence).items()
+        }
 
     def _ask(self, name: str, values: Mapping[str, Any]) -> list[TupleRow]:
         return self._market.execute(_MARKET[name], values).fetchall()
@@ -366,6 +376,13 @@ def _licence(licence_id: str, line_no: int, release_id: str, *columns: Any) -> S
     quantity, status, buyer_id, sku_id, envelope = columns
     granted = LicenceTerms(sku_id, buyer_id, predicate(envelope, licences.PAYLOAD_TYPE))
     return StoredLicence(licence_id, line_no, release_id, quantity, status, granted)
+
+
+def _successor(
+    document_id: str, serial: int, supersedes: str, buyer_id: str, envelope: str
+) -> StoredSuccessor:
+    document = predicate(envelope, licences.PAYLOAD_TYPE)
+    return StoredSuccessor(document_id, serial, supersedes, buyer_id, document)
 
 
 def _delivery(delivery_id: str, line_no: int, release_id: str, *columns: Any) -> StoredDelivery:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
 from psycopg.errors import UniqueViolation
 from psycopg.rows import TupleRow
 
@@ -19,6 +20,7 @@ from domain.catalogue import SOFTWARE, Offer
 from domain.dsse import TRUSTED_KEYS_MAX
 from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.manifests import CHANNELS
+from domain.proposals.documents import LicenceModel
 from domain.releases import require_newer
 from domain.semver import parse_version
 from storage.market.commands import SQL as COMMANDS
@@ -117,6 +119,7 @@ class Publication:
     payload_bytes: int
     published_at: datetime
     wrapped_file_key: bytes = field(repr=False)
+    licence_activation: str | None = None
 
 
 class Catalogue:
@@ -214,6 +217,11 @@ class Catalogue:
         """List a SKU's price lists, newest first, below the number ``before``."""
         values = {"sku_id": sku_id, "before": before, "limit": limit}
         return [PriceList(*row) for row in await fetch(self._pool, SQL["price_lists"], values)]
+
+    async def licence_model(self) -> LicenceModel:
+        """Read the governed licence model in force."""
+        rows = await fetch(self._pool, SQL["licence_model"], {})
+        return LicenceModel.from_json(orjson.loads(rows[0][0]))
 
     async def register_seller_key(
         self, write: Write, key_id: str, public_key: bytes, body: Mapping[str, Any]

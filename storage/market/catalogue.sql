@@ -139,7 +139,7 @@ FROM market.releases r WHERE r.release_id = %(release_id)s AND r.state = 'draft'
 UPDATE market.releases
 SET state = 'published', manifest = %(manifest)s, countersignature = %(countersignature)s,
     minisig = %(minisig)s, bundle_sha256 = %(bundle_sha256)s, bundle_bytes = %(bundle_bytes)s,
-    licence_days = %(licence_days)s, payload_key = %(payload_key)s, payload_version = %(payload_version)s,
+    licence_days = %(licence_days)s, licence_activation = %(licence_activation)s, payload_key = %(payload_key)s, payload_version = %(payload_version)s,
     payload_sha256 = %(payload_sha256)s, payload_bytes = %(payload_bytes)s,
     wrapped_file_key = %(wrapped_file_key)s, published_at = %(published_at)s
 WHERE release_id = %(release_id)s AND state = 'draft'
@@ -154,3 +154,6 @@ ORDER BY published_at DESC, release_id DESC LIMIT 1
 SELECT key_id, public_key FROM market.seller_keys
 WHERE seller_id = %(seller_id)s AND state <> 'active'
 ORDER BY revoked_at DESC NULLS LAST LIMIT %(limit)s
+
+-- name: licence_model
+SELECT document FROM market.governed_versions WHERE kind = 'licence_model' ORDER BY version DESC LIMIT 1

@@ -1,5 +1,6 @@
 -- name: release_material
-SELECT release_id, bundle_name, bundle_sha256, bundle_bytes, payload_sha256, payload_bytes, wrapped_file_key
+SELECT release_id, bundle_name, bundle_sha256, bundle_bytes, payload_sha256, payload_bytes, wrapped_file_key,
+       licence_activation
 FROM market.releases
 WHERE release_id = %(release_id)s AND state <> 'draft'
 

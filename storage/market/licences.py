@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from domain.revocations import LISTED_MAX
 from storage.batching import Batcher
 from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "licences.sql").items()}
-STATUSES_MAX = 256  # licences per query
-STATUSES_WAITING_MAX = 2_048  # as many requests as a replica takes
-REVOKED_MAX = 100_000  # ids of 30 bytes: a list of 3 MB; a larger one needs pages
+STANDINGS_MAX = 256  # licences per query
+STANDINGS_WAITING_MAX = 2_048  # as many requests as a replica takes
+_LISTED_MAX = LISTED_MAX + 1  # one more than a list may name, so that one too long is refused and never cut
 
 
 @dataclass(frozen=True, slots=True)
 class LicenceRow:
-    """A licence as issued; ``status`` is active, suspended or revoked."""
+    """A licence's document as issued; ``status`` is active, suspended, revoked or superseded.
+
+    ``licence_id`` is the document's own id. ``root_id`` names what the order line bought, whose documents
+    succeed each other, counted by ``serial``.
+    """
 
     licence_id: str
     order_id: str
@@ -32,6 +37,26 @@ class LicenceRow:
     key_id: str
     envelope: str
     issued_at: datetime
+    root_id: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a licence stands (None: never issued here), and the grace that is in force."""
+
+    status: str | None
+    grace_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationSnapshot:
+    """What the revocation list says at one moment, ids sorted."""
+
+    version: int
+    grace_days: int
+    revoked: list[str]
+    suspended: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +94,8 @@ class LicenceReads:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         # Verification is asked by many at once, and a query costs the same for one licence as for fifty.
-        self._statuses: Batcher[str, str | None] = Batcher(
-            self._read_statuses, batch_max=STATUSES_MAX, waiting_max=STATUSES_WAITING_MAX
+        self._standings: Batcher[str, Standing] = Batcher(
+            self._read_standings, batch_max=STANDINGS_MAX, waiting_max=STANDINGS_WAITING_MAX
         )
 
     async def licence(self, licence_id: str) -> LicenceRow | None:
@@ -78,23 +103,28 @@ class LicenceReads:
         rows = await fetch(self._pool, SQL["licence"], {"licence_id": licence_id})
         return LicenceRow(*rows[0]) if rows else None
 
-    async def status(self, licence_id: str) -> str | None:
-        """Read a licence's status; None when it was never issued here.
+    async def standing(self, licence_id: str) -> Standing:
+        """Read how a licence stands.
 
         Raises:
             BusyError: ``queue_full``.
         """
-        return await self._statuses.submit(licence_id)
+        return await self._standings.submit(licence_id)
 
-    async def _read_statuses(self, licence_ids: Sequence[str]) -> list[str | None]:
-        rows = await fetch(self._pool, SQL["licence_statuses"], {"licence_ids": list(licence_ids)})
-        found: dict[str, str] = dict(rows)
-        return [found.get(licence_id) for licence_id in licence_ids]
+    async def _read_standings(self, licence_ids: Sequence[str]) -> list[Standing]:
+        values = {"licence_ids": list(licence_ids)}
+        ((grace_days, pairs),) = await fetch(self._pool, SQL["licence_standings"], values)
+        found: dict[str, str] = dict(pairs)
+        return [Standing(found.get(licence_id), grace_days) for licence_id in licence_ids]
 
-    async def revoked(self) -> list[str]:
-        """List the revoked licences' ids in order, at most ``REVOKED_MAX``."""
-        rows = await fetch(self._pool, SQL["revoked_licences"], {"limit": REVOKED_MAX})
-        return [row[0] for row in rows]
+    async def list_version(self) -> int:
+        """Read the version that the revocation list has now."""
+        return int((await fetch(self._pool, SQL["list_version"], {}))[0][0])
+
+    async def revocations(self) -> RevocationSnapshot:
+        """Read the revocation list; of each part at most one id more than a list may name."""
+        rows = await fetch(self._pool, SQL["revocation_list"], {"limit": _LISTED_MAX})
+        return RevocationSnapshot(*rows[0])
 
     async def recorded_at(self, licence_id: str, envelope: str) -> datetime | None:
         """Return when the event of this licence's issue was committed; None unless the text is the same.

@@ -1,17 +1,45 @@
 -- name: licence
-SELECT licence_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, status, key_id, envelope, issued_at
-FROM market.licences WHERE licence_id = %(licence_id)s
+SELECT document_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, standing, key_id, envelope, issued_at,
+       licence_id, serial
+FROM market.licence_documents WHERE document_id = %(licence_id)s
 
--- name: licence_statuses
-SELECT licence_id, status FROM market.licences WHERE licence_id = ANY(%(licence_ids)s)
+-- name: licence_standings
+-- With the days of grace in force, which decide with them: one row, of however many licences.
+SELECT coalesce((SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions
+                 WHERE kind = 'licence_model' ORDER BY version DESC LIMIT 1), 0),
+       ARRAY(SELECT ARRAY[document_id, standing] FROM market.licence_documents
+             WHERE document_id = ANY(%(licence_ids)s))
 
 -- name: licence_recorded_at
+-- A licence's first document entered the record with its order's event, every later one with its own row.
 SELECT e.at FROM market.licences l JOIN market.order_events e ON e.order_id = l.order_id AND e.kind = 'order.licensed'
 WHERE l.licence_id = %(licence_id)s AND l.envelope = %(envelope)s
-ORDER BY e.seq LIMIT 1
+UNION ALL
+SELECT recorded_at FROM market.licence_successors WHERE document_id = %(licence_id)s AND envelope = %(envelope)s
+ORDER BY at LIMIT 1
 
--- name: revoked_licences
-SELECT licence_id FROM market.licences WHERE status = 'revoked' ORDER BY licence_id LIMIT %(limit)s
+-- name: list_version
+SELECT version FROM market.revocation_list
+
+-- name: revocation_list
+-- One statement, so one snapshot: the version that is seen is that of exactly these ids.
+SELECT version,
+       coalesce((SELECT (document::json ->> 'grace_days')::int FROM market.governed_versions
+                 WHERE kind = 'licence_model' ORDER BY version DESC LIMIT 1), 0),
+       ARRAY(SELECT id FROM (
+                 SELECT licence_id COLLATE "C" AS id FROM market.licences WHERE status = 'revoked'
+                 UNION SELECT supersedes FROM market.licence_successors
+                 UNION SELECT s.document_id FROM market.licences AS l
+                       JOIN market.licence_successors AS s USING (licence_id) WHERE l.status = 'revoked'
+             ) AS revoked ORDER BY id COLLATE "C" LIMIT %(limit)s),
+       ARRAY(SELECT d.id FROM (
+                 SELECT licence_id AS id FROM market.licences WHERE status = 'suspended'
+                 UNION ALL SELECT s.document_id FROM market.licences AS l
+                       JOIN market.licence_successors AS s USING (licence_id) WHERE l.status = 'suspended'
+             ) AS d
+             WHERE NOT EXISTS (SELECT FROM market.licence_successors AS n WHERE n.supersedes = d.id)
+             ORDER BY d.id COLLATE "C" LIMIT %(limit)s)
+FROM market.revocation_list
 
 -- name: deliveries_of_order
 SELECT d.delivery_id, d.line_no, d.release_id, l.licence_id, d.mode, d.recipient, r.bundle_name, d.header,

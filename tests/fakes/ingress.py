@@ -19,6 +19,7 @@ from actors.orders.host import OrderHost
 from actors.publisher.publication import Publisher
 from actors.publisher.sealing import ReleaseSealer
 from actors.publisher.uploads import PartUploads
+from domain.errors import DependencyError
 from domain.fulfilment import ReleaseMaterial
 from domain.ids import new_id
 from domain.orders.events import OrderDelivered
@@ -55,6 +56,16 @@ TOKENS = {
     "fraud": ("fraud", "fraud_1"),
     "auditor": ("auditor", "auditor_1"),
 }
+
+
+class Absent:
+    """A port that nobody answers."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*_: Any, **__: Any) -> Any:
+            raise DependencyError("database_unavailable", f"there is no {name} here")
+
+        return fail
 
 
 class FakeMarket:
@@ -137,8 +148,8 @@ class FakeMarket:
 
         return answer
 
-    def app(self, **options: Any) -> Any:
-        ports = IngressPorts(
+    def ports(self) -> IngressPorts:
+        return IngressPorts(
             orders=self.directory,
             reads=self.reads,
             catalogue=self.catalogue,
@@ -149,6 +160,7 @@ class FakeMarket:
             signing_keys=self.signing_keys,
             deliveries=self.deliveries,
             joiner=self.joiner,
+            licensing=Absent(),  # type: ignore[arg-type]  # tested on Postgres: its bounds are the database's
             access=self.access,
             commands=self.commands,
             dead_letters=self.dead_letters,
@@ -170,7 +182,9 @@ class FakeMarket:
             new_id=self.new_id,
             settings=self.settings,
         )
-        return build_app(ports, monotonic=self.monotonic, **options)
+
+    def app(self, ports: IngressPorts | None = None, **options: Any) -> Any:
+        return build_app(ports or self.ports(), monotonic=self.monotonic, **options)
 
     def writes(self) -> dict[str, int]:
         """Count everything stored."""

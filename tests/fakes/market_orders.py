@@ -18,7 +18,7 @@ from actors.orders.host import (
     RefundReply,
     ReleasedKey,
 )
-from actors.publisher.sealing import ReleaseSealer, RevocationRequest, Seal, SealRequest
+from actors.publisher.sealing import LicensingDocument, ReleaseSealer, Seal, SealRequest
 from actors.signer.issuer import Issuer, IssueRequest
 from domain.errors import RejectedError
 from domain.orders.commands import CancelOrder, DecideReview, PlaceOrder, PrepareEvidence, RequestRefund
@@ -26,7 +26,8 @@ from domain.orders.decide import RELEASED_KEY_TTL_S
 from domain.orders.events import OrderDisputed, OrderPaid
 from domain.orders.ports import Fulfilment, Idempotency, NumberedEvent, PaymentNews, StoredOrder, Turn
 from domain.orders.state import Order, fold
-from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow
+from domain.revocations import RevocationList
+from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow, RevocationSnapshot, Standing
 from storage.market.order_store import OrderSummary
 from tests.fakes.orders import FakeOrderStore
 
@@ -156,11 +157,16 @@ class FakeSigner:
             raise self.failure
         return self._sealer.seal_release(request)
 
-    async def sign_revocations(self, request: RevocationRequest) -> str:
+    async def sign_revocations(self, listed: RevocationList) -> str:
         if self.failure is not None:
             raise self.failure
         self.signed_lists += 1
-        return self._sealer.sign_revocations(request)
+        return self._sealer.sign_revocations(listed)
+
+    async def sign_licensing(self, document: LicensingDocument) -> str:
+        if self.failure is not None:
+            raise self.failure
+        return self._sealer.sign_licensing(document)
 
     async def fulfil(self, order: Order) -> Fulfilment:
         materials = tuple(self._market.material(line.release_id) for line in order.lines)
@@ -184,6 +190,8 @@ class FakeLicences:
 
     market: FakeMarket
     statuses: dict[str, str] = field(default_factory=dict)
+    grace_days: int = 0
+    said: list[Any] = field(default_factory=list)
 
     def _buyer_of(self, order_id: str) -> str:
         return self.market.store.orders[order_id].buyer_id
@@ -212,15 +220,27 @@ class FakeLicences:
             issued.key_id,
             issued.envelope,
             issued.issued_at,
+            licence_id,
+            1,
         )
 
-    async def status(self, licence_id: str) -> str | None:
+    async def standing(self, licence_id: str) -> Standing:
         known = licence_id in self.market.store.licences
-        return self._standing(licence_id) if known else None
+        return Standing(self._standing(licence_id) if known else None, self.grace_days)
 
-    async def revoked(self) -> list[str]:
+    async def list_version(self) -> int:
+        return (await self.revocations()).version
+
+    async def revocations(self) -> RevocationSnapshot:
         standings = self.market.store.standings | self.statuses
-        return sorted(one for one, status in standings.items() if status == "revoked")
+        parts = [
+            sorted(one for one, found in standings.items() if found == status)
+            for status in ("revoked", "suspended")
+        ]
+        said = (self.grace_days, *parts)
+        if not self.said or self.said[-1] != said:  # as the database: another content, another version
+            self.said.append(said)
+        return RevocationSnapshot(len(self.said), *said)
 
     def _standing(self, licence_id: str) -> str:
         return self.statuses.get(licence_id) or self.market.store.standings.get(licence_id, "active")

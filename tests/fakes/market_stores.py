@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from domain.errors import ConflictError, RejectedError
+from domain.proposals.documents import LicenceModel
 from domain.releases import require_newer
 from domain.semver import parse_version
 from storage.market.access import Principal
@@ -59,6 +60,7 @@ class FakeCatalogue:
     price_history: dict[str, list[PriceList]] = field(default_factory=dict)
     summaries: dict[str, ReleaseSummary] = field(default_factory=dict)
     revoked: dict[str, tuple[str, datetime, str]] = field(default_factory=dict)
+    model: LicenceModel = field(default_factory=lambda: LicenceModel(("perpetual", "timed"), 3_660, 0))
 
     async def published(self, before: str, limit: int) -> list[Sku]:
         on_sale = [sku for sku in self.skus.values() if sku.latest_release and sku.sku_id < before]
@@ -129,6 +131,9 @@ class FakeCatalogue:
 
     async def revoked_keys(self, seller_id: str) -> dict[str, bytes]:
         return self._keys_of(seller_id, active=False)
+
+    async def licence_model(self) -> LicenceModel:
+        return self.model
 
     async def draft_release(
         self, write: Write, release: Release, created_at: object, body: Mapping[str, Any]

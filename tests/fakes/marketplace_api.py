@@ -10,18 +10,19 @@ import io
 import json
 import secrets
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 
-from domain import delivery_manifests, licences, releases
+from domain import canonical_json, delivery_manifests, licences, releases, revocations
 from domain.delivery_manifests import DeliveryManifest, FileDigest
 from domain.dsse import sign_all
 from domain.licence_policies import LicencePolicy
 from domain.licences import Licence
 from domain.releases import parts_of
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.age.header import wrap_file_key
 from storage.age.payload import encrypt_payload
@@ -59,6 +60,9 @@ class FakeMarketplace:
     recorded_at: str | None = None
     yanked: str = ""
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    list_version: int = 1
+    listed: list[str] = field(default_factory=list)
+    list_signer: DevelopmentKeyFile | None = None  # of revocation lists, once the licences' key may not
 
     def __post_init__(self) -> None:
         out = io.BytesIO()
@@ -173,6 +177,8 @@ class FakeMarketplace:
                 return httpx.Response(
                     200, json={"delivery_id": delivery_id, "identity": text, "expires_at": "x"}
                 )
+            case "GET", ["licences", "revocations"]:
+                return httpx.Response(200, content=self.revocations())
             case "POST", ["licences", "verify"]:
                 return httpx.Response(200, json=self._verify())
         return self._sell(method, parts, request)
@@ -213,6 +219,16 @@ class FakeMarketplace:
             case "GET", [order_id, "deliveries"]:
                 return self._deliveries(order_id)
         return problem(404, "route_not_found", "There is no such path.")
+
+    def revocations(self, now: datetime | None = None) -> bytes:
+        issued_at = (now or datetime.now(UTC)).replace(microsecond=0)
+        listed = RevocationList(
+            self.list_version, issued_at, issued_at + timedelta(hours=24), 0, self.listed, ()
+        )
+        (signed,) = sign_all(
+            self.list_signer or self.signer, revocations.PAYLOAD_TYPE, [revocations.build(listed)]
+        )
+        return canonical_json.dumps(revocations.document(listed, json.loads(signed.dumps())))
 
     def key_document(self) -> dict[str, Any]:
         return {

@@ -43,7 +43,7 @@ def owner(migrated):
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:
         tables = connection.execute(
             "SELECT string_agg(format('market.%I', tablename), ', ') FROM pg_tables"
-            " WHERE schemaname = 'market' AND tablename <> 'schema_migrations'"
+            " WHERE schemaname = 'market' AND tablename NOT IN ('schema_migrations', 'revocation_list')"
         ).fetchone()
         connection.execute(f"TRUNCATE {tables[0]}")
         yield connection
@@ -313,13 +313,11 @@ async def test_licences_and_deliveries_are_read_with_what_they_name(pool, catalo
     assert (delivery.header, delivery.key_expires_at) == (b"h", None)
     assert (await reads.delivery_owner("dlv_1")).buyer_id == "buyer_ada"
     assert await reads.delivery_owner("dlv_2") is None
-    assert (await reads.status("lic_1"), await reads.status("lic_2"), await reads.revoked()) == (
-        "active",
-        None,
-        [],
-    )
+    assert [(await reads.standing(one)).status for one in ("lic_1", "lic_2")] == ["active", None]
+    assert (await reads.revocations()).revoked == []
     owner.execute("UPDATE market.licences SET status = 'revoked'")
-    assert (await reads.status("lic_1"), await reads.revoked()) == ("revoked", ["lic_1"])
+    assert (await reads.standing("lic_1")).status == "revoked"
+    assert (await reads.revocations()).revoked == ["lic_1"]
 
 
 async def test_the_platforms_keys_are_read_as_recorded(pool, migrated):
@@ -338,7 +336,7 @@ async def test_a_database_that_is_down_is_reported_by_every_adapter(migrated):
             Catalogue(pool).offers([ident("sku", 1)], "USD"),
             Catalogue(pool).publish(write(), publication()),
             AccessTokens(pool).principal(b"d" * 32),
-            LicenceReads(pool).status("lic_1"),
+            LicenceReads(pool).standing("lic_1"),
             SigningKeys(pool).on_record(),
             Commands(pool).find(write()),
         ):

@@ -1,8 +1,6 @@
 """``marketplace ops``: operators with key files change the fees, over HTTP, on a real Postgres."""
 
-import asyncio
 import json
-import threading
 
 import httpx
 import psycopg
@@ -13,27 +11,11 @@ from cluster import cli_ops
 from storage import migrations
 from storage.market.pool import build_pool
 from storage.market.proposals import Proposals
+from tests.fakes.api_thread import ApiThread
 from tests.fakes.ingress import FakeMarket
 
 pytestmark = pytest.mark.integration
 NAMES = ("ada", "bob", "cyd")
-
-
-class Loop:
-    """An event loop in a thread, where the API lives while the command line runs here."""
-
-    def __init__(self):
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-
-    def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
-
-    def close(self):
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
 
 
 @pytest.fixture
@@ -50,34 +32,12 @@ def database_migrated(database, monkeypatch, tmp_path):
 
 @pytest.fixture
 def api(database_migrated, monkeypatch):
-    loop = Loop()
     pool = build_pool(database_migrated.dsn_for("market_app"), name="test", size_max=2)
     market = FakeMarket()
     market.proposals = Proposals(pool)
-    transport = httpx.ASGITransport(app=market.app())
-    tampering = []
-
-    async def answer(request):
-        response = await transport.handle_async_request(request)
-        return httpx.Response(
-            response.status_code, headers=response.headers, content=await response.aread(), request=request
-        )
-
-    def handle(_self, request):
-        raw = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
-        response = loop.run(answer(raw))
-        for old, new in tampering:
-            response = httpx.Response(response.status_code, content=response.content.replace(old, new))
-        return response
-
-    async def opened():
-        await pool.open(wait=True)
-
-    loop.run(opened())
-    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
-    yield tampering
-    loop.run(pool.close())
-    loop.close()
+    with ApiThread(market.app(), pool) as thread:
+        monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda _, request: thread(request))
+        yield thread.tampering
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import asyncio
 import secrets
 import time
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import psycopg
@@ -73,14 +75,18 @@ async def market(database, finance, tmp_path):
     )
     sweep = Sweep(store, host)
     sweep.start()
-    unused = SimpleNamespace()
-    ports = IngressPorts(
-        orders=FakeDirectory(host), reads=store, catalogue=unused, publisher=unused, licences=unused,
-        access=AccessTokens(pool), commands=Commands(pool), dead_letters=unused, cases=unused, sales=unused,
-        proposals=unused, signing=unused, payloads=unused, uploads=unused, checks={}, clock=utc_now,
-        new_id=lambda prefix: prefix,
-        settings=IngressSettings("http://market.test", "pk_test", (WEBHOOK_SECRET,)),
-    )  # fmt: skip
+    used: dict[str, Any] = {
+        "orders": FakeDirectory(host),
+        "reads": store,
+        "access": AccessTokens(pool),
+        "commands": Commands(pool),
+        "checks": {},
+        "clock": utc_now,
+        "new_id": lambda prefix: prefix,
+        "settings": IngressSettings("http://market.test", "pk_test", (WEBHOOK_SECRET,)),
+    }
+    unused = {one.name: SimpleNamespace() for one in fields(IngressPorts) if one.default is MISSING}
+    ports = IngressPorts(**unused | used)
     server = uvicorn.Server(uvicorn.Config(build_app(ports), port=port, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     with simulator.http() as controls:

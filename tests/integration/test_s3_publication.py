@@ -45,6 +45,7 @@ from storage.market.discounts import Discounts
 from storage.market.fulfilment import FulfilmentReads
 from storage.market.governed import GovernedTerms
 from storage.market.licences import LicenceReads
+from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
@@ -133,6 +134,7 @@ class Market:
                 signing_keys=SigningKeys(pool),
                 deliveries=Deliveries(pool),
                 joiner=Joiner(Deliveries(pool), payloads, uploads),
+                licensing=Licensing(pool),
                 access=AccessTokens(pool),
                 commands=Commands(pool),
                 dead_letters=DeadLetters(pool),

@@ -1,5 +1,6 @@
 import json
 import stat
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pyrage
@@ -325,6 +326,64 @@ def test_a_quote_tells_discount_and_tax_and_buys_nothing(cli, market):
     for words in ("2 x logline", "20.00 EUR", "-2.00 EUR", "2.87 EUR included", "18.00 EUR"):
         assert words in out
     assert market.orders == {}
+
+
+def seen(tmp_path):
+    return tmp_path / "config" / "illuvrse-marketplace" / "revocations-seen.json"
+
+
+def test_a_revoked_licence_is_known_offline_by_a_list_from_a_file(cli, bought, market, tmp_path):
+    licence = bought["files"][0]["licence"]
+    (tmp_path / "list.json").write_bytes(market.revocations())
+    asked = len(market.requests)
+    status, out, err = cli("verify", licence, "--offline", "--revocations", "list.json")
+    assert status == 0, out + err
+    assert "does not name the licence" in out
+    market.listed, market.list_version = [f"lic_{bought['order']['id'][4:]}"], 2
+    (tmp_path / "list.json").write_bytes(market.revocations())
+    status, out, _ = cli("verify", licence, "--offline", "--revocations", "list.json")
+    assert status == 1
+    assert "The licence was revoked" in out
+    assert len(market.requests) == asked
+
+
+def test_an_older_list_than_one_seen_is_refused(cli, bought, market, tmp_path):
+    licence = bought["files"][0]["licence"]
+    (tmp_path / "old.json").write_bytes(market.revocations())
+    market.list_version = 2
+    assert cli("verify", licence)[0] == 0
+    assert stat.S_IMODE(seen(tmp_path).stat().st_mode) == 0o600
+    remembered = seen(tmp_path).read_text()
+    status, out, _ = cli("verify", licence, "--offline", "--revocations", "old.json", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "revocations_rolled_back")
+    market.listed = ["lic_x"]  # the same version says something else
+    status, out, _ = cli("verify", licence, "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "revocations_forked")
+    assert seen(tmp_path).read_text() == remembered
+    assert leftovers(tmp_path) == []
+
+
+def test_a_list_of_yesterday_is_stale(cli, bought, market, tmp_path):
+    (tmp_path / "list.json").write_bytes(market.revocations(datetime.now(UTC) - timedelta(hours=25)))
+    status, out, _ = cli("verify", bought["files"][0]["licence"], "--offline", "--revocations", "list.json")
+    assert status == 1
+    assert "out of date" in out
+
+
+def test_an_altered_list_and_a_damaged_memory_are_refused(cli, bought, market, tmp_path):
+    licence = bought["files"][0]["licence"]
+    (tmp_path / "list.json").write_bytes(market.revocations().replace(b'"grace_days":0', b'"grace_days":9'))
+    status, out, _ = cli("verify", licence, "--offline", "--revocations", "list.json", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "revocations_untrusted")
+    seen(tmp_path).write_text('{"http://market.test": {}}')
+    status, out, _ = cli("verify", licence, "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "memory_damaged")
+
+
+def test_without_a_list_the_marketplace_is_asked_about_the_licence_itself(cli, bought, market):
+    market.revocations = lambda: b"{}"
+    status, out, _ = cli("verify", bought["files"][0]["licence"], "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "field_missing")
 
 
 def test_another_channel_is_asked_for(cli, market):

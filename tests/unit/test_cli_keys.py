@@ -221,13 +221,23 @@ def test_a_named_root_is_believed_from_the_first_contact(bought, tmp_path):
 
 
 def test_after_a_compromise_the_platforms_record_decides(bought, keys, market, tmp_path):
-    keys("compromise", market.signer.key_id, "--since", "2026-12-01T00:00:00Z")
+    market.list_signer = new_signer()
+    keys("add", pem(tmp_path, market.list_signer))
+    since = ("--since", "2026-12-01T00:00:00Z")
+    assert keys("compromise", market.signer.key_id, *since, "--activate", market.list_signer.key_id)[0] == 0
     publish(market, tmp_path)
     market.recorded_at = "2026-11-24T09:30:00.5Z"
     assert "entered the audit log" in bought()[1]
     market.recorded_at = "2026-12-24T09:30:00Z"
     assert "is compromised" in bought()[1]
     assert "is compromised" in bought("--offline")[1]
+
+
+def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market, tmp_path):
+    keys("compromise", market.signer.key_id, "--since", "2026-12-01T00:00:00Z")
+    publish(market, tmp_path)
+    status, out = bought("--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "revocations_untrusted")
 
 
 def test_a_list_that_is_out_of_date_is_said(bought, market, tmp_path):

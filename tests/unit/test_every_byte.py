@@ -6,13 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from actors.publisher.sealing import REVOCATIONS_TYPE, ReleaseSealer, RevocationRequest
+from actors.publisher.sealing import ReleaseSealer
 from cluster.client import ClientError
 from cluster.trust import TrustedKeys
 from cluster.verification import check_licence, open_delivery_manifest
-from domain import delivery_manifests, licences, manifests
-from domain.dsse import open_exact, sign_all
+from domain import delivery_manifests, licences, manifests, revocations
+from domain.dsse import sign_all
 from domain.errors import RejectedError
+from domain.platform_documents import open_signed
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register, verify
@@ -45,7 +47,7 @@ def read_delivery(text: str) -> bool:
 def reading(payload_type: str) -> Callable[[str], bool]:
     def read(text: str) -> bool:
         try:
-            open_exact(text, payload_type, PUBLIC, verify)
+            open_signed(text, payload_type, "a document", PUBLIC, verify)
         except RejectedError:
             return False
         return True
@@ -55,7 +57,7 @@ def reading(payload_type: str) -> Callable[[str], bool]:
 
 LICENCE = signed(licences.PAYLOAD_TYPE, licences.build(licence()))
 REVOCATIONS = ReleaseSealer(SIGNER, SIGNER).sign_revocations(
-    RevocationRequest(2, ISSUED_AT, ISSUED_AT + timedelta(days=1), ["lic_a"])
+    RevocationList(2, ISSUED_AT, ISSUED_AT + timedelta(days=1), 0, ["lic_a"])
 )
 DOCUMENTS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "licence": (licences.armour(LICENCE), read_licence),
@@ -67,7 +69,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[str], bool]]] = {
         signed(PAYLOAD_TYPE, manifests.build(release_manifest())),
         reading(PAYLOAD_TYPE),
     ),
-    "revocation list": (REVOCATIONS, reading(REVOCATIONS_TYPE)),
+    "revocation list": (REVOCATIONS, reading(revocations.PAYLOAD_TYPE)),
 }
 
 

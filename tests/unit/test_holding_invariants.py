@@ -15,6 +15,7 @@ from domain.orders.events import OrderPaid
 from domain.orders.holding_invariants import (
     DeliveryTerms,
     LicenceTerms,
+    StoredSuccessor,
     check_deliveries,
     check_licences,
 )
@@ -101,6 +102,35 @@ def test_a_licence_must_be_active():
 def test_a_licence_of_somebody_or_something_else_is_found(changes):
     wrong = replace(LICENCE, terms=replace(LICENCE.terms, **changes))
     assert [invariant for invariant, _ in check_licences(SOLD, [wrong])] == ["I3"]
+
+
+def successor(serial, supersedes, buyer="buyer_bob", **changes):
+    """A document as a transfer writes it, in its row."""
+    document_id = f"lic_{serial}"
+    document = LICENCE.terms.document | {"licence_id": document_id, "buyer_id": buyer} | changes
+    return StoredSuccessor(document_id, serial, supersedes, buyer, document)
+
+
+def test_documents_that_follow_each_other_are_right():
+    rows = [successor(2, LICENCE.licence_id), successor(3, "lic_2", "buyer_cyd")]
+    assert list(check_licences(SOLD, [replace(LICENCE, successors=rows)])) == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [successor(3, LICENCE.licence_id)],
+        [successor(2, "lic_other")],
+        [successor(2, LICENCE.licence_id), successor(3, LICENCE.licence_id)],
+        [successor(2, LICENCE.licence_id, quantity=9)],
+        [successor(2, LICENCE.licence_id, sku_id="sku_9")],
+        [replace(successor(2, LICENCE.licence_id), buyer_id="mallory")],
+        [replace(successor(2, LICENCE.licence_id), document={})],
+    ],
+)
+def test_a_document_that_follows_nothing_or_says_something_else_is_found(rows):
+    found = [invariant for invariant, _ in check_licences(SOLD, [replace(LICENCE, successors=rows)])]
+    assert found == ["I3"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from domain import statements
 from domain.dsse import Envelope, sign_all
 from domain.errors import DependencyError
+from domain.licence_policies import OfferedPolicy
+from domain.proposals.documents import LicenceModel
 from storage.age.files import decrypt
 from storage.age.header import wrap_file_key
 from storage.age.recipients import public_half
@@ -321,3 +323,19 @@ def test_the_sellers_signature_in_the_example_is_verified_by_libsodium():
         b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(envelope.payload), envelope.payload),
         envelope.signatures[0].sig,
     )
+
+
+@pytest.mark.parametrize("policy", [OfferedPolicy(activation="seats"), OfferedPolicy(days=401)], ids=str)
+async def test_only_licences_that_the_operators_allow_are_published(market, seller, policy):
+    data = bundle()
+    _, draft = await drafted(market, seller, data)
+    path = f"/v1/releases/{draft['id']}/publish"
+    market.catalogue.model = LicenceModel(("perpetual", "timed"), 400, 0)
+    body = {"manifest": manifest(data, licence_policy=policy)}
+    await refuse(market, seller.post(path, body), 422, "licence_policy_not_allowed")
+    market.catalogue.model = LicenceModel(("seats", "timed"), 401, 0)
+    assert (await seller.post(path, body)).status_code == 200
+    assert market.catalogue.publications[draft["id"]].licence_activation == policy.activation
+    # What is published stays so, whatever is allowed later.
+    market.catalogue.model = LicenceModel(("perpetual",), 1, 0)
+    assert (await seller.post(path, body)).status_code == 200

@@ -6,7 +6,7 @@ from datetime import timedelta
 import orjson
 import pytest
 
-from actors.publisher.sealing import REVOCATIONS_TYPE, revoked_sha256
+from domain import revocations
 from domain.dsse import Envelope, pae
 from domain.errors import DependencyError
 from domain.licences import armour
@@ -157,19 +157,24 @@ async def test_the_revocation_list_is_signed_and_made_once_a_minute(market, clie
     for _ in range(3):
         document = (await client.get("/v1/licences/revocations")).json()
     assert market.signer.signed_lists == 1
-    assert (document["version"], document["revoked"]) == (3, ["lic_a", "lic_b"])
+    assert (document["revoked"], document["suspended"]) == (["lic_a", "lic_b"], ["lic_c"])
     envelope = Envelope.parse(orjson.dumps(document["envelope"]))
-    assert envelope.payload_type == REVOCATIONS_TYPE
+    assert envelope.payload_type == revocations.PAYLOAD_TYPE
     message = pae(envelope.payload_type, envelope.payload)
     assert verify(market.keys.public_key, message, envelope.signatures[0].sig)
     signed = orjson.loads(envelope.payload)
-    assert signed["revoked_sha256"] == revoked_sha256(document["revoked"])
+    assert signed["revoked_sha256"] == revocations.ids_sha256(document["revoked"])
     assert {name: signed[name] for name in ("version", "issued_at", "expires_at")} == {
         name: document[name] for name in ("version", "issued_at", "expires_at")
     }
-    market.licences.statuses["lic_d"] = "revoked"
-    market.monotonic.now_s += 61
-    assert (await client.get("/v1/licences/revocations")).json()["version"] == 4
+    # Every change has its own version, and is told at once: a restoration as well.
+    market.licences.statuses["lic_c"] = "active"
+    later = (await client.get("/v1/licences/revocations")).json()
+    assert later["version"] > document["version"]
+    assert (later["revoked"], later["suspended"]) == (["lic_a", "lic_b"], [])
+    trusted = {market.keys.key_id: market.keys.public_key}
+    raw = (await client.get("/v1/licences/revocations")).content
+    assert revocations.open_document(raw, trusted, verify).version == later["version"]
 
 
 async def test_ten_thousand_revocations_are_signed_too(market, client):

@@ -280,7 +280,8 @@ async def test_every_operation_documents_its_problems_and_its_access(description
         if operation["security"]:
             assert {"401", "403"} <= statuses
         reads = ("/v1/webhooks/stripe", "/v1/licences/verify", "/v1/quotes")
-        if method == "put" or (method == "post" and path not in reads):
+        once = path.startswith("/v1/activations/")  # doing it twice is doing it once
+        if method in ("post", "put") and path not in reads and not once:
             assert "Idempotency-Key" in names, path
         else:
             assert "Idempotency-Key" not in names, path
@@ -339,6 +340,19 @@ async def test_the_contracts_paths_are_all_there(description):
         ("get", "/v1/licences/{licence_id}"),
         ("post", "/v1/licences/verify"),
         ("get", "/v1/licences/revocations"),
+        ("get", "/v1/licences"),
+        ("get", "/v1/licences/{licence_id}/offline"),
+        ("post", "/v1/licences/{licence_id}/activations"),
+        ("get", "/v1/licences/{licence_id}/activations"),
+        ("put", "/v1/activations/{activation_id}/heartbeat"),
+        ("put", "/v1/activations/{activation_id}/release"),
+        ("post", "/v1/licences/{licence_id}/owner-keys"),
+        ("post", "/v1/licences/{licence_id}/ownership-challenges"),
+        ("post", "/v1/licences/{licence_id}/transfers"),
+        ("post", "/v1/licences/{licence_id}/renewals"),
+        ("get", "/v1/transfers/{transfer_id}"),
+        ("post", "/v1/transfers/{transfer_id}/acceptance"),
+        ("post", "/v1/transfers/{transfer_id}/end"),
         ("get", "/v1/keys"),
         ("get", "/v1/keys/list"),
         ("post", "/v1/ops/key-lists"),

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import secrets
+from dataclasses import replace
 
 import pyrage
 import pytest
@@ -115,6 +116,15 @@ def test_a_timed_licence_expires_from_its_booking(keys, release):
     (fulfilment,) = Issuer(keys, keys).issue([IssueRequest(order, (material,))])
     _, licence = licences.open_envelope(fulfilment.licences[0].envelope)
     assert (licence.policy.expires_at - licence.issued_at).days == 30
+
+
+@pytest.mark.parametrize("activation", ["seats", "floating"])
+def test_a_release_says_how_its_licences_are_activated(keys, release, activation):
+    material, _ = release
+    order = booked_order(DeliveryChoice("released_key", None))
+    request = IssueRequest(order, (replace(material, licence_activation=activation),))
+    (fulfilment,) = Issuer(keys, keys).issue([request])
+    assert licences.open_envelope(fulfilment.licences[0].envelope)[1].policy.kind == activation
 
 
 def test_repeating_gives_the_same_licence_bytes(keys, release):

@@ -87,7 +87,7 @@ def test_a_time_in_another_zone_is_written_in_utc() -> None:
 @pytest.mark.parametrize(
     ("code", "changes"),
     [
-        ("licence_policy_unknown", {"policy": {"kind": "seats"}}),
+        ("licence_policy_unknown", {"policy": {"kind": "rental"}}),
         ("licence_policy_unknown", {"policy": "perpetual"}),
         ("licence_policy_unknown", {"policy": {}}),
         ("field_unknown", {"policy": {"kind": "perpetual", "expires_at": "2026-11-24T09:30:00Z"}}),
