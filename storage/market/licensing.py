@@ -126,7 +126,9 @@ class Licensing:
     async def licences_of(self, buyer_id: str, before: str, limit: int) -> list[LicenceRow]:
         """List the licences that are a buyer's now, newest id first, below the id ``before``."""
         values = {"buyer_id": buyer_id, "before": before, "limit": limit}
-        return [LicenceRow(*row) for row in await fetch(self._pool, SQL["licences_of_buyer"], values)]
+        ids = [row[0] for row in await fetch(self._pool, SQL["documents_of_buyer"], values)]
+        rows = await fetch(self._pool, SQL["documents"], {"document_ids": ids}) if ids else []
+        return [LicenceRow(*row) for row in rows]
 
     # -- activations -------------------------------------------------------------------------------
 

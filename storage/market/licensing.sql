@@ -36,27 +36,26 @@ FROM market.licence_activations AS a
 WHERE a.licence_id = %(licence_id)s AND (a.held_until IS NULL OR a.held_until > clock_timestamp())
 ORDER BY a.activated_at, a.activation_id LIMIT %(limit)s
 
--- name: licences_of_buyer
+-- name: documents_of_buyer
 -- Through the buyer's orders, so that issuing a licence keeps no index of its own for this. The collations are those
 -- of the indexes: `orders` compares ids byte by byte, `licences` by the database's own.
-SELECT d.document_id, d.order_id, d.line_no, d.buyer_id, d.sku_id, d.release_id, d.quantity, d.standing, d.key_id,
-       d.envelope, d.issued_at, d.licence_id, d.serial
-FROM (
-    SELECT id FROM (
-        SELECT l.licence_id AS id
-        FROM market.orders AS o JOIN market.licences AS l ON l.order_id = o.order_id COLLATE "default"
-        WHERE o.buyer_id = %(buyer_id)s
-        UNION ALL
-        SELECT s.document_id FROM market.licence_successors AS s WHERE s.buyer_id = %(buyer_id)s
-    ) AS given
-    WHERE id COLLATE "C" < %(before)s
-      AND NOT EXISTS (SELECT FROM market.licence_successors AS n WHERE n.supersedes = given.id)
-    ORDER BY id COLLATE "C" DESC LIMIT %(limit)s
-) AS own CROSS JOIN LATERAL (
-    -- OFFSET 0 keeps it a look-up of one id at a time; as a join the view would be read whole.
-    SELECT * FROM market.licence_documents AS one WHERE one.document_id = own.id OFFSET 0
-) AS d
-ORDER BY own.id COLLATE "C" DESC
+SELECT id FROM (
+    SELECT l.licence_id AS id
+    FROM market.orders AS o JOIN market.licences AS l ON l.order_id = o.order_id COLLATE "default"
+    WHERE o.buyer_id = %(buyer_id)s
+    UNION ALL
+    SELECT s.document_id FROM market.licence_successors AS s WHERE s.buyer_id = %(buyer_id)s
+) AS given
+WHERE id COLLATE "C" < %(before)s
+  AND NOT EXISTS (SELECT FROM market.licence_successors AS n WHERE n.supersedes = given.id)
+ORDER BY id COLLATE "C" DESC LIMIT %(limit)s
+
+-- name: documents
+-- Apart from the list of ids: Postgres does not carry a join's condition into both halves of the view.
+SELECT document_id, order_id, line_no, buyer_id, sku_id, release_id, quantity, standing, key_id, envelope, issued_at,
+       licence_id, serial
+FROM market.licence_documents WHERE document_id = ANY (%(document_ids)s)
+ORDER BY document_id COLLATE "C" DESC
 
 -- name: register_owner_key
 SELECT market.register_owner_key(%(principal_id)s, %(idempotency_key)s, %(request_digest)s, %(subject)s,
