@@ -52,7 +52,7 @@ LICENCE_DUE = timedelta(hours=1)  # after payment; a licence takes a second, an 
 # Stripe's words for a refund that returned money, or is about to, and for a dispute that holds some.
 _REFUNDED = frozenset({"pending", "requires_action", "succeeded"})
 _DISPUTED = frozenset({"needs_response", "under_review", "lost"})
-_UNFULFILLED = frozenset({Status.PAID, Status.BOOKED})
+_UNFULFILLED = frozenset({Status.GRANTED, Status.PAID, Status.BOOKED})
 _Expected = tuple[datetime, Sequence[tuple[str, int]]]
 
 
@@ -363,8 +363,14 @@ def _fee_entries(facts: Facts) -> Iterator[Difference]:
             )
 
 
+def _entitled_at(order: Order) -> datetime | None:
+    """When the buyer got a claim to licences: by paying, or by an order that costs nothing."""
+    return order.booked_at if order.total_minor == 0 else order.paid_at
+
+
 def _licences(facts: Facts, order: Order) -> Iterator[Difference]:
-    if order.paid_at is None:
+    entitled_at = _entitled_at(order)
+    if entitled_at is None:
         for line_no, status in facts.licences.items():
             if status != "revoked":
                 yield Difference(
@@ -382,11 +388,11 @@ def _licences(facts: Facts, order: Order) -> Iterator[Difference]:
             Kind.PAID_WITHOUT_LICENCE,
             facts.order_id,
             "licences",
-            order.paid_at + LICENCE_DUE,
+            entitled_at + LICENCE_DUE,
             order.currency,
             None,
             None,
-            f"The order was paid at {order.paid_at.isoformat()} and is still {order.stage}.",
+            f"The order was paid (or free) at {entitled_at.isoformat()} and is still {order.stage}.",
         )
 
 

@@ -2,14 +2,13 @@
 
 import json
 import re
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import httpx
 import pytest
-
-from cluster.local.layout import read_json
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(300)]
 
@@ -174,9 +173,11 @@ def made_code(market, **rule):
 
 
 def entry_of(market, order_id):
-    with httpx.Client(base_url=market.local["finance_url"], timeout=20) as finance:
-        token = read_json(market.layout.settings_json)["finance"]["token"]
-        found = finance.get(f"/v1/entries/{order_id}:capture", headers={"Authorization": f"Bearer {token}"})
+    reader = market.local["finance_reader"]
+    tls = ssl.create_default_context(cafile=reader["ca"])
+    tls.load_cert_chain(reader["certificate"], reader["key"])
+    with httpx.Client(base_url=market.local["finance_url"], verify=tls, timeout=20) as finance:
+        found = finance.get(f"/v1/entries/{order_id}:capture")
     return found.status_code, {
         one["account"]: one["amount_minor"] for one in found.json().get("postings", ())
     }

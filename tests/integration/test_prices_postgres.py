@@ -44,7 +44,7 @@ def owner(migrated):
         connection.execute(
             "TRUNCATE market.orders, market.order_events, market.commands, market.effects, market.outbox,"
             " market.discounts, market.discount_uses, market.skus, market.sku_prices, market.price_lists,"
-            " market.releases, market.tax_tables, market.operator_actions"
+            " market.releases, market.tax_tables, market.operator_actions CASCADE"
         )
         yield connection
 

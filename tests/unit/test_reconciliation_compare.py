@@ -17,7 +17,7 @@ from domain.orders.booking import (
 )
 from domain.orders.decide import decide
 from domain.orders.return_invariants import movements_of
-from domain.orders.state import evolve
+from domain.orders.state import Status, evolve
 from domain.reconciliation.cases import case_id
 from domain.reconciliation.compare import examine, suspects
 from domain.reconciliation.facts import (
@@ -249,6 +249,17 @@ def test_disputes_that_differ():
     fee = only(facts(unpaid, [charge(), dispute()]))
     assert fee.kind is Kind.DISPUTE_DIFFERS
     assert isinstance(fee.fix, TellOrder)
+
+
+def test_an_order_that_costs_nothing_has_a_claim_to_its_licences():
+    placed = place_command(order_id_at(int(AT.timestamp() * 1000)), "usr_1", AT)
+    free = replace(placed, lines=tuple(replace(one, unit_price_minor=0, fee_minor=0) for one in placed.lines))
+    order = None
+    for event in decide(None, free):
+        order = evolve(free.order_id, order, event)
+    licensed = Facts(order.order_id, order, [], [], {1: "active"})
+    assert not found(replace(licensed, order=replace(order, stage=Status.DELIVERED)))
+    assert only(replace(licensed, licences={})).kind is Kind.PAID_WITHOUT_LICENCE
 
 
 def test_licences_follow_payment():
