@@ -155,6 +155,8 @@ def _unrecorded_charge(facts: Facts, order: Order, one: StripeObject) -> Differe
 
 
 def _refunds(facts: Facts, order: Order) -> Iterator[Difference]:
+    if order.paid_at is None:
+        return  # of a payment that the order cannot use or does not know yet: its charge says what is left
     at_stripe = [one for one in facts.objects if one.kind == REFUND and _is_own(order, one)]
     if not at_stripe and not order.refunds:
         return
@@ -252,8 +254,12 @@ def _dispute(facts: Facts, dispute: Dispute | None, one: StripeObject) -> Iterat
     told_minor = one.amount_minor if held else 0
     unfinished = dispute.status is DisputeStatus.OPEN and closed
     if known_minor != told_minor or unfinished or dispute.fee_minor != fee_minor:
-        still_open = dispute.status is DisputeStatus.OPEN and one.amount_minor == dispute.amount_minor
-        mendable = still_open or (known_minor == told_minor and dispute.fee_minor == 0)
+        # A bank may give up what is open, and also what it had won.
+        takes_end = dispute.status is DisputeStatus.OPEN or (
+            dispute.status is DisputeStatus.LOST and one.status == "won"
+        )
+        same = one.amount_minor == dispute.amount_minor
+        mendable = (takes_end and same) or (known_minor == told_minor and dispute.fee_minor == 0)
         yield _about(
             Kind.DISPUTE_DIFFERS,
             facts,
@@ -405,7 +411,9 @@ def _refund_of(order: Order, one: StripeObject) -> Refund | None:
     for refund in order.refunds:
         if refund.stripe_refund_id == one.object_id:
             return refund
-    return order.find_refund(one.refund_id) if one.refund_id else None
+    # By our own id only what Stripe has not answered yet: another one of the same id is a second refund.
+    own = order.find_refund(one.refund_id) if one.refund_id else None
+    return own if own is not None and own.stripe_refund_id is None else None
 
 
 def _fee_key(facts: Facts, one: StripeObject) -> str:

@@ -272,6 +272,34 @@ def test_licences_follow_payment():
     assert only(waits).kind is Kind.PAID_WITHOUT_LICENCE
 
 
+def test_a_payment_that_was_returned_by_hand_is_settled():
+    """Of an order that had ended before it was paid: the dead letter says to return it."""
+    order = told(sold(2), c.NoticePaymentCancelled(PI, "requested_by_customer", AT))
+    returned = [charge(returned_minor=PRICE_MINOR), refund(amount_minor=PRICE_MINOR)]
+    assert not found(Facts(order.order_id, order, returned, []))
+    partly = [charge(returned_minor=500), refund()]
+    assert only(Facts(order.order_id, order, partly, [])).kind is Kind.CAPTURE_NOT_RECORDED
+
+
+def test_a_refund_that_stripe_made_twice_is_told():
+    order = sold()
+    asked = told(order, c.RequestRefund("rfd_1", (), 500, "operator", "usr_9", "Twice.", "00", AT))
+    refunded = told(asked, c.RecordRefund("rfd_1", "re_1", "succeeded", AT))
+    once, again = refund(refund_id="rfd_1"), refund(object_id="re_2", refund_id="rfd_1")
+    assert not found(facts(refunded, [charge(returned_minor=500), once]))
+    difference = only(facts(refunded, [charge(returned_minor=1000), once, again]))
+    assert (difference.kind, difference.subject) == (Kind.REFUND_NOT_RECORDED, "re_2")
+
+
+def test_a_lost_dispute_that_was_won_after_all_is_told():
+    lost = noticed_dispute(sold(), "needs_response", "lost")
+    difference = only(facts(lost, [charge(), dispute(status="won")]))
+    assert difference.kind is Kind.DISPUTE_DIFFERS
+    assert isinstance(difference.fix, TellOrder)
+    won = noticed_dispute(lost, difference.fix.news.object_status)
+    assert not found(facts(won, [charge(), dispute(status="won")]))
+
+
 def test_what_is_of_no_order():
     order_id = sold().order_id
     entry = Booked(f"{order_id}:capture", "USD", [("stripe:clearing", 5), ("platform:fees", -5)], AT)
