@@ -268,6 +268,8 @@ async def _receive(call: Call) -> str:
         call.ports.clock(),
     )
     event = parse_json(body)
+    if isinstance(event, dict) and event.get("account"):
+        return "ignored"  # of a connected account: a payee may say there what it likes, our order ids too
     if isinstance(event, dict) and event.get("type") == TRANSFER_REVERSED:
         return await _look_at_payout(call, event)
     news = news_of(event)

@@ -65,6 +65,15 @@ async def test_a_payment_is_applied_before_it_is_answered(market, stripe, order_
     assert market.store.orders[order_id].status == "delivered"
 
 
+async def test_what_a_connected_account_says_pays_nothing(market, stripe, order_id):
+    """A seller can make a payment to itself that names our order: signed by Stripe, and nothing of ours."""
+    theirs = stripe_event(order_id) | {"account": "acct_seller"}
+    answer = await send(market, stripe, theirs)
+    assert (answer.status_code, answer.json()["outcome"]) == (200, "ignored")
+    assert not market.store.inbox
+    assert market.store.orders[order_id].status == "awaiting_payment"
+
+
 async def test_no_answer_is_given_before_the_commit(market, stripe, order_id):
     gate, commit = asyncio.Event(), market.store.commit
 
