@@ -390,6 +390,11 @@ class Examination:
         charges, paid = self.facts.charges, self.paid
         if charges is None:
             return
+        # What the order cannot use and somebody has returned in full is settled.
+        used = paid and paid.payment_intent_id
+        charges = [
+            one for one in charges if one.payment_intent_id == used or one.refunded_minor != one.amount_minor
+        ]
         if len(charges) > 1:
             names = ", ".join(sorted(charge.payment_intent_id for charge in charges))
             yield "I2", f"was charged {len(charges)} times: {names}"

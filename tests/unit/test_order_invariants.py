@@ -268,6 +268,17 @@ def test_an_old_webhook_may_have_been_purged():
     assert check_order(old) == []
 
 
+def test_a_charge_that_an_operator_has_returned_is_settled():
+    """Of a second payment, and of one that came after the order had ended and whose news was dropped."""
+    second = Charge("pi_2", TOTAL_MINOR, "USD", NOW, refunded_minor=TOTAL_MINOR)
+    assert check_order(replace(DELIVERED, charges=[*DELIVERED.charges, second])) == []
+    partly = replace(second, refunded_minor=TOTAL_MINOR - 1)
+    assert found(replace(DELIVERED, charges=[*DELIVERED.charges, partly])) == {"I2"}
+    unpaid = facts(*WAY[:2], charges=[second])
+    assert check_order(unpaid) == []
+    assert found(replace(unpaid, charges=[partly])) == {"I1"}
+
+
 def test_a_capture_that_lies_before_an_operator_is_an_open_case():
     refused = [StoredWebhook("evt_2", processed=False, dead=True, kind=CAPTURED)]
     assert check_order(facts(*WAY[:2], charges=DELIVERED.charges, webhooks=refused)) == []
