@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice, pairwise
-from typing import Protocol
 
+from actors.reconciliation.transfers import SETTLING, Payouts, judge, still_open
 from domain.errors import MarketplaceError, RejectedError
 from domain.ids import is_id
 from domain.orders.state import Order
@@ -39,7 +39,6 @@ from domain.reconciliation.facts import (
     TellOrder,
 )
 from domain.reconciliation.report import Report
-from domain.reconciliation.transfers import SentPayout, SentTransfer, compare_transfers
 from storage.reconciliation.ahead import ahead
 from storage.reconciliation.ledger import Ledger
 from storage.reconciliation.market import Market, OpenCase
@@ -59,13 +58,6 @@ PAYOUT_KEYS = "payout:"  # entries of payouts, which are theirs to explain
 _CAUSES_MAX = f"more than {LOOKED_AT_MAX} orders differ; look for one cause, then run it again"
 _Page = tuple[list[str], Mapping[str, Order], Mapping[str, Mapping[int, str]]]
 _TRANSFERS = frozenset({"transfer", "transfer_refund", "transfer_cancel", "transfer_failure"})
-
-
-class Payouts(Protocol):
-    """Whoever keeps payouts."""
-
-    def sent(self, since: datetime, until: datetime) -> Iterable[SentPayout]:
-        """List payouts that Stripe sent in a window, by our account."""
 
 
 class StoppedError(Exception):
@@ -132,7 +124,7 @@ class Reconciler:
             for order_id, intents in suspected.items():
                 by_order[order_id] |= intents
             self._look_at(by_order, settled_before, open_cases, report, apply=apply)
-        self._loose_ends(loose, window, open_cases, report)
+        self._loose_ends(loose, window, open_cases, report, apply=apply)
         report.unreadable_orders = len(self._market.unreadable)
         report.open_by_kind = self._market.open_by_kind()
         report.stripe_minor = self._stripe.balance()
@@ -149,6 +141,7 @@ class Reconciler:
         payments = _payments(open_cases)
         self._look_at(payments, now - grace, open_cases, report, apply=apply)
         self._loose_entries([], open_cases, report)
+        self._settled_transfers(open_cases, report)
         report.open_by_kind = self._market.open_by_kind()
         report.seconds = time.monotonic() - began
         return report
@@ -373,26 +366,34 @@ class Reconciler:
         if self._payouts is None:
             return []
         # A transfer that was made a moment ago may not be recorded yet.
-        until = min(window.until, self._market.now() - GRACE)
-        sent: dict[str, SentTransfer] = {}
-        for move in moves:
-            if move.type == "transfer" and move.at < until:
-                named = move.metadata.get("payout_id", "")
-                sent[move.source_id] = SentTransfer(
-                    move.source_id, named, -move.amount_minor, move.currency, move.at
-                )
-        payouts = {one.transfer_id: one for one in self._payouts.sent(window.since, until)}
-        return list(compare_transfers(sent.values(), payouts))
+        return judge(self._payouts, moves, window.since, min(window.until, self._market.now() - GRACE))
+
+    def _settled_transfers(self, open_cases: Sequence[OpenCase], report: Report) -> None:
+        """Close cases of transfers and reversals that their payouts have recorded since."""
+        known = [one for one in open_cases if one.kind in SETTLING]
+        if self._payouts is not None and known:
+            report.resolved += self._market.resolve_loose(SETTLING, still_open(self._payouts, known))
 
     def _loose_ends(
-        self, loose: Sequence[Difference], window: Window, open_cases: Sequence[OpenCase], report: Report
+        self,
+        loose: Sequence[Difference],
+        window: Window,
+        open_cases: Sequence[OpenCase],
+        report: Report,
+        *,
+        apply: bool,
     ) -> None:
         told = self._webhooks(window)
         self._keep(told, report)
         kinds = [Kind.WEBHOOK_ENDPOINT_DISABLED.value, Kind.EVENTS_UNDELIVERED.value]
         report.resolved += self._market.resolve_loose(kinds, [case_id(one) for one in told])
         transfers = [one for one in loose if one.kind is not Kind.BOOKED_WITHOUT_ORDER]
-        self._keep(transfers, report)
+        self._settled_transfers(open_cases, report)
+        for one in self._keep(transfers, report):
+            # What its webhook would have done, and no more: the runner asks Stripe and books.
+            if apply and self._payouts is not None and (transfer := one.evidence.get("transfer")):
+                report.applied += self._payouts.look_at(transfer)
+                self._market.applied(case_id(one), "its payout looks at Stripe again")
         self._loose_entries(
             [one for one in loose if one.kind is Kind.BOOKED_WITHOUT_ORDER], open_cases, report
         )

@@ -4,7 +4,7 @@ The side of payouts is told by whoever keeps them (``actors.reconciliation.run``
 without it transfers are counted and not judged. Pure.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from domain.reconciliation.facts import Difference, Kind
 
 @dataclass(frozen=True, slots=True)
 class SentTransfer:
-    """A transfer at Stripe: what of it has not come back, in minor units."""
+    """A transfer at Stripe, in minor units; what came back of it is a ``ReversedTransfer``."""
 
     transfer_id: str
     payout_id: str  # from its metadata; empty: it names none
@@ -31,6 +31,40 @@ class SentPayout:
     amount_minor: int
     currency: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReversedTransfer:
+    """A transfer reversal at Stripe: ``amount_minor`` came back."""
+
+    reversal_id: str
+    transfer_id: str
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+def compare_reversals(
+    reversals: Iterable[ReversedTransfer], recorded: Collection[str]
+) -> Iterator[Difference]:
+    """Yield the reversals of our payouts' transfers that no payout has booked back.
+
+    ``recorded`` are the ids of transfers and reversals that payouts know.
+    """
+    for one in reversals:
+        if one.transfer_id in recorded and one.reversal_id not in recorded:
+            yield Difference(
+                Kind.TRANSFER_DIFFERS,
+                "",
+                one.reversal_id,
+                one.at,
+                one.currency,
+                0,
+                one.amount_minor,
+                f"Stripe took {one.amount_minor} {one.currency} of {one.transfer_id} back by "
+                f"{one.reversal_id}, and its payout does not know it.",
+                {"transfer": one.transfer_id},
+            )
 
 
 def compare_transfers(

@@ -111,6 +111,14 @@ class Market:
             )
         ]
 
+    def recorded(self, transfer_ids: Sequence[str]) -> set[str]:
+        """Return those of Stripe's transfers and transfer reversals that a payout has recorded."""
+        return {row[0] for row in self._ask("recorded_transfers", ids=list(transfer_ids))}
+
+    def look_at(self, transfer_id: str) -> bool:
+        """Have the payout that a transfer is of look at Stripe again; whether there is one."""
+        return bool(self._ask("look_at_payout", transfer_id=transfer_id))
+
     def orders_of_payments(self, payment_intent_ids: Sequence[str]) -> dict[str, str]:
         """Return the order that each PaymentIntent has paid."""
         found: dict[str, str] = {}

@@ -31,6 +31,20 @@ JOIN market.payouts p ON p.payout_id = e.payout_id
 WHERE e.kind = 'payout.sent'
   AND (e.data ->> 'made_at')::timestamptz >= %(since)s AND (e.data ->> 'made_at')::timestamptz < %(until)s
 
+-- name: recorded_transfers
+-- Which of these transfers and transfer reversals a payout has recorded.
+SELECT coalesce(data ->> 'reversal_id', data ->> 'transfer_id') FROM market.payout_events
+WHERE kind IN ('payout.sent', 'payout.returned')
+  AND coalesce(data ->> 'reversal_id', data ->> 'transfer_id') = ANY(%(ids)s)
+
+-- name: look_at_payout
+-- As its webhook would have done: the runner asks Stripe.
+UPDATE market.payouts SET nudges = nudges + 1, due_at = least(due_at, now())
+WHERE payout_id IN (
+    SELECT payout_id FROM market.payout_events
+    WHERE kind = 'payout.sent' AND data ->> 'transfer_id' = %(transfer_id)s)
+RETURNING payout_id
+
 -- name: histories
 SELECT order_id, kind, data::text FROM market.order_events
 WHERE order_id = ANY(%(order_ids)s) AND kind <> ALL(%(without)s) ORDER BY order_id, seq

@@ -31,7 +31,8 @@ _KINDS = {"ch": CHARGE, "py": CHARGE, "re": REFUND, "pyr": REFUND, "dp": DISPUTE
 class Move:
     """One balance transaction. ``about`` is its charge, refund or dispute, None for anything else.
 
-    ``order_id`` is ours as far as the object says it itself; ``charge_id`` is what a refund or dispute is of.
+    ``order_id`` is ours as far as the object says it itself; ``charge_id`` is what a refund or dispute is of,
+    ``transfer_id`` what a transfer reversal is of.
     """
 
     transaction_id: str
@@ -44,6 +45,7 @@ class Move:
     order_id: str
     charge_id: str
     metadata: Mapping[str, str]
+    transfer_id: str = ""
 
 
 class StripeMoves:
@@ -164,7 +166,7 @@ def _move(one: Mapping[str, Any]) -> Move:
     source: Mapping[str, Any] = (
         one["source"] if isinstance(one["source"], dict) else {"id": one["source"] or ""}
     )
-    charge, metadata = source.get("charge"), source.get("metadata")
+    charge, metadata, transfer = source.get("charge"), source.get("metadata"), source.get("transfer")
     return Move(
         transaction_id=one["id"],
         type=one["type"],
@@ -176,6 +178,7 @@ def _move(one: Mapping[str, Any]) -> Move:
         order_id=_order_id(source),
         charge_id=charge if isinstance(charge, str) else "",
         metadata=metadata if isinstance(metadata, dict) else {},
+        transfer_id=transfer if isinstance(transfer, str) else "",
     )
 
 

@@ -5,11 +5,16 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from finance_process import TOKEN
 from payouts_world import Bomb, Killed, World, prepare, stop, week, within
 
+from actors.reconciliation.run import Reconciler, Window
 from domain.reconciliation.facts import Kind
 from domain.reconciliation.transfers import SentTransfer, compare_transfers
+from storage.reconciliation.ledger import Ledger
 from storage.reconciliation.market import Market
+from storage.reconciliation.stripe_moves import StripeMoves
+from tests.fakes.stripe_process import SECRET_KEY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -189,6 +194,53 @@ async def test_reconciliation_finds_every_transfer_explained_and_a_foreign_one_n
     found = list(compare_transfers(sent.values(), payouts))
     assert [(one.kind, one.subject) for one in found] == [(Kind.TRANSFER_WITHOUT_PAYOUT, foreign.id)]
     assert len(payouts) >= len(names)
+
+
+async def test_a_reversal_whose_webhook_never_came_is_found_and_booked_back(world):
+    """And the case closes; so does that of a transfer that its payout had not recorded yet."""
+    _, batch_id, (payee,) = await approved(world, 1)
+    assert await world.finish(batch_id) == {"settled": 1}
+    ((transfer_id,),) = world.sql(
+        "SELECT e.data ->> 'transfer_id' FROM market.payout_events e JOIN market.payouts USING (payout_id)"
+        " WHERE batch_id = %s AND kind = 'payout.sent'",
+        batch_id,
+    )
+    reversal = world.stripe.v1.transfers.reversals.create(transfer_id, {"amount": 345})
+    found = await asyncio.to_thread(reconciled, world, apply=False)
+    assert [(one.kind, one.actual_minor) for one in found if one.subject == reversal.id] == [
+        (Kind.TRANSFER_DIFFERS, 345)
+    ]
+    assert await world.finish(batch_id) == {"settled": 1}
+    assert world.owed(f"seller:{payee}:payable") == 0, "without --apply nothing but cases is written"
+    await asyncio.to_thread(reconciled, world, apply=True)
+    await world.finish(batch_id)
+    assert world.owed(f"seller:{payee}:payable") == 345
+    assert not [
+        one for one in await asyncio.to_thread(reconciled, world, apply=True) if one.subject == reversal.id
+    ]
+    status = "SELECT status FROM market.reconciliation_cases WHERE subject = %s"
+    assert world.sql(status, reversal.id) == [("resolved",)]
+    world.sql(
+        "INSERT INTO market.reconciliation_cases (case_id, kind, order_id, subject, happened_at, currency,"
+        " detail, evidence) VALUES (%s, 'transfer_without_payout', '', %s, now(), 'USD', 'Late.', '{}')",
+        world.new_id("cas"),
+        transfer_id,
+    )
+    await asyncio.to_thread(reconciled, world, apply=False)
+    assert world.sql(status, transfer_id) == [("resolved",)]
+
+
+def reconciled(world, *, apply):
+    """Reconcile the last hour; returns the differences."""
+    with (
+        Market(world.database.dsn_for("market_app")) as market,
+        Ledger(world.finance.url, TOKEN) as ledger,
+        StripeMoves(world.simulator.url, SECRET_KEY) as moves,
+    ):
+        now = market.now() + timedelta(minutes=30)  # what is younger than ten minutes is not judged
+        market.now = lambda: now
+        window = Window(now - timedelta(hours=1), now)
+        return Reconciler(market, ledger, moves, payouts=market).run(window, apply=apply).differences
 
 
 async def test_two_periods_of_one_payee_never_clear_the_same_balance(world):
