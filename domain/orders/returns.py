@@ -56,6 +56,7 @@ from domain.orders.returned import DisputeStatus, Refund, RefundStatus, left_by_
 from domain.orders.state import Order, Status, evolve
 
 REFUNDS_MAX = 100  # per order: two per line of the longest cart; bounds its history
+REFUNDS_OF_BUYER_MAX = 50  # so many of them may be the buyer's: nobody shall use an operator's up
 OPERATOR, BUYER, DASHBOARD = "operator", "buyer", "dashboard"
 _FAILED = ("failed", "canceled")  # Stripe's words for a refund whose money came back
 _STAGES = ("needs_response", "under_review")  # Stripe's words for an open dispute, in their order
@@ -114,7 +115,12 @@ def request_refund(state: Order, command: c.RequestRefund) -> list[Event]:
         )
     if len(state.refunds) >= REFUNDS_MAX:
         raise ConflictError(
-            "refunds_full", f"An order takes {REFUNDS_MAX} refunds. Refund what is left at once."
+            "refunds_full", f"An order takes {REFUNDS_MAX} refunds. Refund what is left at once, at Stripe."
+        )
+    own = sum(one.origin == BUYER for one in state.refunds) if command.origin == BUYER else 0
+    if own >= REFUNDS_OF_BUYER_MAX:
+        raise ConflictError(
+            "refunds_full", f"Buyers take {REFUNDS_OF_BUYER_MAX} refunds of an order. Ask an operator."
         )
     requested = RefundRequested(
         command.refund_id,

@@ -35,7 +35,7 @@ from domain.orders.events import (
     LicencesRevoked,
     LicencesSuspended,
 )
-from domain.orders.returns import REFUNDS_MAX
+from domain.orders.returns import REFUNDS_MAX, REFUNDS_OF_BUYER_MAX
 from domain.orders.state import Status, evolve, fold
 from tests.fakes.carts import NOW, cart, line, order_id
 
@@ -268,6 +268,13 @@ def test_refunds_of_an_order_are_bounded(sold):
     for number in range(REFUNDS_MAX):
         sold.ask(f"rfd_{number}", (1, 1))
     assert code_of(sold.ask, "rfd_more", (1, 1)) == "refunds_full"
+
+
+def test_a_buyer_cannot_use_an_operators_refunds_up(sold):
+    for number in range(REFUNDS_OF_BUYER_MAX):
+        sold.ask(f"rfd_{number}", (1, 1), origin="buyer")
+    assert code_of(sold.ask, "rfd_more", (1, 1), origin="buyer") == "refunds_full"
+    assert sold.ask("rfd_all")
 
 
 def test_a_dispute_suspends_and_a_won_one_restores(sold):
