@@ -62,7 +62,8 @@ def prepare(state: Order, command: c.PrepareEvidence) -> list[Event]:
             "evidence_late",
             f"Evidence could be sent until {dispute.due_by.isoformat()}. The bank decides now.",
         )
-    if len(dispute.evidence) >= EVIDENCE_MAX:
+    # What is submitted may be refused and sent again: it has as much room of its own.
+    if len(dispute.evidence) >= (2 * EVIDENCE_MAX if command.submit else EVIDENCE_MAX):
         raise ConflictError("evidence_full", f"A dispute takes {EVIDENCE_MAX} drafts. Submit the last one.")
     return [
         EvidencePrepared(

@@ -81,6 +81,7 @@ def test_when_evidence_is_refused(disputed):
     full = told(disputed, *(prepare(number) for number in range(EVIDENCE_MAX)))
     with pytest.raises(ConflictError, match="evidence_full"):
         decide(full, prepare(99))
+    assert decide(full, prepare(99, submit=True)), "drafts do not end what the bank is to read"
 
 
 def test_what_stripe_refuses_may_be_sent_again(disputed):
