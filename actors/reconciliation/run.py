@@ -23,6 +23,7 @@ from itertools import islice, pairwise
 from actors.reconciliation.transfers import SETTLING, Payouts, judge, still_open
 from domain.errors import MarketplaceError, RejectedError
 from domain.ids import is_id
+from domain.orders.booking import moves_own_money
 from domain.orders.state import Order
 from domain.reconciliation.cases import BY_ITSELF, case_id
 from domain.reconciliation.compare import examine, suspects
@@ -465,7 +466,8 @@ def _payments(open_cases: Sequence[OpenCase]) -> dict[str, set[str]]:
 
 
 def _is_loose(entry: Booked) -> bool:
-    return not (entry.undone or entry.entry_key.startswith(PAYOUT_KEYS))
+    ours = entry.entry_key.startswith(PAYOUT_KEYS) or moves_own_money(entry.postings)
+    return not (entry.undone or ours)
 
 
 def _loose_entry(entry: Booked) -> Difference:

@@ -48,6 +48,8 @@ CLEARING = "stripe:clearing"
 DISPUTE_FEES = "stripe:dispute_fees"  # what Stripe charges for disputes; the platform bears it
 PROCESSING_FEES = "stripe:fees"  # what Stripe charges for payments; the platform bears it
 
+OWN_MONEY = ("cash:", "equity:", "exchange:")  # accounts of our own money, booked by people
+
 CORRECTED = ":corrected"  # behind the key of an entry that was reversed: what is booked in its place
 
 REFUND, REFUND_REVERSAL = "refund", "refund_reversal"
@@ -116,6 +118,14 @@ def fee_postings(fee_minor: int) -> list[tuple[str, int]]:
 def cleared_minor(postings: Sequence[tuple[str, int]]) -> int:
     """Return what an entry says that Stripe holds more (or less) for us."""
     return sum(amount for account, amount in postings if account == CLEARING)
+
+
+def moves_own_money(postings: Iterable[tuple[str, int]]) -> bool:
+    """Whether an entry moves money between Stripe and ourselves: to a bank, from capital, into a currency.
+
+    It is about no order, and takes nothing from anybody.
+    """
+    return all(account == CLEARING or account.startswith(OWN_MONEY) for account, _ in postings)
 
 
 def _returned(order: Order, shares: Sequence[Share], sign: int) -> list[tuple[str, int]]:
