@@ -427,9 +427,11 @@ def _news(facts: Facts, one: StripeObject, kind: str, *, about: str = "") -> Tel
     subject = about or one.object_id
     if any(known == subject for _, known, _ in facts.waiting):
         return None
+    # Once for each thing that there is to tell: a dispute's fee may come after its status.
+    told = f"{one.status}:{one.fee_minor}" if one.kind == DISPUTE else one.status
     return TellOrder(
         PaymentNews(
-            event_id=f"{subject}:{one.status}:reconciled",
+            event_id=f"{subject}:{told}:reconciled",
             order_id=facts.order_id,
             kind=kind,
             payment_intent_id=one.payment_intent_id,

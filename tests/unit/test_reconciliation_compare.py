@@ -249,6 +249,8 @@ def test_disputes_that_differ():
     fee = only(facts(unpaid, [charge(), dispute()]))
     assert fee.kind is Kind.DISPUTE_DIFFERS
     assert isinstance(fee.fix, TellOrder)
+    before = only(facts(order, [charge(), dispute(fee_minor=0)])).fix
+    assert before.news.event_id != fee.fix.news.event_id, "what was told without a fee does not stop the fee"
 
 
 def test_an_order_that_costs_nothing_has_a_claim_to_its_licences():
