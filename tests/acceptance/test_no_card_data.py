@@ -37,7 +37,9 @@ FORMS = [form.encode() for number in USED for form in written(number)]
 
 
 def found_in(data: bytes) -> list[bytes]:
-    return [form for form in FORMS if form in data] + list(card_numbers(data))
+    used = [form for form in FORMS if form in data]
+    # In binary files digits stand together by chance: there only the numbers that were used are looked for.
+    return used if b"\0" in data else used + list(card_numbers(data))
 
 
 def key(text: str | None = None) -> dict[str, str]:
@@ -145,14 +147,19 @@ def every_file(market):
                 continue  # a socket, or gone meanwhile
 
 
-def test_no_card_number_is_kept_anywhere(market, buyer, wish):
+@pytest.fixture
+def callers(market, buyer):
+    with market.http("operator") as operator, market.http("seller") as seller:
+        yield {"buyer": buyer, "operator": operator, "seller": seller}
+
+
+def test_no_card_number_is_kept_anywhere(market, buyer, callers, wish, request):
     hosted = buy_with_cards(market, buyer, wish)
     answers: list[tuple[str, bytes]] = []
     before = market.rows()
     for number in (form for card in (VISA, AMEX) for form in written(card)):
         for role, method, path, more in misplaced(number, hosted["id"], wish):
-            client = buyer if role == "buyer" else market.http(role)
-            answer = client.request(method, path, **more)
+            answer = callers[role].request(method, path, **more)
             assert (answer.status_code, answer.json()["code"]) == (422, "card_number_found"), (path, more)
             answers.append((path, answer.content + str(answer.headers).encode()))
         for method, path, more in merely_sent(number):
@@ -167,6 +174,7 @@ def test_no_card_number_is_kept_anywhere(market, buyer, wish):
         answers.append(("/metrics", anonymous.get("/metrics").content))
 
     stripe = StripeSide(market.local)
+    request.addfinalizer(stripe.http.close)
     until(  # nothing is under way that could still write
         lambda: stripe.get("/_sim/deliveries", state="pending")["data"], lambda pending: not pending
     )
