@@ -26,6 +26,12 @@ _postgres = _load("postgres_fixture")
 postgres_server = _postgres.postgres_server
 database = _postgres.database
 module_database = _postgres.module_database
+_checked = _load("checked_orders")
+checked_orders = _checked.checked_orders
+copied_orders = _checked.copied_orders
+_books = _load("books_world")
+migrated_books = _books.migrated_books
+copied_books = _books.copied_books
 _load("finance_process")
 _load("payouts_world")
 _load("key_services")
