@@ -1,7 +1,7 @@
 """Deletes what lies in object storage and has served its time: joined deliveries and abandoned uploads.
 
-Runs beside the relay. Two at once do each other no harm, since deleting a version or aborting an upload twice
-changes nothing. An object goes before its record: whatever dies in between is found again.
+Runs in the background process. Two at once do each other no harm, since deleting a version or aborting an
+upload twice changes nothing. An object goes before its record: whatever dies in between is found again.
 Refuses to touch payloads, and any object that is not recorded as expired.
 """
 

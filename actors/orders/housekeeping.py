@@ -3,7 +3,7 @@
 Idempotency keys are kept for ``COMMANDS_KEPT_DAYS``: a request that is repeated later than that is a new one.
 Processed webhooks are kept for ``WEBHOOKS_KEPT_DAYS``: a duplicate that comes later meets an order that has
 the payment on record, and changes nothing. Records of links to deliveries are kept for ``LINKS_KEPT_DAYS``.
-Runs beside the relay. Refused: to delete anything else, above all orders, events, and dead letters.
+Runs in the background process. Refused: to delete anything else, above all orders, events, and dead letters.
 """
 
 import asyncio
