@@ -9,7 +9,6 @@ import pytest
 from postgres_fixture import Database
 
 from domain.ledger import Entry, Posting
-from storage import migrations
 from storage.finance.balance_store import BalanceStore
 from storage.finance.books_store import BooksStore
 from storage.finance.ledger_store import LedgerStore, PostedEntry
@@ -52,8 +51,7 @@ async def opened(database: Database, pool_max: int = 2) -> AsyncIterator[Books]:
 @pytest.fixture(scope="session")
 def migrated_books(postgres_server):
     """To be copied."""
-    created = postgres_server.create_database()
-    migrations.apply(created.dsn, "storage.finance", "finance")
+    created = postgres_server.create_migrated("finance")
     yield created
     postgres_server.drop_database(created.name)
 

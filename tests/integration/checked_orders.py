@@ -25,7 +25,6 @@ from domain.orders.booking import capture_entry_key, capture_postings
 from domain.orders.decide import decide, delivery_id, effects_after, licence_id
 from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
 from domain.orders.state import evolve
-from storage import migrations
 from storage.finance.ledger_store import LedgerStore
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.order_store import PostgresOrderStore
@@ -152,9 +151,7 @@ async def relay(database, bus):
 @pytest.fixture(scope="session")
 def checked_orders(postgres_server):
     """A database with one order in each state, to be copied."""
-    created = postgres_server.create_database()
-    for schema in ("market", "finance"):
-        migrations.apply(created.dsn, f"storage.{schema}", schema)
+    created = postgres_server.create_migrated("market", "finance")
     asyncio.run(fill(created))
     # Nobody works on these orders: on a slow machine they would become overdue under the test.
     damage(created, "UPDATE market.effects SET due_at = now() + interval '1 day'")

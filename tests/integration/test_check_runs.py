@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from cluster import checking
 from cluster.cli_check import check
 from domain.errors import DependencyError
-from storage import migrations
 from tests.fakes.carts import order_id
 
 pytestmark = pytest.mark.integration
@@ -46,10 +45,8 @@ def test_processes_that_share_the_pages_find_the_same(copied_orders, monkeypatch
     assert (report.orders, report.totals.booked_minor) == (ORDERS, {"USD": 3 * TOTAL_MINOR})
 
 
-def test_an_empty_database_is_clean(database):
-    for schema in ("market", "finance"):
-        migrations.apply(database.dsn, f"storage.{schema}", schema)
-    assert violations(database) == set()
+def test_an_empty_database_is_clean(whole_database):
+    assert violations(whole_database) == set()
 
 
 def test_without_the_books_the_rest_is_checked(copied_orders):
