@@ -20,12 +20,13 @@ from typing import Any
 from cluster.client import ClientError
 from cluster.local import postgres
 from cluster.local.layout import Layout, read_json
-from domain.orders.booking import CLEARING, moves_own_money
+from domain.orders.booking import CLEARING
 from domain.orders.invariants import Examination, Violation
 from domain.orders.ledger_invariants import check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
 from domain.orders.totals import Totals
-from domain.payouts.invariants import check_payouts, is_payout_entry
+from domain.payouts.invariants import check_payouts
+from domain.reconciliation.facts import is_loose
 from storage.audit.charges import SpooledCharges, captured_charges, held_balance, spooled
 from storage.audit.pages import OrderPages, Page
 
@@ -282,9 +283,7 @@ def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:
         for invariant, words in check_entry(entry):
             yield Violation(invariant, "", words)
         old = entry.posted_at is None or entry.posted_at <= settled_before
-        if is_payout_entry(entry.entry_key) or moves_own_money(entry.postings):
-            continue  # checked with the payouts; a withdrawal to our bank, say
-        if old and not entry.undone and any(account == CLEARING for account, _ in entry.postings):
+        if old and is_loose(entry):
             yield Violation("I1", "", f"entry {entry.entry_key} moves {CLEARING} and belongs to no order")
     for order_id, charges in page.loose_charges.items():
         for charge in charges:

@@ -125,15 +125,15 @@ class SignerDirectory:
         return text
 
 
-class RelayDirectory:
-    """Reaches the outbox relay's deployment; only to ask how it is. No purchase needs it."""
+class BackgroundDirectory:
+    """Reaches the background deployment; only to ask how it is. No purchase needs it."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = _plain(handle)
 
     async def exposition(self) -> bytes:
-        """Return the relay's series in Prometheus' text format."""
-        text: bytes = await _call("relay", self._handle.exposition.remote(), PING_DEADLINE_S)
+        """Return the series of the background work in Prometheus' text format."""
+        text: bytes = await _call("background", self._handle.exposition.remote(), PING_DEADLINE_S)
         return text
 
 

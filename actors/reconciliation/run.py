@@ -23,7 +23,6 @@ from itertools import islice, pairwise
 from actors.reconciliation.transfers import SETTLING, Payouts, judge, still_open
 from domain.errors import MarketplaceError, RejectedError
 from domain.ids import is_id
-from domain.orders.booking import moves_own_money
 from domain.orders.state import Order
 from domain.reconciliation.cases import BY_ITSELF, case_id
 from domain.reconciliation.compare import examine, suspects
@@ -38,6 +37,7 @@ from domain.reconciliation.facts import (
     Reverse,
     StripeObject,
     TellOrder,
+    is_loose,
 )
 from domain.reconciliation.report import Report
 from storage.reconciliation.ahead import ahead
@@ -55,7 +55,6 @@ ASKED_CHARGES_MAX = 1_000  # charges of refunds and disputes that nothing else n
 SLICES = 4  # of a window, read from Stripe at once: it answers a page in tenths of a second, and 100 in one
 TRANSFERS_MAX = 50_000  # of one window, held in memory
 UNDELIVERED_DAYS = 3  # Stripe gives an event up after that
-PAYOUT_KEYS = "payout:"  # entries of payouts, which are theirs to explain
 _CAUSES_MAX = f"more than {LOOKED_AT_MAX} orders differ; look for one cause, then run it again"
 _Page = tuple[list[str], Mapping[str, Order], Mapping[str, Mapping[int, str]]]
 _TRANSFERS = frozenset({"transfer", "transfer_refund", "transfer_cancel", "transfer_failure"})
@@ -186,7 +185,7 @@ class Reconciler:
         order_id = entry.entry_key.partition(":")[0]
         if is_id("ord", order_id):
             spooled.add_entry(order_id, entry)
-        elif _is_loose(entry) and taken.window.holds(entry.occurred_at):
+        elif is_loose(entry) and taken.window.holds(entry.occurred_at):
             taken.loose.append(_loose_entry(entry))
 
     def _name(self, spooled: Spool) -> None:
@@ -463,11 +462,6 @@ def _payments(open_cases: Sequence[OpenCase]) -> dict[str, set[str]]:
         if one.order_id:
             found[one.order_id].add(one.payment_intent_id)
     return dict(found)
-
-
-def _is_loose(entry: Booked) -> bool:
-    ours = entry.entry_key.startswith(PAYOUT_KEYS) or moves_own_money(entry.postings)
-    return not (entry.undone or ours)
 
 
 def _loose_entry(entry: Booked) -> Difference:

@@ -20,8 +20,9 @@ A movement is one of ``refund:<id>``, ``refund_reversal:<id>``, ``dispute:<id>``
 ``dispute_fee:<id>``; its entry's key is the order's id, a colon and the movement.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Protocol, TypeVar
 
 from domain.errors import RejectedError
 from domain.orders.lines import Share
@@ -126,6 +127,30 @@ def moves_own_money(postings: Iterable[tuple[str, int]]) -> bool:
     It is about no order, and takes nothing from anybody.
     """
     return all(account == CLEARING or account.startswith(OWN_MONEY) for account, _ in postings)
+
+
+class Reversible(Protocol):
+    """An entry, as far as ``standing`` asks. ``undone``: it was reversed or is a reversal."""
+
+    @property
+    def entry_key(self) -> str:
+        """Its idempotency key."""
+
+    @property
+    def undone(self) -> bool:
+        """Whether it and another entry come to nothing."""
+
+
+E = TypeVar("E", bound=Reversible)
+
+
+def standing(entries: Sequence[E]) -> Iterator[tuple[str, E]]:
+    """Yield the entries that hold, by the key they stand for: a correction stands for what was undone."""
+    undone = {entry.entry_key for entry in entries if entry.undone}
+    for entry in entries:
+        if not entry.undone:
+            of_key = entry.entry_key.removesuffix(CORRECTED)
+            yield (of_key if of_key in undone else entry.entry_key), entry
 
 
 def _returned(order: Order, shares: Sequence[Share], sign: int) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ from domain.orders.booking import (
     is_fee_entry,
     return_entry_key,
     return_postings,
+    standing,
 )
 from domain.orders.ports import PaymentNews
 from domain.orders.return_invariants import movements_of
@@ -45,7 +46,6 @@ from domain.reconciliation.facts import (
     Reverse,
     StripeObject,
     TellOrder,
-    standing,
 )
 
 LICENCE_DUE = timedelta(hours=1)  # after payment; a licence takes a second, an outage of an hour is a case

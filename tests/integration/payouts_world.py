@@ -20,7 +20,6 @@ from actors.payouts.desk import PayoutDesk
 from actors.payouts.runner import PayoutRunner
 from domain.ids import new_id
 from domain.payouts.periods import Schedule, parse_period
-from storage import migrations
 from storage.finance_client import FinanceClient
 from storage.market.commands import Write
 from storage.market.payout_batches import PayoutBatches
@@ -214,9 +213,7 @@ def within(period: str) -> datetime:
 
 
 def prepare(database: Database, folder: Path) -> tuple[FinanceProcess, StripeProcess]:
-    """Migrate and start the processes."""
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
+    """Start the processes on a database with all tables."""
     finance = FinanceProcess(database.dsn_for("finance_app"), folder / "finance.log").start()
     return finance, StripeProcess(folder / "stripe").start()
 

@@ -11,7 +11,6 @@ import pytest
 from domain.errors import BusyError, MarketplaceError
 from domain.ids import new_id
 from domain.ownership import OPEN_MAX, Challenge
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing, Successor
@@ -33,12 +32,6 @@ def write(principal="ada", key=None):
 
 def successor(document_id=None):
     return Successor(document_id or ident("lic"), "key_1", "envelope", NOW)
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ AMOUNT = 12_345
 
 
 @pytest.fixture(scope="module")
-def parts(module_database, tmp_path_factory):
-    processes = prepare(module_database, tmp_path_factory.mktemp("payouts"))
-    yield module_database, *processes
+def parts(module_whole_database, tmp_path_factory):
+    processes = prepare(module_whole_database, tmp_path_factory.mktemp("payouts"))
+    yield module_whole_database, *processes
     stop(processes)
 
 

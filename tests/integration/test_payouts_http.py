@@ -24,9 +24,9 @@ WHY = {"reason": "Compared with the statements."}
 
 
 @pytest.fixture(scope="module")
-def parts(module_database, tmp_path_factory):
-    processes = prepare(module_database, tmp_path_factory.mktemp("payouts"))
-    yield module_database, *processes
+def parts(module_whole_database, tmp_path_factory):
+    processes = prepare(module_whole_database, tmp_path_factory.mktemp("payouts"))
+    yield module_whole_database, *processes
     stop(processes)
 
 

@@ -17,7 +17,6 @@ from cluster import checking
 from cluster.bench.reconcile_plants import PLANTS, Planter
 from domain.orders.commands import NoticeDispute
 from domain.reconciliation.facts import Kind
-from storage import migrations
 from storage.finance_client import FinanceClient
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
@@ -43,9 +42,12 @@ MENDED = {
 
 
 @pytest.fixture
+def database(whole_database):
+    return whole_database
+
+
+@pytest.fixture
 def finance(database, tmp_path):
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
     process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
     yield process
     process.stop()

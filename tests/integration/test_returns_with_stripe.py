@@ -25,7 +25,6 @@ from domain.orders.ports import Idempotency
 from domain.orders.state import fold
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
-from storage import migrations
 from storage.finance_client import FinanceClient
 from storage.market.access import AccessTokens
 from storage.market.commands import Commands
@@ -50,9 +49,12 @@ def utc_now():
 
 
 @pytest.fixture
+def database(whole_database):
+    return whole_database
+
+
+@pytest.fixture
 def finance(database, tmp_path):
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
     process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
     yield process
     process.stop()

@@ -10,7 +10,6 @@ import pytest
 from domain import key_lists
 from domain.errors import DependencyError, MarketplaceError
 from domain.key_lists import EMPTY
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.pool import build_pool
 from storage.market.signing_keys import SigningKeys, add_root, read_on_record, register_signing_key
@@ -27,9 +26,8 @@ BODY = {"published": True}
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    return database
+def migrated(market_database):
+    return market_database
 
 
 @pytest.fixture

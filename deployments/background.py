@@ -1,8 +1,9 @@
-"""The outbox relay as a Serve deployment: order events leave through it to their consumers.
+"""Background work as a Serve deployment: what no request waits for.
 
-One replica is enough, and several share the shards. It is apart from the ingress so that a burst of events
-never stands before a buyer's request. What is deleted when its time is over is deleted here too, approved
-payouts are sent from here, and the daily reconciliation has its thread here.
+The outbox relay, through which order events leave to their consumers; deletion of what has served its time;
+the runner of approved payouts; the daily reconciliation, in a thread. One replica is enough; several share
+the outbox's shards and do each other no harm. It is apart from the ingress so that a burst of events never
+stands before a buyer's request.
 """
 
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 from actors.deliveries.upkeep import StorageUpkeep
 from actors.orders.housekeeping import Housekeeping
 from actors.reconciliation.daily import DailyReconciliation
+from actors.reconciliation.metrics import ReconciliationMetrics
 from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.metrics import RelayMetrics
@@ -33,18 +35,19 @@ POOL_MAX = 6  # consumers write one batch at a time; upkeep takes one, housekeep
 POOL_OPEN_TIMEOUT_S = 20.0
 
 
-class RelayDeployment:
-    """One relay with the consumers that need Postgres alone."""
+class BackgroundDeployment:
+    """One relay with the consumers that need Postgres alone, and what else goes on beside requests."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
-        self._pool = build_pool(settings.postgres_dsn, name="relay", size_max=POOL_MAX)
+        self._pool = build_pool(settings.postgres_dsn, name="background", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         store = PostgresConsumerStore(self._pool, utc_now)
         consumers = [Consumer(store, SalesProjection())]
         self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus(consumers))
         self._upkeep = ConsumerUpkeep(store, [consumer.name for consumer in consumers])
-        self._metrics = RelayMetrics()
+        self._relay_metrics = RelayMetrics()
+        self._reconciliation_metrics = ReconciliationMetrics()
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
         self._payouts = LocalRunner(settings, self._pool)
         self._reconciliation = DailyReconciliation(partial(open_reconciliation, settings), draw_id)
@@ -67,7 +70,7 @@ class RelayDeployment:
             part.start()
 
     async def check_health(self) -> None:
-        """Serve's probe: a relay whose loop has ended is replaced."""
+        """Serve's probe: a replica of which a loop has ended is replaced."""
         if not all(part.alive for part in self._work):
             raise RuntimeError("the relay, an upkeep, housekeeping, payouts or reconciliation has ended")
 
@@ -76,10 +79,14 @@ class RelayDeployment:
         return True
 
     async def exposition(self) -> bytes:
-        """Return the relay's series in Prometheus' text format."""
-        self._metrics.record(self._relay.figures(), self._upkeep.parked)
-        self._metrics.record_cases(self._reconciliation.figures)
-        return self._metrics.exposition() + self._payouts.exposition()
+        """Return the series of everything here in Prometheus' text format."""
+        self._relay_metrics.record(self._relay.figures(), self._upkeep.parked)
+        self._reconciliation_metrics.record(self._reconciliation.figures)
+        return (
+            self._relay_metrics.exposition()
+            + self._reconciliation_metrics.exposition()
+            + self._payouts.exposition()
+        )
 
     async def __del__(self) -> None:
         """Serve awaits this at shutdown: shards are free for others at once."""
