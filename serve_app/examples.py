@@ -89,6 +89,7 @@ _LINE: dict[str, Any] = {
     "unit_price_minor": 1999,
     "discount_minor": 600,
     "taxes": [{"jurisdiction": "DE", "rate_ppm": 190_000, "amount_minor": 862, "inclusive": True}],
+    "rounding_minor": 0,
     "amount_minor": 5397,
 }
 QUOTE: dict[str, Any] = {

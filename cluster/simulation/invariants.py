@@ -20,6 +20,7 @@ from domain.orders import decide
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeFeeChanged,
     DisputeLost,
     DisputeWon,
     Event,
@@ -190,6 +191,11 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
                 one.currency,
                 refunded_minor=_gone(outside.stripe.returns.refunds.values(), one.intent_id),
                 disputed_minor=_gone(outside.stripe.returns.disputes.values(), one.intent_id),
+                dispute_fee_minor=sum(
+                    dispute.fee_minor
+                    for dispute in outside.stripe.returns.disputes.values()
+                    if dispute.intent_id == one.intent_id
+                ),
             )
             for one in charges
         ],
@@ -219,6 +225,8 @@ def repeated_facts(events: list[Event]) -> list[str]:
                 counts[f"{type(event).__name__} {event.refund_id}"] += 1
             case OrderDisputed() | DisputeWon() | DisputeLost():
                 counts[f"{type(event).__name__} {event.dispute_id}"] += 1
+            case DisputeFeeChanged():
+                counts[f"DisputeFeeChanged {event.dispute_id} {event.transaction_id}"] += 1
             case ReturnBooked():
                 counts[f"ReturnBooked {event.movement}"] += 1
             case _:

@@ -30,10 +30,12 @@ from domain.orders.booking import (
     REFUND,
     REFUND_REVERSAL,
     capture_entry_key,
+    fee_of_dispute,
 )
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeFeeChanged,
     DisputeUpdated,
     DisputeWon,
     Event,
@@ -201,6 +203,8 @@ def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
             return [_booking_of(kind, event.dispute_id) for kind, due in kinds.items() if due], []
         case DisputeUpdated(fee_added=True):
             return [_booking_of(DISPUTE_FEE, event.dispute_id)], []
+        case DisputeFeeChanged():
+            return [_booking_of(DISPUTE_FEE, fee_of_dispute(event.dispute_id, event.transaction_id))], []
         case DisputeWon(counted=True):
             return [_booking_of(DISPUTE_WON, event.dispute_id)], []
         case EvidencePrepared():

@@ -16,7 +16,7 @@ WHERE order_id > %(after)s AND order_id < %(below)s ORDER BY order_id LIMIT %(li
 SELECT DISTINCT order_id FROM market.order_events
 WHERE at >= %(since)s AND at < %(until)s
   AND kind IN ('order.refund_accepted', 'order.refund_failed', 'order.disputed', 'order.dispute_updated',
-               'order.dispute_won', 'order.dispute_lost')
+               'order.dispute_fee_changed', 'order.dispute_won', 'order.dispute_lost')
 
 -- name: orders_of_payments
 SELECT data ->> 'payment_intent_id', order_id FROM market.order_events
@@ -26,7 +26,9 @@ WHERE kind = 'order.paid' AND data ->> 'payment_intent_id' = ANY(%(payments)s)
 -- By Stripe's clock, as its own list of transfers.
 SELECT p.payout_id, e.data ->> 'transfer_id', c.data ->> 'amount_minor', p.currency, e.data ->> 'made_at'
 FROM market.payout_events e
-JOIN market.payout_events c ON c.payout_id = e.payout_id AND c.kind = 'payout.cleared'
+JOIN LATERAL (  -- of the try that was sent
+    SELECT data FROM market.payout_events
+    WHERE payout_id = e.payout_id AND kind = 'payout.cleared' AND seq < e.seq ORDER BY seq DESC LIMIT 1) c ON true
 JOIN market.payouts p ON p.payout_id = e.payout_id
 WHERE e.kind = 'payout.sent'
   AND (e.data ->> 'made_at')::timestamptz >= %(since)s AND (e.data ->> 'made_at')::timestamptz < %(until)s

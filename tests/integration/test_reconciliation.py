@@ -240,7 +240,7 @@ async def test_another_applications_payments_are_left_alone(planter, reconcile):
 async def test_disputes_of_disputed_orders_are_listed_newest_first(planter, store):
     def notice(order, number, status):
         intent, at = order.payment_intent_id, datetime.now(UTC)
-        return NoticeDispute(f"dp_{number}", intent, order.total_minor, "USD", status, "fraudulent", 0, at)
+        return NoticeDispute(f"dp_{number}", intent, order.total_minor, "USD", status, "fraudulent", (), at)
 
     for number in range(4):
         order = await planter.sold()
