@@ -336,6 +336,8 @@ CASE = {
     "closed_at": None,
     "closed_by": None,
     "reason": None,
+    "dismissal": None,
+    "gone_at": None,
 }
 CASE_APPLIED = {
     "id": CASE["id"],
@@ -350,7 +352,8 @@ CASE_CLOSED = {
     "decision": "closed",
     "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
     "reason": "Settled with the buyer by bank transfer.",
-    "consequence": "The case is closed as it is. It opens again only if its amounts change.",
+    "consequence": "The case is closed as it is. It opens again if its amounts change, if the difference "
+    "comes back after it was gone, and after 90 days.",
 }
 RECONCILIATION = {
     "id": "rec_01jz3k5v8m2q9x7c4b6n0t1rwf",

@@ -125,6 +125,17 @@ class Planter:
             )
             assert answer.status_code == httpx.codes.CREATED, answer.text
 
+    def reverse(self, entry_key: str) -> None:
+        """Undo an entry at Finance."""
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        body = {"entry_key": f"{entry_key}:reversal", "occurred_at": at}
+        answer = self.finance.post(f"/v1/entries/{entry_key}/reversal", json=body)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+
+    async def sold_unbooked(self) -> Order:
+        """Make an order that Finance knows nothing of."""
+        return await self.record(self.pay(new_order_id()))
+
     async def sold(self, amount_minor: int = PRICE_MINOR, currency: str = "usd", card: str = "visa") -> Order:
         """Make an order that all three agree on, but for what the arguments say."""
         order = await self.record(self.pay(new_order_id(), amount_minor, currency, card))
@@ -169,7 +180,7 @@ async def capture_without_order(planter: Planter) -> None:
 
 async def not_booked(planter: Planter) -> None:
     """Finance acknowledged, and has no entry."""
-    await planter.record(planter.pay(new_order_id()))
+    await planter.sold_unbooked()
 
 
 async def booked_too_little(planter: Planter) -> None:

@@ -342,7 +342,7 @@ def test_tax_on_top_is_rounded_to_what_stripe_charges_at_the_platforms_expense(
 
 @pytest.mark.parametrize(("currency", "odd"), [("ISK", 150), ("KWD", 7), ("USD", 1)])
 def test_a_refund_off_the_step_leaves_every_line_refundable(currency, odd):
-    """Made at Stripe by hand: all lines but one keep to the step, and the rest of that one goes as a whole."""
+    """Made at Stripe by hand: all lines but one keep to the step, and the rest of that one goes at once."""
     step = smallest_step(currency)
     wanted = [Wanted(offer(step * 10 * n, sku_id=f"sku_{n}", currency=currency), 1) for n in (1, 2, 3)]
     sale = Sale(random.Random(1), priced(wanted, rules(), currency=currency), currency, random_life=False)

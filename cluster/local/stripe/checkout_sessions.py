@@ -25,7 +25,13 @@ from cluster.local.stripe.parameters import (
     unit_amount,
     web_url,
 )
-from cluster.local.stripe.refusals import Document, RefusedError, invalid, missing_parameter, require_step
+from cluster.local.stripe.refusals import (
+    Document,
+    RefusedError,
+    invalid,
+    missing_parameter,
+    require_step,
+)
 from cluster.local.stripe.turn import Turn
 from domain.money import AMOUNT_MINOR_MAX
 
