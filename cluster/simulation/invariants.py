@@ -196,23 +196,20 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
             for entry in outside.finance.entries.values()
             if entry.entry_key.startswith(order_id)
         ],
-        charges=None
-        if charges is None
-        else [
-            KnownCharge(
-                one.intent_id,
-                one.amount_minor,
-                one.currency,
-                refunded_minor=_gone(outside.stripe.returns.refunds.values(), one.intent_id),
-                disputed_minor=_gone(outside.stripe.returns.disputes.values(), one.intent_id),
-                dispute_fee_minor=sum(
-                    dispute.fee_minor
-                    for dispute in outside.stripe.returns.disputes.values()
-                    if dispute.intent_id == one.intent_id
-                ),
-            )
-            for one in charges
-        ],
+        charges=None if charges is None else [_known_charge(one, outside) for one in charges],
+    )
+
+
+def _known_charge(charge: Charge, outside: Outside) -> KnownCharge:
+    returns = outside.stripe.returns
+    of_charge = [one for one in returns.disputes.values() if one.intent_id == charge.intent_id]
+    return KnownCharge(
+        charge.intent_id,
+        charge.amount_minor,
+        charge.currency,
+        refunded_minor=_gone(returns.refunds.values(), charge.intent_id),
+        disputed_minor=_gone(of_charge, charge.intent_id),
+        dispute_fee_minor=sum(dispute.fee_minor for dispute in of_charge),
     )
 
 

@@ -250,10 +250,7 @@ class RefundFailed:
 
 @dataclass(frozen=True, slots=True)
 class OrderDisputed:
-    """The buyer's bank took money back.
-
-    ``fee_minor`` is in events from before fees were told by transaction (``DisputeFeeChanged``).
-    """
+    """The buyer's bank took money back. ``fee_minor`` is of events from before ``DisputeFeeChanged``."""
 
     dispute_id: str
     shares: tuple[Share, ...]
@@ -266,10 +263,7 @@ class OrderDisputed:
 
 @dataclass(frozen=True, slots=True)
 class DisputeUpdated:
-    """An open dispute's stage or deadline changed.
-
-    ``fee_added``, and then ``fee_minor``, are in events from before ``DisputeFeeChanged``.
-    """
+    """An open dispute's stage or deadline changed. Fees are of events from before ``DisputeFeeChanged``."""
 
     dispute_id: str
     stage: str
