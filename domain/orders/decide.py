@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from domain import policy
 from domain.errors import ConflictError, DependencyError, NotFoundError, RejectedError
 from domain.ids import derive_id
-from domain.money import AMOUNT_MINOR_MAX, is_currency
+from domain.money import AMOUNT_MINOR_MAX, is_currency, smallest_step
 from domain.orders import commands as c
 from domain.orders import payments, returns
 from domain.orders.booking import (
@@ -325,6 +325,12 @@ def _total(command: c.PlaceOrder) -> int:
     for line in command.lines:
         if not is_sound(line):
             raise RejectedError("terms_unsound", f"Line {line.line_no}: its parts do not make up its amount.")
+        if line.amount_minor % smallest_step(command.currency):
+            raise RejectedError(
+                "terms_unsound",
+                f"Line {line.line_no}: Stripe does not charge {line.amount_minor} minor units of "
+                f"{command.currency}.",
+            )
     total_minor = sum(line.amount_minor for line in command.lines)
     if total_minor > AMOUNT_MINOR_MAX:
         raise RejectedError(

@@ -340,6 +340,14 @@ def test_tax_on_top_is_rounded_to_what_stripe_charges_at_the_platforms_expense(
     ) == expected
 
 
+def test_a_line_that_stripe_does_not_charge_is_never_placed():
+    (sold,) = priced([Wanted(offer(1_000, currency="ISK"), 1)], rules(), currency="ISK")
+    odd = replace(sold, unit_price_minor=1_050, fee_minor=sold.fee_minor + 50)
+    with pytest.raises(RejectedError, match="terms_unsound"):
+        decide(None, cart(1, odd, currency="ISK"))
+    assert decide(None, cart(1, sold, currency="ISK"))
+
+
 @pytest.mark.parametrize(("currency", "odd"), [("ISK", 150), ("KWD", 7), ("USD", 1)])
 def test_a_refund_off_the_step_leaves_every_line_refundable(currency, odd):
     """Made at Stripe by hand: all lines but one keep to the step, and the rest of that one goes at once."""
