@@ -63,7 +63,7 @@ def dispute_ignored(patch: Patch) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(0)
+@planted(18)
 def dispute_fee_given_back_unheard(patch: Patch) -> None:
     """Only what Stripe takes for a dispute is recorded."""
     real = returns.fees_to_record
@@ -74,7 +74,7 @@ def dispute_fee_given_back_unheard(patch: Patch) -> None:
     patch.setattr(returns, "fees_to_record", fees)
 
 
-@planted(0)
+@planted(1)
 def dispute_fee_booked_with_each_news(patch: Patch) -> None:
     """Whatever fee news of a dispute tells is booked again."""
     patch.setattr(returns, "fees_to_record", lambda _recorded, told: list(told))

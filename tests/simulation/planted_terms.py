@@ -13,7 +13,7 @@ from domain.orders.events import OrderExpired, OrderGranted, PaymentVoided
 from tests.simulation.planting import Patch, planted
 
 
-@planted(0)
+@planted(9)
 def code_not_counted(patch: Patch) -> None:
     """The use is looked at before the order is placed, and not in its transaction: two take the last one."""
     patch.setattr(postgres_module.Postgres, "require_use", lambda _self, _order: None)
@@ -73,7 +73,7 @@ def free_order_never_fulfilled(patch: Patch) -> None:
     patch.setattr(decide_module, "effects_after", effects)
 
 
-@planted(0)
+@planted(35)
 def news_of_a_free_order_deferred_for_ever(patch: Patch) -> None:
     """A refund that names a free order waits for the payment to be recorded, which there is none of."""
     real = returns._concerns
@@ -86,7 +86,7 @@ def news_of_a_free_order_deferred_for_ever(patch: Patch) -> None:
     patch.setattr(returns, "_concerns", concerns)
 
 
-@planted(0)
+@planted(35)
 def payment_takes_a_free_order(patch: Patch) -> None:
     """Whoever charges a free order by hand has paid it: the amount is not compared."""
     real = host_module.decide
