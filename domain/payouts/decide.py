@@ -12,7 +12,7 @@ from domain.errors import RejectedError
 from domain.payouts import events as e
 from domain.payouts.cut import BALANCE_SHORT, clear
 from domain.payouts.payees import NOT_READY, AccountState
-from domain.payouts.state import BALANCE_INSUFFICIENT, WAIT_MAX, Payout, Status
+from domain.payouts.state import PASSING, WAIT_MAX, Payout, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,9 @@ def decide(payout: Payout, result: Result, at: datetime) -> Sequence[e.Event]:
             return [e.PayoutRefused(result.code, result.detail, at)]
         case Booked(), Status.REFUSED:
             assert payout.failure is not None, "a refusal has its reason"
-            if payout.failure[0] == BALANCE_INSUFFICIENT:
-                return _wait(payout, *payout.failure, at)
+            code, detail = payout.failure
+            if code in PASSING:
+                return _wait(payout, PASSING[code], detail, at)
             return [e.PayoutFailed(*payout.failure, at)]
         case Reversed(), (Status.SETTLED | Status.RETURNED):
             return _returned(payout, result, at)

@@ -55,6 +55,8 @@ class Step(StrEnum):
     CHECK = "check"  # look at Stripe whether the transfer was reversed
 
 
+# Of Stripe's refusals of a transfer those that pass, and what is then waited for.
+PASSING = {BALANCE_INSUFFICIENT: BALANCE_INSUFFICIENT, "insufficient_capabilities_for_transfer": NOT_READY}
 WAITS_FOR = {NOT_READY: Status.AWAITING_ACCOUNT, BALANCE_INSUFFICIENT: Status.AWAITING_BALANCE}
 WAITING = tuple(WAITS_FOR.values())
 UNFINISHED = (Status.APPROVED, *WAITING, Status.CLEARED, Status.BOOKED, Status.SENT, Status.REFUSED)

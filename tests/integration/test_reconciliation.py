@@ -36,6 +36,8 @@ from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 NO_GRACE = timedelta(0)
+# The migration since which a case remembers its dismissal.
+MONEY = next(one.number for one in migrations.load("storage.market") if one.name == "money")
 # What a run mends by itself, once it is told to.
 MENDED = {
     Kind.CAPTURE_NOT_RECORDED,
@@ -278,6 +280,35 @@ class DecidedCases:
             decision = CaseDecision("close", case.case_id, f"act_{number}", "Known.")
             await self._cases.decide(Write("op_1", f"key-{number}", b"d" * 32), decision, {})
         return actions
+
+
+def test_cases_that_were_dismissed_before_remember_by_whom(postgres_server, monkeypatch):
+    database = postgres_server.create_database()
+    earlier = [one for one in migrations.load("storage.market") if one.number < MONEY]
+    try:
+        with monkeypatch.context() as before:
+            before.setattr(migrations, "load", lambda _package: earlier)
+            migrations.apply(database.dsn, "storage.market", "market")
+        with psycopg.connect(database.dsn, autocommit=True) as owner:
+            owner.execute(
+                "INSERT INTO market.operator_actions (action_id, principal_id, action, subject, reason)"
+                " VALUES ('act_1', 'op_1', 'case.close', 'cas_1', 'Known.')"
+            )
+            owner.execute(
+                "INSERT INTO market.reconciliation_cases (case_id, kind, order_id, subject, happened_at,"
+                " currency, detail, evidence, status, closed_at, closed_by, reason)"
+                " VALUES ('cas_1', 'not_booked', '', 's', now(), 'USD', 'd', '{}', 'dismissed', now(),"
+                " 'op_1', 'Known.')"
+            )
+        migrations.apply(database.dsn, "storage.market", "market")
+        with psycopg.connect(database.dsn) as owner:
+            ((dismissal, closed_at),) = owner.execute(
+                "SELECT dismissal, closed_at FROM market.reconciliation_cases"
+            ).fetchall()
+        assert (dismissal["action_id"], dismissal["by"], dismissal["reason"]) == ("act_1", "op_1", "Known.")
+        assert datetime.fromisoformat(dismissal["at"]) == closed_at
+    finally:
+        postgres_server.drop_database(database.name)
 
 
 async def test_webhooks_that_do_not_arrive_are_cases(planter, reconcile, monkeypatch):

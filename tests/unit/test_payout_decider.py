@@ -124,6 +124,13 @@ def test_stripes_balance_is_waited_for_and_each_try_has_keys_of_its_own():
     assert entries.settlement_key(sent) == f"{payout.key}:settled"
 
 
+def test_an_account_that_is_restricted_in_between_is_waited_for():
+    payout = apply(until(Status.BOOKED), Refused("insufficient_capabilities_for_transfer", "words"))
+    payout = apply(payout, Booked("ent_9"))
+    assert (payout.status, payout.waiting) == (Status.AWAITING_ACCOUNT, ("account_not_ready", "words"))
+    assert payout.undone_minor == (10_000,)
+
+
 def test_a_balance_that_stays_short_fails_after_the_bound():
     payout = apply(apply(until(Status.BOOKED), SHORT), Booked("ent_9"))
     at = payout.waiting_since + WAIT_MAX
