@@ -211,6 +211,8 @@ def _say_costs(
         for tax in line["taxes"]:
             how = "included" if tax["inclusive"] else "on top"
             say(f"  tax {tax['jurisdiction']:<20} {format_money(tax['amount_minor'], currency)} {how}")
+        if line["rounding_minor"]:
+            say(f"  rounding                 {format_money(line['rounding_minor'], currency)}")
     say(f"in all                     {format_money(total_minor, currency)}")
 
 

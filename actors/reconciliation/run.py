@@ -53,6 +53,7 @@ GRACE = timedelta(minutes=10)  # what is younger is not judged: the others may n
 LOOKED_AT_MAX = 2_000  # orders in full per run, some 40 ms each; more differences than that have one cause
 ASKED_CHARGES_MAX = 1_000  # charges of refunds and disputes that nothing else names
 SLICES = 4  # of a window, read from Stripe at once: it answers a page in tenths of a second, and 100 in one
+ACCEPTED_LOOKED_AT_MAX = 200  # dismissed cases per run, to see whether their difference is gone
 TRANSFERS_MAX = 50_000  # of one window, held in memory
 UNDELIVERED_DAYS = 3  # Stripe gives an event up after that
 _CAUSES_MAX = f"more than {LOOKED_AT_MAX} orders differ; look for one cause, then run it again"
@@ -104,6 +105,7 @@ class Reconciler:
         self._payouts = payouts
         self._note = note
         self._stopping = stopping
+        self._accepted: list[str] = []  # dismissed cases that this run looks for
 
     def run(self, window: Window, *, apply: bool, grace: timedelta = GRACE) -> Report:
         """Reconcile a window and look at all open cases again; ``apply`` also makes the harmless fixes.
@@ -114,17 +116,21 @@ class Reconciler:
         """
         began = time.monotonic()
         report = Report(window.since, window.until)
-        open_cases = self._market.open_cases()
+        accepted = self._market.accepted_cases(ACCEPTED_LOOKED_AT_MAX)
+        self._accepted = [one.case_id for one in accepted]
+        known = [*self._market.open_cases(), *accepted]
         with spool() as spooled:
             loose = self._gather(spooled, window, report)
-            payments = self._touch(spooled, window, open_cases)
+            payments = self._touch(spooled, window, known)
             settled_before = self._market.now() - grace
             suspected = self._compare(spooled, window, settled_before, payments, report)
             by_order = defaultdict(set, {one: set(found) for one, found in payments.items()})
             for order_id, intents in suspected.items():
                 by_order[order_id] |= intents
-            self._look_at(by_order, settled_before, open_cases, report, apply=apply)
-        self._loose_ends(loose, window, open_cases, report, apply=apply)
+            self._look_at(by_order, settled_before, known, report, apply=apply)
+        self._loose_ends(loose, window, known, report, apply=apply)
+        if report.complete:
+            self._market.seen(self._accepted)
         report.unreadable_orders = len(self._market.unreadable)
         report.open_by_kind = self._market.open_by_kind()
         report.stripe_minor = self._stripe.balance()
@@ -137,6 +143,7 @@ class Reconciler:
         began = time.monotonic()
         now = self._market.now()
         report = Report(now, now)
+        self._accepted = []
         open_cases = self._market.open_cases()
         payments = _payments(open_cases)
         self._look_at(payments, now - grace, open_cases, report, apply=apply)
@@ -282,7 +289,7 @@ class Reconciler:
                 for one in self._examine_in_full(order_id, payments[order_id], settled_before, report)
             ]
             kept = self._keep(found, report)
-            report.resolved += self._market.resolve(page, [case_id(one) for one in found])
+            report.resolved += self._market.resolve(page, [case_id(one) for one in found], self._accepted)
             for one in kept:
                 self._mend(one, report, wanted=apply, asked=case_id(one) in asked)
 
@@ -372,7 +379,9 @@ class Reconciler:
         """Close cases of transfers and reversals that their payouts have recorded since."""
         known = [one for one in open_cases if one.kind in SETTLING]
         if self._payouts is not None and known:
-            report.resolved += self._market.resolve_loose(SETTLING, still_open(self._payouts, known))
+            report.resolved += self._market.resolve_loose(
+                SETTLING, still_open(self._payouts, known), self._accepted
+            )
 
     def _loose_ends(
         self,
@@ -386,7 +395,7 @@ class Reconciler:
         told = self._webhooks(window)
         self._keep(told, report)
         kinds = [Kind.WEBHOOK_ENDPOINT_DISABLED.value, Kind.EVENTS_UNDELIVERED.value]
-        report.resolved += self._market.resolve_loose(kinds, [case_id(one) for one in told])
+        report.resolved += self._market.resolve_loose(kinds, [case_id(one) for one in told], self._accepted)
         transfers = [one for one in loose if one.kind is not Kind.BOOKED_WITHOUT_ORDER]
         self._settled_transfers(open_cases, report)
         for one in self._keep(transfers, report):
@@ -411,7 +420,7 @@ class Reconciler:
         standing = self._keep(list(kept.values()), report)
         asked = {one.case_id for one in known if one.asked}
         report.resolved += self._market.resolve_loose(
-            [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()]
+            [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()], self._accepted
         )
         for loose in standing:
             self._mend(loose, report, wanted=False, asked=case_id(loose) in asked)

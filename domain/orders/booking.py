@@ -17,7 +17,13 @@ Stripe's balance transactions tell it: the order's history knows nothing of it.
     stripe:clearing            - fee
 
 A movement is one of ``refund:<id>``, ``refund_reversal:<id>``, ``dispute:<id>``, ``dispute_won:<id>`` and
-``dispute_fee:<id>``; its entry's key is the order's id, a colon and the movement.
+``dispute_fee:<id>:<transaction>``; its entry's key is the order's id, a colon and the movement. A dispute's
+fee has an entry for each of Stripe's balance transactions that takes some, or gives it back:
+
+    stripe:dispute_fees        + fee          negative when it was given back
+    stripe:clearing            - fee
+
+One that was recorded before transactions were told apart is ``dispute_fee:<id>``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +47,7 @@ __all__ = [
     "capture_entry_key",
     "capture_postings",
     "cleared_minor",
+    "fee_of_dispute",
     "return_entry_key",
     "return_postings",
 ]
@@ -91,14 +98,23 @@ def return_postings(order: Order, movement: str) -> tuple[datetime, list[tuple[s
                 return refund.accepted_at, _returned(order, refund.shares, 1)
             if refund.ended_at is not None and not refund.returns:
                 return refund.ended_at, _returned(order, refund.shares, -1)
+    elif kind == DISPUTE_FEE:
+        dispute_id, _, transaction_id = of_id.partition(":")
+        charged = order.find_dispute(dispute_id)
+        for fee in charged.fees if charged is not None else ():
+            if fee.transaction_id == transaction_id:
+                return fee.at, [(CLEARING, -fee.amount_minor), (DISPUTE_FEES, fee.amount_minor)]
     elif (dispute := order.find_dispute(of_id)) is not None:
         if kind == DISPUTE:
             return dispute.opened_at, _returned(order, dispute.shares, 1)
-        if kind == DISPUTE_FEE and dispute.fee_minor:
-            return dispute.fee_at, [(CLEARING, -dispute.fee_minor), (DISPUTE_FEES, dispute.fee_minor)]
         if kind == DISPUTE_WON and dispute.closed_at is not None and not dispute.returns:
             return dispute.closed_at, _returned(order, dispute.shares, -1)
     raise RejectedError("return_unknown", f"{order.order_id} has no movement {movement}.")
+
+
+def fee_of_dispute(dispute_id: str, transaction_id: str) -> str:
+    """Name one fee of a dispute: what follows ``dispute_fee:`` in its movement."""
+    return f"{dispute_id}:{transaction_id}" if transaction_id else dispute_id
 
 
 def fee_entry_key(order_id: str, object_id: str = "") -> str:

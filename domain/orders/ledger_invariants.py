@@ -34,8 +34,8 @@ class LedgerEntry:
 class Charge:
     """A payment that Stripe says has succeeded. ``captured_at`` None: long ago.
 
-    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``fee_minor`` what Stripe took for
-    it, in ``fee_currency``; None is "not asked".
+    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``dispute_fee_minor`` what disputes
+    cost in its currency, ``fee_minor`` what Stripe took for it, in ``fee_currency``; None is "not asked".
     """
 
     payment_intent_id: str
@@ -46,6 +46,7 @@ class Charge:
     disputed_minor: int | None = None
     fee_minor: int | None = None
     fee_currency: str = ""
+    dispute_fee_minor: int | None = None
 
 
 def check_entry(entry: LedgerEntry) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,8 @@ class StripeObject:
 
     ``amount_minor`` is what was captured, refunded or disputed, in the currency of the payment;
     ``returned_minor`` what a charge has given back by refunds. ``fee_minor`` is what Stripe took for it so
-    far, in the currency that it settles in. ``at`` is when it first moved money. ``refund_id`` is ours,
-    from its metadata.
+    far, in the currency that it settles in; ``fees`` are a dispute's in the payment's currency, by balance
+    transaction. ``at`` is when it first moved money. ``refund_id`` is ours, from its metadata.
     """
 
     object_id: str
@@ -40,6 +40,7 @@ class StripeObject:
     returned_minor: int = 0
     refund_id: str = ""
     reason: str = ""
+    fees: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,10 @@ class Life:
     def hear(self, amount, status="succeeded", stripe_id="re_1", refund_id="", intent="pi_1"):
         return self.tell(c.NoticeRefund(stripe_id, refund_id, intent, amount, "USD", status, "", self.at))
 
-    def dispute(self, amount=1500, status="needs_response", fee=0, dispute_id="dp_1"):
+    def dispute(self, amount=1500, status="needs_response", fee=0, dispute_id="dp_1", fees=()):
+        fees = fees or ((("txn_1", fee),) if fee else ())
         return self.tell(
-            c.NoticeDispute(dispute_id, "pi_1", amount, "USD", status, "fraudulent", fee, self.at)
+            c.NoticeDispute(dispute_id, "pi_1", amount, "USD", status, "fraudulent", fees, self.at)
         )
 
     def book_returns(self):

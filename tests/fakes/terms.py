@@ -53,9 +53,9 @@ def code(**changes):
     return Discount(**(values | changes))
 
 
-def priced(wanted, rules_, *, discount=None, rates=(), currency="USD"):
+def priced(wanted, rules_, *, discount=None, rates=(), currency="USD", tax_step=None):
     off = terms.discounts(wanted, discount, rules_, currency, NOW)
-    step = smallest_step(currency)
+    step = tax_step or smallest_step(currency)  # 1: tax to the unit, as Stripe Tax tells it
     taxes = [tax_on(one.amount_minor, rates, step) for one in terms.taxable(wanted, off)]
     platform = discount is not None and discount.seller_id is None
     return terms.lines(wanted, off, taxes, rules_, platform_discount=platform)

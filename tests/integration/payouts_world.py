@@ -5,7 +5,8 @@ as in a process that is gone.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,8 +105,17 @@ class World:
         await self.client.close()
         await self.pool.close()
 
+    ahead: timedelta = timedelta(0)
+
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.now(UTC) + self.ahead
+
+    @contextmanager
+    def later(self, by: timedelta) -> Iterator[None]:
+        """Let time have gone on for a while."""
+        self.ahead = by
+        yield
+        self.ahead = timedelta(0)
 
     def runner(self, bomb: Bomb | None = None, **options: Any) -> PayoutRunner:
         bomb = bomb or Bomb()

@@ -21,7 +21,16 @@ def asked(refund_id, *lines):
 
 
 def told(status, dispute_id="dp_1", amount_minor=TOTAL_MINOR, fee_minor=1500):
-    return c.NoticeDispute(dispute_id, "pi_1", amount_minor, "USD", status, "fraudulent", fee_minor, NOW)
+    return c.NoticeDispute(
+        dispute_id,
+        "pi_1",
+        amount_minor,
+        "USD",
+        status,
+        "fraudulent",
+        (("txn_1", fee_minor),) if fee_minor else (),
+        NOW,
+    )
 
 
 def returning(*commands, **changes):

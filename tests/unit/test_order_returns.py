@@ -123,7 +123,9 @@ class World:
             if tell == life.hear:
                 tell(amount, rng.choice(("pending", "succeeded", "failed")), stripe_id=name)
             else:
-                tell(amount, rng.choice(("needs_response", "under_review", "won", "lost")), 15, name)
+                fees = (("txn_1", 15), ("txn_2", 5), ("txn_3", -20), ("txn_4", 1))[: rng.randrange(5)]
+                status = rng.choice(("needs_response", "under_review", "won", "lost"))
+                tell(amount, status, dispute_id=name, fees=fees)
         elif choice == 6:
             taken = [one for one in life.state.refunds if one.stripe_refund_id]
             if taken:

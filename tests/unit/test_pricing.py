@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 
 from domain.errors import MarketplaceError, RejectedError
+from domain.money import smallest_step
+from domain.orders.parts import is_sound, parts_of_line
 from domain.pricing import discounts
 from domain.pricing.taxes import TaxableLine, TaxQuestion, TaxTable
 from domain.pricing.terms import Wanted
@@ -32,6 +34,37 @@ def test_tax_on_top_is_paid_besides_and_rounded_once():
     (one,) = priced([Wanted(offer(1_999), 1)], rules(), rates=rates)
     assert [(tax.jurisdiction, tax.amount_minor) for tax in one.taxes] == [("US_CA", 145), ("US_CA_LA", 45)]
     assert (one.amount_minor, one.net_minor, one.fee_minor) == (2_189, 1_999, 199)
+
+
+@pytest.mark.parametrize(
+    ("currency", "price", "ppm", "fee_bps", "expected"),
+    [
+        # 24 % on 9,900 is 2,376: rounded to 2,400, the platform earns 24 more
+        ("ISK", 9_900, 240_000, 1_000, (12_300, 990 + 24, 8_910, 2_376)),
+        # 5 % on 1,990 is 100 (half up of 99.5): on the step already
+        ("KWD", 1_990, 50_000, 1_000, (2_090, 199, 1_791, 100)),
+        # 10 % on 1,230 is 123: rounded to 120, and 3 come off the fee
+        ("BHD", 1_230, 100_000, 1_000, (1_350, 123 - 3, 1_107, 123)),
+        # the same without a fee: rounded up, for nobody else gives anything up
+        ("BHD", 1_230, 100_000, 0, (1_360, 7, 1_230, 123)),
+        ("USD", 1_999, 72_500, 1_000, (2_144, 199, 1_800, 145)),
+    ],
+)
+def test_tax_on_top_is_rounded_to_what_stripe_charges_at_the_platforms_expense(
+    currency, price, ppm, fee_bps, expected
+):
+    cart_ = [Wanted(offer(price, currency=currency), 1)]
+    rates = (on_top("IS", ppm),)
+    (sold,) = priced(cart_, rules(fee_bps), rates=rates, currency=currency, tax_step=1)
+    parts = dict(parts_of_line(sold))
+    assert is_sound(sold)
+    assert sold.amount_minor % smallest_step(currency) == 0
+    assert (
+        sold.amount_minor,
+        parts["platform:fees"],
+        parts["seller:seller_1:payable"],
+        parts["tax:IS:payable"],
+    ) == expected
 
 
 def test_an_operators_code_is_paid_from_the_platforms_fee_alone():
