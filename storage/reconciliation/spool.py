@@ -138,7 +138,7 @@ class Spool:
                 StripeObject(
                     *(object_id, kind, payment, amount, currency, status, datetime.fromtimestamp(at, UTC)),
                     *rest,
-                    fees=tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees)),
+                    tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees)),
                 )
             )
         return found
