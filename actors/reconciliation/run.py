@@ -289,7 +289,8 @@ class Reconciler:
                 for one in self._examine_in_full(order_id, payments[order_id], settled_before, report)
             ]
             kept = self._keep(found, report)
-            report.resolved += self._market.resolve(page, [case_id(one) for one in found], self._accepted)
+            read = [order_id for order_id in page if order_id not in self._market.unreadable]
+            report.resolved += self._market.resolve(read, [case_id(one) for one in found], self._accepted)
             for one in kept:
                 self._mend(one, report, wanted=apply, asked=case_id(one) in asked)
 
@@ -299,6 +300,8 @@ class Reconciler:
         self._pause()
         report.looked_at += 1
         order = self._market.orders([order_id]).get(order_id)
+        if order_id in self._market.unreadable:
+            return ()  # a newer build has moved it; to call it unknown would be wrong
         if order is not None and order.payment_intent_id is not None:
             payments = payments | {order.payment_intent_id}
         entries = self._ledger.of_order(order_id)

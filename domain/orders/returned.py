@@ -137,6 +137,7 @@ def fees_to_record(recorded: Sequence[DisputeFee], told: Iterable[tuple[str, int
             earlier_minor -= amount_minor
         elif transaction_id not in known and (transaction_id or not recorded):
             missing.append((transaction_id, amount_minor))
+            known.add(transaction_id)
     return missing
 
 

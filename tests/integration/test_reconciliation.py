@@ -261,6 +261,24 @@ async def test_what_was_accepted_comes_back_after_it_was_gone_and_after_a_time(
     assert await cases_of.states() == [("open", False)] * 2
 
 
+async def test_an_order_that_this_build_cannot_read_keeps_its_case_and_gets_no_other(
+    planter, reconcile, database, cases_of
+):
+    """A newer build has moved it: neither is the difference gone, nor is the order unknown."""
+    order = await planter.sold_unbooked()
+    assert (await reconcile()).opened == 1
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO market.order_events (order_id, seq, event_id, kind, data)"
+            " SELECT order_id, seq + 1, 'evt_newer', 'order.newer', '{}' FROM market.orders"
+            " WHERE order_id = %s",
+            (order.order_id,),
+        )
+    for again in (await reconcile(), await reconcile(look_again=True)):
+        assert (again.opened, again.resolved, again.differences) == (0, 0, [])
+    assert await cases_of.states() == [("open", False)]
+
+
 class DecidedCases:
     """Cases as operators decide about them."""
 
