@@ -291,7 +291,6 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             routes.keys,
             {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples_licences.PLATFORM_KEY]})},
             public=True,
-            problems=("key_list_damaged",),
         ),
         Operation(
             "GET",
@@ -301,7 +300,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             routes.key_list,
             {200: Answer("The list", schemas.SignedKeyList, examples_licences.KEY_LIST)},
             public=True,
-            problems=("key_list_missing", "key_list_damaged"),
+            problems=("key_list_missing",),
         ),
         Operation(
             "POST",
@@ -320,7 +319,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
                 "key_list_invalid",
                 "key_list_signature_invalid",
                 "key_list_refused",
-                "key_list_damaged",
+                "key_lists_full",
             ),
         ),
     )
