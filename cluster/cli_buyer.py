@@ -39,6 +39,7 @@ from cluster.purchase import (
 from cluster.receiving import AGE_SUFFIX, LICENCE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.terminal import EXIT_FAILED, JsonFlag, Terminal, command
 from cluster.verification import (
+    FAILED,
     OK,
     SKIPPED,
     Check,
@@ -390,11 +391,12 @@ def verify(
             held = offline_files.read(licence, trusted)
             trusted = held.trusted
             report = None if offline else client.verify_licence(held.armoured, buyer_id)
-            given = read_bounded(revocations, DOCUMENT_BYTES_MAX) if revocations else None
-            if given is None and offline:
-                given = held.revocations
-            folder = _identity_path(identity).parent
-            listed, checks = _revocations(None if offline else client, given, trusted, folder, base_url)
+            given: bytes | Check | None = held.revocations
+            if revocations:
+                given = read_bounded(revocations, DOCUMENT_BYTES_MAX)
+            elif not offline:
+                given = _fetched_list(client)
+            listed, checks = _judged_list(given, held, _identity_path(identity).parent, base_url)
             now = datetime.now(UTC)
             found, judged = check_licence(held.armoured, trusted, now, buyer_id, recorded_at(report), listed)
             checks += judged + check_key_list(trusted, now)
@@ -404,7 +406,7 @@ def verify(
             base = licence.with_name(licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX))
             checks += inspection.check_delivery(base, delivery, found, trusted)
             if report is None:
-                unknown = "" if listed else " Revocation is not known: name a list with --revocations."
+                unknown = "" if given else " Revocation is not known: name a list with --revocations."
                 checks.append(Check("online", SKIPPED, f"Not asked (--offline).{unknown}"))
             else:
                 checks += check_online(report)
@@ -422,28 +424,35 @@ def verify(
             raise typer.Exit(EXIT_FAILED)
 
 
-def _revocations(
-    client: MarketplaceClient | None,
-    given: bytes | None,
-    trusted: trust.TrustedKeys,
+def _fetched_list(client: MarketplaceClient) -> bytes | Check:
+    """Fetch the revocation list, or say why it cannot be had now."""
+    try:
+        return canonical_json.dumps(client.revocations())
+    except ApiError as error:
+        if error.status != HTTP_UNAVAILABLE:
+            raise
+        # The marketplace itself says in other checks whether the licence is revoked.
+        return Check("revocation list", SKIPPED, f"It cannot be had now: {error.detail}")
+    except ValueError:
+        raise ClientError(
+            "The marketplace answers with what is no revocation list.", "answer_malformed"
+        ) from None
+
+
+def _judged_list(
+    data: bytes | Check | None,
+    held: offline_files.HeldLicence,
     folder: Path,
     base_url: str,
 ) -> tuple[RevocationList | None, list[Check]]:
-    """Get the revocation list that was given, or else from the marketplace, and say so in a check."""
-    data = given
+    """Judge a revocation list. One that is refused is a finding and hides no other one."""
     if data is None:
-        if client is None:
-            return None, []
-        try:
-            data = canonical_json.dumps(client.revocations())
-        except ApiError as error:
-            if error.status != HTTP_UNAVAILABLE:
-                raise
-            # The marketplace itself says below whether the licence is revoked.
-            return None, [Check("revocation list", SKIPPED, f"It cannot be had now: {error.detail}")]
-        except ValueError:
-            raise ClientError(
-                "The marketplace answers with what is no revocation list.", "answer_malformed"
-            ) from None
-    listed = revocation_memory.accept(data, trusted, folder, base_url)
+        return None, []
+    if isinstance(data, Check):
+        return None, [data]
+    try:
+        listed = revocation_memory.accept(data, held.trusted, folder, base_url)
+    except ClientError as refused:
+        told = revocation_memory.unbelieved(data, held.licence_id)
+        return None, [Check("revocation list", FAILED, f"{refused.text} ({refused.code}) {told}")]
     return listed, [Check("revocation list", OK, f"Version {listed.version} is signed by a trusted key.")]

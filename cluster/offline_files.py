@@ -10,7 +10,7 @@ from cluster.client import ClientError
 from cluster.private_files import read_bounded
 from cluster.trust import TrustedKeys
 from domain.errors import RejectedError
-from domain.licences import ARMOURED_CHARS_MAX, armour
+from domain.licences import ARMOURED_CHARS_MAX, armour, open_envelope, unarmour
 from domain.offline_licences import FILE_BYTES_MAX, is_offline_licence, open_file
 from storage.signing.keys import verify
 
@@ -24,6 +24,14 @@ class HeldLicence:
     armoured: str
     trusted: TrustedKeys
     revocations: bytes | None = None
+
+    @property
+    def licence_id(self) -> str:
+        """The id that the text claims; empty for a text that is no licence."""
+        try:
+            return open_envelope(unarmour(self.armoured))[1].licence_id
+        except RejectedError:
+            return ""
 
 
 def read(path: Path, trusted: TrustedKeys) -> HeldLicence:

@@ -4,8 +4,10 @@ A result is written beside its final place under a random name, synced, and move
 satisfied; whatever goes wrong before leaves nothing behind. Refuses to overwrite a secret.
 """
 
+import fcntl
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +89,45 @@ def read_bounded(path: Path, bytes_max: int) -> bytes:
     if len(data) > bytes_max:
         raise ClientError(f"{path} is larger than the {bytes_max} bytes expected here.", "file_too_large")
     return data
+
+
+def read_memory(path: Path, bytes_max: int) -> bytes | None:
+    """Read what an earlier command remembered; None where there is nothing.
+
+    Raises:
+        ClientError: ``memory_exposed``, others may have written it; ``file_unreadable``, ``file_too_large``.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ClientError(f"{path} cannot be read: {error.strerror}.", "file_unreadable") from error
+    # As ssh does with its known hosts: whoever can write this file decides what is believed.
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ClientError(
+            f"{path} can be changed by others, so it is not believed. Compare it with the operator's word, "
+            "then keep it to yourself: chmod 600.",
+            "memory_exposed",
+        )
+    return read_bounded(path, bytes_max)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other commands from changing ``path`` until the block ends.
+
+    Raises:
+        ClientError: ``file_unwritable``.
+    """
+    try:
+        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make_folder(path: Path) -> None:

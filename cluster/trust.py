@@ -25,16 +25,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from cluster.client import ClientError
 from cluster.client_documents import PlatformKey, SignedKeyList
-from cluster.private_files import PRIVATE_FOLDER, read_bounded, write_whole
-from domain import canonical_json, key_lists
+from cluster.private_files import alone, read_bounded, read_memory, write_whole
+from domain import canonical_json, key_lists, strict_json
 from domain.errors import MarketplaceError, RejectedError
 from domain.key_lists import KeyList
 from domain.signing import KeyRecord, KeyState, key_id_of
+from domain.strict_json import DocumentError
 from storage.signing import keys
 
 PINS_NAME = "platform-keys.json"
 PINS_BYTES_MAX = 1_048_576
-KEYS_MAX = 32  # a platform rotates a few times a year
+KEYS_MAX = key_lists.KEYS_MAX  # more is no platform's; refused and never cut, or a key would be forgotten
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]+-----END PUBLIC KEY-----")
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)  # a PEM file does not say since when its key is used
 
@@ -63,7 +64,9 @@ def from_file(path: Path) -> TrustedKeys:
     Raises:
         ClientError: ``trust_key_invalid``.
     """
-    blocks = _PEM.findall(read_bounded(path, PINS_BYTES_MAX))[:KEYS_MAX]
+    blocks = _PEM.findall(read_bounded(path, PINS_BYTES_MAX))
+    if len(blocks) > KEYS_MAX:
+        raise ClientError(f"{path} holds more than {KEYS_MAX} keys.", "trust_key_invalid")
     records = {}
     for block in blocks:
         try:
@@ -117,8 +120,7 @@ def pinned(
             ``key_list_untrusted`` or ``key_list_rollback``.
     """
     path = folder / PINS_NAME
-    pins = _read_pins(path)
-    entry = pins.get(base_url)
+    entry = _read_pins(path).get(base_url)
     if entry is not None and "root" not in entry and root is None:
         return TrustedKeys(_records(entry["keys"], str(path)), f"pinned at first use in {path}")
     if shows is None and (entry is None or "key_list" not in entry):
@@ -128,10 +130,25 @@ def pinned(
             "trust_unknown",
         )
     shown = None if shows is None else shows.key_list()
+    with alone(path):  # what another command has pinned meanwhile counts, and is never lowered
+        pins = _read_pins(path)
+        if shown is None and root is None and "root" not in pins.get(base_url, {}):
+            assert shows is not None, "offline without pins was refused above"
+            return _pin_keys(path, pins, base_url, shows.platform_keys(), now)
+        return _pin_list(path, pins, base_url, shown, now, root)
+
+
+def _pin_list(
+    path: Path,
+    pins: dict[str, Any],
+    base_url: str,
+    shown: SignedKeyList | None,
+    now: datetime,
+    root: bytes | None,
+) -> TrustedKeys:
+    """Believe the newest list of the root that was named, else of the pinned one, else of the one shown."""
+    entry = pins.get(base_url)
     trusted_root = root or _pinned_root(entry, path)
-    if shown is None and trusted_root is None:
-        assert shows is not None, "offline without pins was refused above"
-        return _pin_keys(path, pins, base_url, shows.platform_keys(), now)
     source = "the root that you named" if root is not None else f"the root pinned at first use in {path}"
     if trusted_root is None:
         assert shown is not None, "without a list there is no root to be seen"
@@ -225,7 +242,6 @@ def _pin_keys(
 
 
 def _write_pins(path: Path, pins: dict[str, Any]) -> None:
-    path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     write_whole(path, (json.dumps(pins, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -239,18 +255,35 @@ def unknown_key_text(trusted: TrustedKeys) -> str:
     )
 
 
-def _read_pins(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _read_pins(path: Path) -> dict[str, dict[str, Any]]:
+    data = read_memory(path, PINS_BYTES_MAX)
+    if data is None:
         return {}
     try:
-        pins = json.loads(read_bounded(path, PINS_BYTES_MAX))
-    except ValueError:
+        pins = strict_json.loads(data, max_bytes=PINS_BYTES_MAX)
+    except DocumentError:
         pins = None
-    if not isinstance(pins, dict):
+    if not isinstance(pins, dict) or not all(_is_pin(entry) for entry in pins.values()):
         raise ClientError(
             f"{path} is damaged. Restore it, or remove it to pin the platform's keys anew.", "pins_damaged"
         )
     return pins
+
+
+def _is_pin(entry: Any) -> bool:
+    """Whether an entry has one of the two forms: keys, or a root with its list."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("pinned_at"), str)
+        and (
+            (entry.keys() == {"pinned_at", "keys"} and isinstance(entry["keys"], list))
+            or (
+                entry.keys() == {"pinned_at", "root", "key_list"}
+                and isinstance(entry["root"], str)
+                and isinstance(entry["key_list"], str)
+            )
+        )
+    )
 
 
 def _records(entries: Sequence[Any], where: str) -> dict[str, KeyRecord]:

@@ -23,7 +23,7 @@ from deployments.settings import Settings
 from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
 from domain.revocations import RevocationList
-from storage.market.signing_keys import KeysOnRecord, read_on_record, register_signing_key
+from storage.market.signing_keys import KeysOnRecord, OwnConnectionKeys, register_signing_key
 from storage.signing.backends import FILE, open_backend, parse_address
 from storage.signing.keys import register
 
@@ -41,16 +41,17 @@ class SignerDeployment:
 
     def __init__(self, settings: Settings) -> None:
         prepare_process(settings)
-        self._dsn = settings.postgres_dsn
+        dsn = settings.postgres_dsn
+        self._keys = OwnConnectionKeys(dsn)
         self._metrics = SignerMetrics()
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
-        self._list_expires_at_s = 0.0
+        self._record = KeysOnRecord(())
         remote = any(parse_address(one).scheme != FILE for one in settings.signing_backends)
         self._roster = Roster(
             settings.signing_backends,
             lambda address: open_backend(address, self._metrics.observe),
             self._on_record,
-            lambda public_key: register_signing_key(self._dsn, register(public_key, utc_now())),
+            lambda public_key: register_signing_key(dsn, register(public_key, utc_now())),
             ThreadPoolExecutor(PREPARING_MAX, thread_name_prefix="prepare").map if remote else map,
         )
         self._roster.refresh()  # a wrong key ends the process here, and the deployment says why
@@ -91,7 +92,9 @@ class SignerDeployment:
     async def exposition(self) -> bytes:
         """Return the signer's series in Prometheus' text format."""
         return self._metrics.exposition(
-            available=self._roster.available, list_expires_at_s=self._list_expires_at_s
+            available=self._roster.available,
+            list_expires_at_s=self._record.listed.expires_at.timestamp() if self._record.listed else 0.0,
+            lists_passed_over=self._record.passed_over,
         )
 
     async def check_health(self) -> None:
@@ -110,11 +113,10 @@ class SignerDeployment:
 
     def _on_record(self) -> KeysOnRecord:
         try:
-            record = read_on_record(self._dsn)
+            self._record = self._keys.on_record()
         except psycopg.Error as error:
             raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
-        self._list_expires_at_s = record.listed.expires_at.timestamp() if record.listed else 0.0
-        return record
+        return self._record
 
     def _look(self) -> None:
         while not self._ending.wait(WATCH_PERIOD_S):

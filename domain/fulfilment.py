@@ -7,7 +7,7 @@ blob copied to another row cannot be opened there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from domain import delivery_manifests, licences
 from domain.delivery_manifests import DeliveryManifest, FileDigest
@@ -43,10 +43,13 @@ def identity_context(of_delivery_id: str) -> Mapping[str, str]:
     return {"purpose": "delivery-identity", "delivery_id": of_delivery_id}
 
 
-def licence_payload(order: Order, line: Line, activation: str | None = None) -> bytes:
+def licence_payload(
+    order: Order, line: Line, activation: str | None = None, at: datetime | None = None
+) -> bytes:
     """Return the licence of one line, ready to sign: the same bytes at every repeat.
 
-    ``activation`` is the release's, which never changes.
+    ``activation`` is the release's, which never changes; ``at`` is the time of issue, if it is a later one
+    than the order says (``issued_at``).
 
     Raises:
         DocumentError: see ``licences.build``.
@@ -65,17 +68,22 @@ def licence_payload(order: Order, line: Line, activation: str | None = None) -> 
             buyer_id=order.buyer_id,
             seller_id=line.seller_id,
             quantity=line.quantity,
-            policy=OfferedPolicy(line.licence_days, activation).granted(issued_at(order)),
-            issued_at=issued_at(order),
+            policy=OfferedPolicy(line.licence_days, activation).granted(at or issued_at(order)),
+            issued_at=at or issued_at(order),
             issuer=ISSUER,
         )
     )
 
 
 def manifest_payload(
-    order: Order, line: Line, material: ReleaseMaterial, recipient: str, header: bytes
+    order: Order,
+    line: Line,
+    material: ReleaseMaterial,
+    recipient: str,
+    header: bytes,
+    at: datetime | None = None,
 ) -> bytes:
-    """Return the delivery manifest of one line, ready to sign.
+    """Return the delivery manifest of one line, ready to sign; ``at`` as in ``licence_payload``.
 
     Raises:
         DocumentError: see ``delivery_manifests.build``.
@@ -93,12 +101,24 @@ def manifest_payload(
             payload=FileDigest(material.payload_bytes, material.payload_sha256),
             plaintext=FileDigest(material.bundle_bytes, material.bundle_sha256),
             file_name=material.bundle_name,
-            created_at=issued_at(order),
+            created_at=at or issued_at(order),
         )
     )
 
 
-def issued_at(order: Order) -> datetime:
-    """Time of issue: when Finance acknowledged, in whole seconds, so that repeats agree."""
+def issued_at(order: Order, not_before: datetime | None = None) -> datetime:
+    """Time of issue: when Finance acknowledged, in whole seconds, so that repeats agree.
+
+    ``not_before`` is since when the signing key is in use. Orders wait while nobody signs: what a key signs
+    that came meanwhile is dated by the key's first second, or every verifier would say that the key was not
+    in use yet.
+    """
     assert order.booked_at is not None, "I4: nothing is issued before Finance acknowledged"
-    return order.booked_at.replace(microsecond=0)
+    booked_at = order.booked_at.replace(microsecond=0)
+    return booked_at if not_before is None else max(booked_at, first_second(not_before))
+
+
+def first_second(not_before: datetime) -> datetime:
+    """Return the first whole second that is not before this time."""
+    whole = not_before.replace(microsecond=0)
+    return whole if whole == not_before else whole + timedelta(seconds=1)

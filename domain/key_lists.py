@@ -107,9 +107,15 @@ def sign(listed: KeyList, root: Signer) -> str:
     """Return the signed list's text.
 
     Raises:
-        DocumentError: see ``build``; or whatever the root's signer raises.
+        DocumentError: see ``build``, and ``key_list_invalid`` for a list that would mislead; or whatever the
+            root's signer raises.
     """
     payload = build(listed)
+    if listed.find(root.key_id) is not None:
+        raise _invalid("The root signs lists and nothing else: its own key is no signing key.")
+    signing = None if listed.signs is None else listed.find(listed.signs)
+    if signing is not None and signing.not_before > listed.issued_at:
+        raise _invalid(f"{signing.key_id} cannot sign before its time, {format_time(signing.not_before)}.")
     (signature,) = root.sign_many([pae(PAYLOAD_TYPE, payload)])
     return Envelope(PAYLOAD_TYPE, payload, (Signature(root.key_id, signature),)).dumps()
 

@@ -41,7 +41,7 @@ REFUSALS: dict[str, tuple[type[MarketplaceError], str]] = {
     ),
     "renewal_too_late": (
         ConflictError,
-        "The licence ended before the new one began: there is nothing to add. The new one counts as it is.",
+        "There is nothing to add: the licence ended before the new one began, or the new one's time is over.",
     ),
     "renewal_too_far": (ConflictError, f"A licence begins at most {DAYS_MAX} days ahead."),
     "renewal_done": (ConflictError, "This licence renews another one already."),

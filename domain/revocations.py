@@ -28,6 +28,7 @@ from domain.document_fields import (
     sha256_field,
     time_field,
 )
+from domain.dsse import Envelope
 from domain.errors import ConflictError, RejectedError
 from domain.platform_documents import named_key_signed, open_exactly
 from domain.signing import Verifier
@@ -118,14 +119,11 @@ def document(listed: RevocationList, envelope: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def open_document(data: bytes | str, trusted: Mapping[str, bytes], verify: Verifier) -> RevocationList:
-    """Read a list that a trusted key has signed; ``trusted`` maps key ids to public keys.
-
-    Whether it is out of date is for whoever uses it: a revocation counts also on an old list.
+def read_document(data: bytes | str) -> tuple[Envelope, RevocationList]:
+    """Read a list and believe nothing of it: whoever wrote it may have written anything.
 
     Raises:
         DocumentError: the codes of ``strict_json.loads`` and ``open_exactly``, ``revocations_invalid``.
-        RejectedError: ``revocations_untrusted``; no trusted key has signed exactly this list.
     """
     members = closed_object(
         strict_json.loads(data, max_bytes=DOCUMENT_BYTES_MAX), "The revocation list", _DOCUMENT
@@ -138,8 +136,6 @@ def open_document(data: bytes | str, trusted: Mapping[str, bytes], verify: Verif
     if canonical != (data.encode() if isinstance(data, str) else data):
         raise DocumentError("envelope_not_canonical", "The text of the list differs from what was issued.")
     envelope = open_exactly(envelope_text, PAYLOAD_TYPE, "a revocation list")
-    if not named_key_signed(envelope, trusted, verify):
-        raise RejectedError("revocations_untrusted", "No key that is trusted here has signed this list.")
     listed = RevocationList(
         version=integer_field(members, "version", 1),
         issued_at=time_field(members, "issued_at"),
@@ -148,8 +144,31 @@ def open_document(data: bytes | str, trusted: Mapping[str, bytes], verify: Verif
         revoked=_ids(members["revoked"], "revoked"),
         suspended=_ids(members["suspended"], "suspended"),
     )
+    _require_plain(listed.revoked, listed.suspended)
+    return envelope, listed
+
+
+def open_document(data: bytes | str, trusted: Mapping[str, bytes], verify: Verifier) -> RevocationList:
+    """Read a list that a trusted key has signed; ``trusted`` maps key ids to public keys.
+
+    Whether it is out of date is for whoever uses it: a revocation counts also on an old list.
+
+    Raises:
+        DocumentError: the codes of ``read_document``.
+        RejectedError: ``revocations_untrusted``; no trusted key has signed exactly this list.
+    """
+    return open_signed(data, trusted, verify)[1]
+
+
+def open_signed(
+    data: bytes | str, trusted: Mapping[str, bytes], verify: Verifier
+) -> tuple[str, RevocationList]:
+    """Read a list as ``open_document`` does; also returns the id of the key that signed it."""
+    envelope, listed = read_document(data)
+    if not named_key_signed(envelope, trusted, verify):
+        raise RejectedError("revocations_untrusted", "No key that is trusted here has signed this list.")
     _require_signed(envelope.payload, listed)
-    return listed
+    return envelope.signatures[0].key_id or "", listed
 
 
 def admit(listed: RevocationList, seen: Seen | None) -> Seen:

@@ -32,7 +32,10 @@ def transferred(licence: Licence, transfer_id: str, to_buyer_id: str, now: datet
 
 
 def renewal(new: Licence, old: Licence, now: datetime) -> Licence:
-    """Return ``new``'s next document, which begins where ``old`` ends and lasts as long as it would have.
+    """Return ``new``'s next document, which begins where ``old`` ends and lasts for what is left of it now.
+
+    What was used of it already is not given twice: else both licences could be used side by side until the
+    old one ends, and the new one anew from then on.
 
     Raises:
         RejectedError: ``renewal_not_timed``, ``renewal_mismatch``.
@@ -49,10 +52,13 @@ def renewal(new: Licence, old: Licence, now: datetime) -> Licence:
         raise refusal("renewal_too_late")
     if old_end > now + timedelta(days=DAYS_MAX):
         raise refusal("renewal_too_far")
-    policy = replace(new.policy, starts_at=old_end, expires_at=old_end + (end - new.issued_at))
+    issued_at = now.replace(microsecond=0)
+    left = end - max(issued_at, new.issued_at)
+    if left <= timedelta(0):
+        raise refusal("renewal_too_late")
     return replace(
         new,
         licence_id=derive_id(LICENCE_PREFIX, new.licence_id, f"renews:{old.licence_id}"),
-        policy=policy,
-        issued_at=now.replace(microsecond=0),
+        policy=replace(new.policy, starts_at=old_end, expires_at=old_end + left),
+        issued_at=issued_at,
     )

@@ -5,14 +5,15 @@ and every other document is built here from its parts, under a payload type of i
 the signer's actor cannot pass one kind of document off as another.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import assert_never
 
 from domain import activations, licences, manifests, offline_licences, revocations, statements
 from domain.activations import Activation
 from domain.dsse import sign_all
 from domain.errors import RejectedError
-from domain.fulfilment import file_key_context
+from domain.fulfilment import file_key_context, first_second
 from domain.licences import Licence
 from domain.offline_licences import OfflineSeal
 from domain.revocations import RevocationList
@@ -45,9 +46,13 @@ LicensingDocument = Licence | Activation | OfflineSeal
 
 
 class ReleaseSealer:
-    """A plain class over the signing backend; its deployment makes it an actor."""
+    """A plain class over the signing backend; its deployment makes it an actor.
 
-    def __init__(self, signer: Signer, wrapper: KeyWrapper) -> None:
+    ``not_before`` is since when the signing key is in use; no licence is dated before it.
+    """
+
+    def __init__(self, signer: Signer, wrapper: KeyWrapper, not_before: datetime | None = None) -> None:
+        self._not_before = not_before
         self._signer = signer
         self._wrapper = wrapper
 
@@ -83,12 +88,14 @@ class ReleaseSealer:
     def sign_licensing(self, document: LicensingDocument) -> str:
         """Sign what a licence needs after its issue; returns a DSSE envelope's text.
 
+        A licence may come back with a later ``issued_at`` (``domain.fulfilment.issued_at`` says why).
+
         Raises:
             DocumentError: the document could not be read back; such a thing is never signed.
         """
         match document:
             case Licence():
-                signed = licences.PAYLOAD_TYPE, licences.build(document)
+                signed = licences.PAYLOAD_TYPE, licences.build(self._dated(document))
             case Activation():
                 signed = activations.PAYLOAD_TYPE, activations.build(document)
             case OfflineSeal():
@@ -97,3 +104,8 @@ class ReleaseSealer:
                 assert_never(unreachable)
         (envelope,) = sign_all(self._signer, signed[0], [signed[1]])
         return envelope.dumps()
+
+    def _dated(self, licence: Licence) -> Licence:
+        if self._not_before is None or licence.issued_at >= self._not_before:
+            return licence
+        return replace(licence, issued_at=first_second(self._not_before))

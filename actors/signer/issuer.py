@@ -12,6 +12,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from domain import licences, statements
 from domain.dsse import Envelope, sign_each, signed_message
@@ -64,6 +65,7 @@ class Issuer:
     """A plain class, safe to call from several threads; ``deployments.signer`` makes it an actor.
 
     ``each`` maps a function over requests; a pool's ``map`` makes calls of a remote backend overlap.
+    ``not_before`` is since when the signing key is in use; nothing is dated before it.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Issuer:
             [Callable[[IssueRequest], "_Prepared | RejectedError"], Sequence[IssueRequest]],
             Iterable["_Prepared | RejectedError"],
         ] = map,
+        not_before: datetime | None = None,
     ) -> None:
+        self._not_before = not_before
         self._signer = signer
         self._wrapper = wrapper
         self._each = each
@@ -113,20 +117,20 @@ class Issuer:
         return identity_text(self._wrapper.unwrap(wrapped, identity_context(of_delivery_id)))
 
     def _prepare(self, request: IssueRequest) -> _Prepared | RejectedError:
-        order = request.order
+        order, at = request.order, issued_at(request.order, self._not_before)
         try:
             sealed = tuple(
                 self._seal(order, delivery_id(order.order_id, line.line_no), material)
                 for line, material in zip(order.lines, request.materials, strict=True)
             )
             documents = [
-                (licences.PAYLOAD_TYPE, licence_payload(order, line, material.licence_activation))
+                (licences.PAYLOAD_TYPE, licence_payload(order, line, material.licence_activation, at))
                 for line, material in zip(order.lines, request.materials, strict=True)
             ]
             documents += [
                 (
                     statements.PAYLOAD_TYPE,
-                    manifest_payload(order, line, material, seal.recipient, seal.header),
+                    manifest_payload(order, line, material, seal.recipient, seal.header, at),
                 )
                 for line, material, seal in zip(order.lines, request.materials, sealed, strict=True)
             ]
@@ -150,7 +154,7 @@ class Issuer:
                     quantity=line.quantity,
                     key_id=envelope.signatures[0].key_id or "",
                     envelope=envelope.dumps(),
-                    issued_at=issued_at(order),
+                    issued_at=issued_at(order, self._not_before),
                 )
                 for line, envelope in zip(order.lines, licence_envelopes, strict=True)
             ],

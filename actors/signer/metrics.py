@@ -37,6 +37,11 @@ class SignerMetrics:
             "When the signed key list expires (Unix time); 0 without one.",
             registry=self._registry,
         )
+        self._passed_over = Gauge(
+            "marketplace_key_lists_passed_over",
+            "Stored key lists that do not count: anything but 0 means that somebody forged one.",
+            registry=self._registry,
+        )
 
     def observe(self, backend: str, operation: str, seconds: float, outcome: str) -> None:
         """Count a backend's call; see ``storage.signing.guarded.Observer``."""
@@ -47,8 +52,9 @@ class SignerMetrics:
         """Count orders that were asked for."""
         self._issued.inc(count)
 
-    def exposition(self, *, available: bool, list_expires_at_s: float) -> bytes:
+    def exposition(self, *, available: bool, list_expires_at_s: float, lists_passed_over: int) -> bytes:
         """Return everything in Prometheus' text format."""
+        self._passed_over.set(lists_passed_over)
         self._available.set(1 if available else 0)
         self._list_expires.set(list_expires_at_s)
         return generate_latest(self._registry)

@@ -16,7 +16,7 @@ from typing import Any
 from actors.publisher.sealing import ReleaseSealer
 from actors.signer.issuer import Issuer
 from actors.signer.rehearsal import rehearse
-from domain.errors import BusyError, DependencyError, RejectedError
+from domain.errors import BusyError, DependencyError, MarketplaceError, RejectedError
 from domain.signing import KeyRecord, Keys, KeyState
 from storage.market.signing_keys import KeysOnRecord
 
@@ -36,14 +36,19 @@ class WrapperRing:
         return self._ring[0].wrap(plaintext, context)
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
-        """See ``domain.signing.KeyWrapper``."""
-        for keys in self._ring[:-1]:
+        """See ``domain.signing.KeyWrapper``. One that is away may be the one: only then is it missed."""
+        away: MarketplaceError | None = None
+        refused: MarketplaceError | None = None
+        for keys in self._ring:
             try:
                 return keys.unwrap(wrapped, context)
-            except RejectedError as refused:
-                if refused.code != "unwrap_refused":
+            except (DependencyError, BusyError) as failure:
+                away = away or failure
+            except RejectedError as failure:
+                if failure.code != "unwrap_refused":
                     raise
-        return self._ring[-1].unwrap(wrapped, context)
+                refused = failure
+        raise away or refused or AssertionError("a ring holds at least one backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +178,12 @@ class Roster:
             return
         rehearse(chosen, wanted.public_key)
         wrapper = WrapperRing([chosen, *(one for one in opened if one is not chosen)])
+        since = wanted.not_before
         self._desk = Desk(
-            chosen, len(opened), Issuer(chosen, wrapper, self._each), ReleaseSealer(chosen, wrapper)
+            chosen,
+            len(opened),
+            Issuer(chosen, wrapper, self._each, since),
+            ReleaseSealer(chosen, wrapper, since),
         )
         log.warning("%s signs", wanted.key_id)
 

@@ -7,7 +7,7 @@ a key that is compromised since holds only if this very text entered our record 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ import orjson
 from starlette.responses import Response
 
 from domain import canonical_json, offline_licences, revocations
-from domain.errors import NotFoundError, RejectedError
+from domain.errors import BusyError, DependencyError, NotFoundError, RejectedError
 from domain.licence_refusals import refusal
 from domain.licence_verification import Finding, Revocations, VerificationReport, judge
 from domain.licences import Licence, open_envelope, unarmour
@@ -36,6 +36,7 @@ from storage.signing.keys import verify
 
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
 REVOCATIONS_TTL_S = 60.0  # a list that did not change is signed anew this often, for its times
+REVOCATIONS_RETRY_S = 1.0  # readers do not queue up for a signer that has just failed
 REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
 _ACTIVE = "active"
 TEXT = "text/plain; charset=utf-8"
@@ -45,6 +46,16 @@ _REASONS = {
 _READERS = frozenset({BUYER, OPERATOR, AUDITOR})
 
 
+@dataclass(frozen=True, slots=True)
+class _HeldList:
+    """A signed revocation list, by monotonic seconds: when its times want renewing, and when it ends."""
+
+    version: int
+    document: bytes
+    fresh_until_s: float
+    ends_s: float
+
+
 class LicenceRoutes:
     """Handlers, with the keys and the list that they remember for a short while."""
 
@@ -52,7 +63,9 @@ class LicenceRoutes:
         self._monotonic = monotonic
         self._record: KeysOnRecord | None = None
         self._record_until_s = float("-inf")
-        self._list: tuple[int, float, bytes] = (0, float("-inf"), b"")
+        self._list = _HeldList(0, b"", float("-inf"), float("-inf"))
+        self._unsigned: DependencyError | BusyError | None = None
+        self._unsigned_until_s = float("-inf")
         self._list_lock = asyncio.Lock()
 
     async def get(self, call: Call) -> Response:
@@ -117,11 +130,25 @@ class LicenceRoutes:
         # an older one here, which it would have to take for an attack.
         version = await call.ports.licences.list_version()
         async with self._list_lock:  # many readers at once cost one signature
-            known, until_s, document = self._list
-            if version > known or self._monotonic() >= until_s:
-                known, document = await _signed_list(call)
-                self._list = (known, self._monotonic() + REVOCATIONS_TTL_S, document)
-        return document
+            now_s = self._monotonic()
+            if version > self._list.version or now_s >= self._list.fresh_until_s:
+                await self._renew_list(call, version, now_s)
+        return self._list.document
+
+    async def _renew_list(self, call: Call, version: int, now_s: float) -> None:
+        try:
+            if now_s < self._unsigned_until_s and self._unsigned is not None:
+                raise self._unsigned.with_traceback(None)
+            known, document = await _signed_list(call)
+        except (DependencyError, BusyError) as failure:
+            if failure is not self._unsigned:
+                self._unsigned, self._unsigned_until_s = failure, now_s + REVOCATIONS_RETRY_S
+            # While nobody signs, the list that says the same is as true as it was.
+            if version > self._list.version or now_s >= self._list.ends_s:
+                raise
+            return
+        ends_s = now_s + REVOCATIONS_LIFE.total_seconds()
+        self._list = _HeldList(known, document, now_s + REVOCATIONS_TTL_S, ends_s)
 
     async def offline(self, call: Call) -> Response:
         """GET /v1/licences/{licence_id}/offline."""
@@ -291,7 +318,6 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             routes.keys,
             {200: Answer("The keys", schemas.PlatformKeys, {"items": [examples_licences.PLATFORM_KEY]})},
             public=True,
-            problems=("key_list_damaged",),
         ),
         Operation(
             "GET",
@@ -301,7 +327,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
             routes.key_list,
             {200: Answer("The list", schemas.SignedKeyList, examples_licences.KEY_LIST)},
             public=True,
-            problems=("key_list_missing", "key_list_damaged"),
+            problems=("key_list_missing",),
         ),
         Operation(
             "POST",
@@ -320,7 +346,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
                 "key_list_invalid",
                 "key_list_signature_invalid",
                 "key_list_refused",
-                "key_list_damaged",
+                "key_lists_full",
             ),
         ),
     )

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from domain.dsse import Envelope
 from domain.ids import is_id
 from domain.licence_refusals import refusal
 from domain.licences import Licence, open_envelope
@@ -114,9 +113,9 @@ def _document(row: LicenceRow | None) -> Licence:
 
 
 async def _signed(call: Call, licence: Licence) -> Successor:
-    envelope = await call.ports.signing.sign_licensing(licence)
-    key_id = Envelope.parse(envelope).signatures[0].key_id or ""
-    return Successor(licence.licence_id, key_id, envelope, licence.issued_at)
+    text = await call.ports.signing.sign_licensing(licence)
+    envelope, signed = open_envelope(text)  # the signer may have dated it later
+    return Successor(signed.licence_id, envelope.signatures[0].key_id or "", text, signed.issued_at)
 
 
 async def _transfer(call: Call, transfer_id: str) -> Transfer:
@@ -165,7 +164,7 @@ def _of_licences() -> Sequence[Operation]:
             write=True,
             request=bodies.NewTransfer,
             request_example={"to_buyer_id": "buyer_bob"},
-            problems=(*HELD, "transfers_forbidden", "transfer_to_self", "transfer_open"),
+            problems=(*HELD, "transfers_forbidden", "transfer_to_self", "transfer_open", "transfers_many"),
         ),
         Operation(
             "POST",

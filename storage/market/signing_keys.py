@@ -1,12 +1,16 @@
 """The platform's public keys in Postgres: on record before anything is signed with them.
 
 Once a root has signed a key list, the list alone says which keys there are, in what state, and which of them
-signs; it is verified at every reading. Before that, one key is on record: the one of the first start.
-Refuses lists that the newest root did not sign, and those that may not follow the current one
-(``domain.key_lists``). The database refuses the rest: no list replaces or overtakes another unseen.
+signs. Before that, one key is on record: the one of the first start.
+Refuses to publish lists that the newest root did not sign, and those that may not follow the current one
+(``domain.key_lists``). What is stored is read with the same suspicion (``domain.key_list_record``): a row
+that somebody forged is passed over, told in the log and counted, and takes nobody's place. The database
+refuses the rest: no list overtakes another unseen.
 """
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +19,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from domain import key_lists
-from domain.errors import ConflictError, DependencyError, RejectedError
+from domain.errors import ConflictError, RejectedError
+from domain.key_list_record import ROWS_MAX, Reading, StoredList, follow
 from domain.key_lists import KeyList
 from domain.signing import KeyRecord, KeyState, key_id_of
 from domain.strict_json import DocumentError
@@ -24,21 +29,61 @@ from storage.market.pool import CONNECT_TIMEOUT_S, Pool, fetch
 from storage.signing.keys import register, verify
 from storage.sql import load_queries
 
+log = logging.getLogger("marketplace.keys")
+
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "signing_keys.sql").items()}
+SQLSTATE_FULL = "KL001"
 
 
 @dataclass(frozen=True, slots=True)
 class KeysOnRecord:
-    """All keys, newest first; and the signed list that says so, with its text and root, once there is one."""
+    """All keys, newest first; and the signed list that says so, with its text and root, once there is one.
+
+    ``passed_over`` counts stored lists that do not count; there are none unless somebody forged them.
+    """
 
     keys: tuple[KeyRecord, ...]
     listed: KeyList | None = None
     envelope: str | None = None
     root: bytes | None = None
+    passed_over: int = 0
 
     def find(self, key_id: str) -> KeyRecord | None:
         """Return a key's record."""
         return next((key for key in self.keys if key.key_id == key_id), None)
+
+
+class ListReader:
+    """Reads the record of lists on from where it stopped, so that each reader verifies each list once."""
+
+    def __init__(self) -> None:
+        self.reading = Reading()
+
+    def read(self, before: Reading, rows: Sequence[TupleRow]) -> Reading | None:
+        """Read on from ``before``; None if the rows do not: the record is another one, and is read anew."""
+        found = follow(
+            before,
+            [
+                StoredList(position, envelope, bytes(root), root_position)
+                for position, envelope, root, root_position in rows
+            ],
+            read_list,
+        )
+        self.reading = found or Reading()
+        if news := self.reading.passed_over[len(before.passed_over) :]:
+            log.error(
+                "%d stored key lists do not count, at positions %s (%s): whoever stored them has the serving "
+                "role's password (docs/runbooks/signing-keys.md)",
+                len(news),
+                ", ".join(str(one.position) for one in news[:10]),
+                ", ".join(sorted({one.code for one in news})),
+            )
+        return found
+
+
+def _from(reading: Reading) -> dict[str, int]:
+    # One more than are kept: the row that was read last comes again.
+    return {"position": reading.position, "limit": ROWS_MAX + 1}
 
 
 class SigningKeys:
@@ -47,16 +92,23 @@ class SigningKeys:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._commands = Commands(pool)
+        self._lists = ListReader()
 
     async def on_record(self) -> KeysOnRecord:
-        """Read the keys.
+        """Read the keys."""
+        return (await self._read())[0]
 
-        Raises:
-            DependencyError: ``key_list_damaged``; the stored list does not verify, and nothing is believed.
-        """
-        if rows := await fetch(self._pool, SQL["newest_list"], {}):
-            return _listed(rows[0])
-        return _unlisted(await fetch(self._pool, SQL["signing_keys"], {"limit": key_lists.KEYS_MAX}))
+    async def _read(self) -> tuple[KeysOnRecord, int]:
+        """Return the keys, and the position of the record's last list."""
+        reading = None
+        while reading is None:
+            before = self._lists.reading
+            reading = self._lists.read(before, await fetch(self._pool, SQL["key_lists_from"], _from(before)))
+        if reading.listed is None:
+            values = {"limit": key_lists.KEYS_MAX}
+            unlisted = await fetch(self._pool, SQL["signing_keys"], values)
+            return _unlisted(unlisted, reading), reading.position
+        return _listed(reading), reading.position
 
     async def publish(
         self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
@@ -66,7 +118,7 @@ class SigningKeys:
         Raises:
             RejectedError: ``key_list_invalid`` (with the cause), ``key_list_signature_invalid``,
                 ``key_list_refused``, ``idempotency_key_reused``.
-            ConflictError: ``key_root_missing``, ``key_list_not_newer``.
+            ConflictError: ``key_root_missing``, ``key_list_not_newer``, ``key_lists_full``.
         """
         earlier = await self._commands.find(write)
         if earlier is not None:
@@ -81,12 +133,13 @@ class SigningKeys:
         listed = read_list(envelope, bytes(root))
         if listed.expires_at <= now:
             raise RejectedError("key_list_refused", "The list has expired. Sign a new one.")
-        current = await self.on_record()
+        current, position = await self._read()
         before = current.listed or key_lists.EMPTY
         key_lists.require_successor(before, listed)
         if current.listed is None:
             _require_recorded(current, listed)
         values = {
+            "position": position + 1,
             "version": listed.version,
             "follows": before.version,
             "root_id": root_id,
@@ -100,6 +153,14 @@ class SigningKeys:
         except psycopg.errors.UniqueViolation:
             raise ConflictError(
                 "key_list_not_newer", "Another list was published meanwhile. Fetch it and start from it."
+            ) from None
+        except psycopg.Error as error:
+            if error.sqlstate != SQLSTATE_FULL:
+                raise
+            raise ConflictError(
+                "key_lists_full",
+                f"The record holds {ROWS_MAX} lists. The database's owner removes those that do not count "
+                "(docs/runbooks/signing-keys.md).",
             ) from None
 
 
@@ -122,18 +183,29 @@ def read_list(envelope: str, root: bytes) -> KeyList:
     return listed
 
 
-def read_on_record(dsn: str) -> KeysOnRecord:
-    """Read the keys over a connection of one's own; see ``SigningKeys.on_record``.
+class OwnConnectionKeys:
+    """Reads the keys over a connection of its own each time; for one thread."""
 
-    Raises:
-        psycopg.Error: when the database is unreachable.
-        DependencyError: ``key_list_damaged``.
-    """
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        row = connection.execute(SQL["newest_list"]).fetchone()
-        if row is not None:
-            return _listed(row)
-        return _unlisted(connection.execute(SQL["signing_keys"], {"limit": key_lists.KEYS_MAX}).fetchall())
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._lists = ListReader()
+
+    def on_record(self) -> KeysOnRecord:
+        """Read the keys; see ``SigningKeys.on_record``.
+
+        Raises:
+            psycopg.Error: when the database is unreachable.
+        """
+        with psycopg.connect(self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            reading = None
+            while reading is None:
+                before = self._lists.reading
+                rows = connection.execute(SQL["key_lists_from"], _from(before)).fetchall()
+                reading = self._lists.read(before, rows)
+            if reading.listed is not None:
+                return _listed(reading)
+            unlisted = connection.execute(SQL["signing_keys"], {"limit": key_lists.KEYS_MAX}).fetchall()
+            return _unlisted(unlisted, reading)
 
 
 def register_signing_key(dsn: str, record: KeyRecord) -> None:
@@ -142,7 +214,10 @@ def register_signing_key(dsn: str, record: KeyRecord) -> None:
     Raises:
         psycopg.Error: when the database is unreachable.
     """
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with (
+        psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection,
+        contextlib.suppress(psycopg.errors.IntegrityConstraintViolation),  # another start was first
+    ):
         connection.execute(
             SQL["register_key"],
             {
@@ -176,21 +251,19 @@ def _require_recorded(current: KeysOnRecord, listed: KeyList) -> None:
             )
 
 
-def _listed(row: TupleRow) -> KeysOnRecord:
-    envelope, root = row
-    try:
-        listed = read_list(envelope, bytes(root))
-    except RejectedError as error:
-        raise DependencyError(
-            "key_list_damaged", f"The stored key list is not what its root signed: {error.detail}", 10
-        ) from None
-    return KeysOnRecord(tuple(key_lists.newest_first(listed.keys)), listed, envelope, bytes(root))
+def _listed(reading: Reading) -> KeysOnRecord:
+    listed, row = reading.listed, reading.row
+    assert listed is not None, "the caller has seen it"
+    assert row is not None, "a list has its row"
+    keys = tuple(key_lists.newest_first(listed.keys))
+    return KeysOnRecord(keys, listed, row.envelope, row.root, len(reading.passed_over))
 
 
-def _unlisted(rows: list[TupleRow]) -> KeysOnRecord:
+def _unlisted(rows: list[TupleRow], reading: Reading) -> KeysOnRecord:
     return KeysOnRecord(
         tuple(
             KeyRecord(key_id, bytes(public_key), KeyState(state), not_before, compromised_at, algorithm)
             for key_id, public_key, state, not_before, compromised_at, algorithm in rows
-        )
+        ),
+        passed_over=len(reading.passed_over),
     )

@@ -6,6 +6,7 @@
     pkcs11:token=LABEL;object=LABEL?module-path=PATH&pin-source=file:PATH&x-wrap=LABEL     (RFC 7512)
     proxy:https://HOST:PORT?ca=PATH&cert=PATH&key=PATH
 
+Plain http is taken for services on this machine only: a token, or a file key, would be read on the way.
 ``&per_s=N`` sets the requests a second that the service grants us. An address holds no secret: it is logged.
 Refuses an address that it does not understand as a whole, rather than to guess what was meant.
 """
@@ -23,6 +24,7 @@ from storage.signing.proxy import ClientFiles, SigningProxy
 
 FILE = "file"
 PER_S_MAX = 100_000.0
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,13 @@ def _open_file(address: Address, _observe: Observer) -> Keys:
 def _open_kms(address: Address, observe: Observer) -> Keys:
     from storage.signing import kms  # noqa: PLC0415 - boto3 takes half a second, and few need it here
 
+    if (endpoint := address.parameters.get("endpoint")) is not None:
+        _require_private(endpoint)
     service = kms.AwsKms(
         unquote(address.place),
         address.required("wrap"),
         region=address.parameters.get("region"),
-        endpoint=address.parameters.get("endpoint"),
+        endpoint=endpoint,
     )
     return GuardedKeys(service, _quota(address, kms.QUOTA), observe)
 
@@ -98,6 +102,7 @@ def _open_vault(address: Address, observe: Observer) -> Keys:
     mount, _, key = where.path.strip("/").rpartition("/")
     if where.scheme not in ("http", "https") or not where.hostname or not mount or not key:
         raise _invalid("vault: is followed by https://HOST:PORT/MOUNT/KEY.")
+    _require_private(address.place)
     version = address.parameters.get("version")
     if version is not None and not version.isdigit():
         raise _invalid("version is a number.")
@@ -137,6 +142,12 @@ def _open_proxy(address: Address, observe: Observer) -> Keys:
         Path(address.required("ca")), Path(address.required("cert")), Path(address.required("key"))
     )
     return GuardedKeys(SigningProxy(address.place, files), _quota(address, None), observe)
+
+
+def _require_private(url: str) -> None:
+    where = urlsplit(url)
+    if where.scheme != "https" and not (where.scheme == "http" and where.hostname in _THIS_MACHINE):
+        raise _invalid("A service on another machine is reached by https.")
 
 
 def _quota(address: Address, default: Quota | None) -> Quota | None:

@@ -31,6 +31,9 @@ PAUSE_S = 0.1  # before a second try, doubling, with jitter
 FAILURES_MAX = 3  # calls in a row that failed with all their tries
 OPEN_S = 2.0  # how long a service is then left alone
 PARALLEL_MAX = 16  # requests at once where a service signs one message at a time
+# How reading fails when an answer is not what the service's documentation says: a load balancer's page, or a
+# service that is being replaced. Time mends it, and no order may be given up for it.
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 class KeyService(Protocol):
@@ -148,10 +151,12 @@ class Circuit:
                 )
             self._probing = True
 
-    def settle(self, *, failed: bool) -> None:
-        """Learn how an admitted call ended."""
+    def settle(self, *, failed: bool | None) -> None:
+        """Learn how an admitted call ended; None: it never reached the service, so nothing is learnt."""
         with self._lock:
             self._probing = False
+            if failed is None:
+                return
             was_closed = self._opened_at_s is None
             if not failed:
                 self._failures, self._opened_at_s = 0, None
@@ -210,11 +215,17 @@ class GuardedKeys:
         batches = [messages[start : start + size] for start in range(0, len(messages), size)]
 
         def sign(batch: Sequence[bytes]) -> list[bytes]:
-            return self._call("sign", lambda timeout_s: self._service.sign(batch, timeout_s), deadline_s)
+            # Verified inside the call: a service that signs wrongly is failing, is counted and left alone.
+            return self._call(
+                "sign",
+                lambda timeout_s: require_valid(
+                    self.public_key, batch, list(self._service.sign(batch, timeout_s))
+                ),
+                deadline_s,
+            )
 
         each = self._pool.map if self._pool is not None and len(batches) > 1 else map
-        signatures = [signature for signed in each(sign, batches) for signature in signed]
-        return require_valid(self.public_key, messages, signatures)
+        return [signature for signed in each(sign, batches) for signature in signed]
 
     def wrap(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
         """Encrypt a short secret under a context; see ``domain.signing.KeyWrapper``."""
@@ -257,9 +268,10 @@ class GuardedKeys:
             raise
         finally:
             # A refusal is an answer; our own quota says nothing of the other side, so all stays as it is.
-            away = outcome in ("signer_unavailable", "signer_refused", "unforeseen")
-            unknown = outcome == "signer_busy" and not self._circuit.closed
-            self._circuit.settle(failed=away or unknown)
+            failed = outcome in ("signer_unavailable", "signer_refused", "signature_wrong", "unforeseen")
+            self._circuit.settle(failed=None if outcome == "signer_busy" else failed)
+            if outcome == "signature_wrong":
+                log.error("%s made a signature that is not valid for %s", self._service.name, self.key_id)
             self._observe(self._service.name, operation, self._monotonic() - started_s, outcome)
         return result
 
@@ -268,7 +280,7 @@ class GuardedKeys:
             if self._bucket is not None:
                 self._bucket.take(deadline_s)
             try:
-                return work(min(TRY_TIMEOUT_S, max(0.05, deadline_s - self._monotonic())))
+                return self._read(work, min(TRY_TIMEOUT_S, max(0.05, deadline_s - self._monotonic())))
             except DependencyError as failure:
                 pause_s = PAUSE_S * 2 ** (TRIES_MAX - 1 - left) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
                 late = self._monotonic() + pause_s + TRY_TIMEOUT_S > deadline_s
@@ -276,6 +288,15 @@ class GuardedKeys:
                     raise
                 self._sleep(pause_s)
         raise AssertionError("the last try returns or raises")
+
+    def _read(self, work: Callable[[float], R], timeout_s: float) -> R:
+        try:
+            return work(timeout_s)
+        except _UNREADABLE as fault:
+            # Only its kind is told: the text may hold what was answered.
+            raise unavailable(
+                self._service.name, f"its answer cannot be read: {type(fault).__name__}"
+            ) from None
 
 
 def unavailable(name: str, reason: str) -> DependencyError:

@@ -17,6 +17,7 @@ import httpx
 from domain.errors import BusyError, DependencyError, RejectedError
 from domain.signing import PUBLIC_KEY_BYTES
 from storage.signing.guarded import refused, unavailable, unwrap_refused
+from storage.signing.requests import request
 
 _BATCH_MAX = 250  # a megabyte of 4,096-byte messages in base64
 CONNECTIONS_MAX = 16
@@ -102,7 +103,7 @@ class SigningProxy:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Any:
         try:
-            response = self._client().request(method, path, json=body, timeout=timeout_s)
+            response = request(self._client(), method, path, body, timeout_s)
         except httpx.HTTPError as error:
             raise unavailable(self.name, type(error).__name__) from None
         try:

@@ -17,6 +17,7 @@ import httpx
 from domain.errors import RejectedError
 from domain.signing import PUBLIC_KEY_BYTES, context_bytes
 from storage.signing.guarded import Quota, refused, unavailable, unwrap_refused
+from storage.signing.requests import request
 
 WRAP_TAG = b"\x03"
 QUOTA = Quota(per_s=500.0, burst=500)  # requests, not messages: a batch is one
@@ -151,9 +152,7 @@ class VaultTransit:
     ) -> httpx.Response:
         headers = {"X-Vault-Token": self._token, "X-Vault-Request": "true"}
         try:
-            return self._http.request(
-                method, f"{self._path}/{path}", json=body, headers=headers, timeout=timeout_s
-            )
+            return request(self._http, method, f"{self._path}/{path}", body, timeout_s, headers)
         except httpx.HTTPError as error:
             raise unavailable(self.name, type(error).__name__) from None
 

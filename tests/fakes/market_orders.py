@@ -150,7 +150,7 @@ class FakeSigner:
         self._sealer = ReleaseSealer(market.keys, market.keys)
         self._issuer = Issuer(market.keys, market.keys)
         self.failure: Exception | None = None
-        self.signed_lists = 0
+        self.asked_lists = self.signed_lists = 0
 
     async def seal_release(self, request: SealRequest) -> Seal:
         if self.failure is not None:
@@ -158,6 +158,7 @@ class FakeSigner:
         return self._sealer.seal_release(request)
 
     async def sign_revocations(self, listed: RevocationList) -> str:
+        self.asked_lists += 1
         if self.failure is not None:
             raise self.failure
         self.signed_lists += 1

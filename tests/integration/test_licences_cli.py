@@ -112,7 +112,20 @@ def test_a_file_from_before_a_newer_list_was_seen_is_refused(cli, owner, market,
     assert cli("verify", "early.txt", "--offline", "--trust-key", pem(market, tmp_path))[0] == 0
     assert cli("verify", "late.txt", "--offline", "--trust-key", pem(market, tmp_path))[0] == 0
     status, answer = cli("verify", "early.txt", "--offline", "--trust-key", pem(market, tmp_path))
-    assert (status, answer["error"]["code"]) == (1, "revocations_rolled_back")
+    assert (status, states(answer)["revocation list"]) == (1, "failed")
+    (told,) = [check["reason"] for check in answer["checks"] if check["name"] == "revocation list"]
+    assert "(revocations_rolled_back) Unbelieved, it is version" in told
+    assert states(answer)["licence signature"] == "ok"
+
+
+def test_a_list_that_was_seen_online_is_remembered_without_the_address(cli, owner, market, tmp_path):
+    one = record_licence(owner, market)
+    cli("offline", one.licence_id, "--out", "early.txt")
+    owner.execute("UPDATE market.licences SET status = 'revoked' WHERE licence_id = %s", [one.licence_id])
+    cli("offline", record_licence(owner, market).licence_id, "--out", "late.txt")
+    assert cli("verify", "late.txt")[0] == 0
+    status, answer = cli("verify", "early.txt", "--offline", "--trust-key", pem(market, tmp_path))
+    assert (status, states(answer)["revocation list"]) == (1, "failed")
 
 
 def test_a_file_is_stale_after_a_day(cli, owner, market, tmp_path):

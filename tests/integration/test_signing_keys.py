@@ -8,11 +8,12 @@ import psycopg
 import pytest
 
 from domain import key_lists
-from domain.errors import DependencyError, MarketplaceError
+from domain.errors import MarketplaceError
+from domain.key_list_record import ROWS_MAX
 from domain.key_lists import EMPTY
 from storage.market.commands import Write
 from storage.market.pool import build_pool
-from storage.market.signing_keys import SigningKeys, add_root, read_on_record, register_signing_key
+from storage.market.signing_keys import OwnConnectionKeys, SigningKeys, add_root, register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
 from tests.fakes.carts import NOW
@@ -62,7 +63,7 @@ async def test_only_the_first_key_is_put_on_record_by_a_start(migrated, store):
     assert (await store.on_record()).keys == ()
     for key in (A, B, A):
         register_signing_key(dsn, key)
-    assert (await store.on_record()).keys == (A,) == read_on_record(dsn).keys
+    assert (await store.on_record()).keys == (A,) == OwnConnectionKeys(dsn).on_record().keys
 
 
 async def test_a_root_is_the_owners_to_put_in(migrated, store):
@@ -82,7 +83,7 @@ async def test_a_published_list_is_what_counts(migrated, store):
     listed = key_lists.reissue(key_lists.compromise(key_lists.add(first(), B), A.key_id, NOW), NOW)
     await publish(store, listed)
     record = await store.on_record()
-    assert record == read_on_record(dsn)
+    assert record == OwnConnectionKeys(dsn).on_record()
     assert (record.listed, record.root, record.find(A.key_id).state) == (
         listed,
         ROOT.public_key,
@@ -104,7 +105,7 @@ async def test_rollbacks_other_roots_and_expired_lists_are_refused(migrated, sto
     await publish(store, newer)
     await refused("key_list_not_newer", publish(store, first()))
     await refused("key_list_not_newer", publish(store, newer, "again"))
-    await refused("key_list_signature_invalid", publish(store, key_lists.reissue(newer, NOW), root=KEYS[0]))
+    await refused("key_list_signature_invalid", publish(store, key_lists.reissue(newer, NOW), root=KEYS[4]))
     forgetful = key_lists.reissue(newer, NOW)
     forgetful = type(forgetful)(3, forgetful.issued_at, forgetful.expires_at, A.key_id, (A,))
     await refused("key_list_refused", publish(store, forgetful))
@@ -155,19 +156,94 @@ async def test_stored_lists_and_roots_are_facts(migrated, store):
                         connection.execute(statement)
 
 
-async def test_a_list_that_the_serving_role_forged_is_not_believed(migrated, store):
-    add_root(migrated.dsn, ROOT.public_key)
-    await publish(store, first())
-    forged = key_lists.sign(
-        key_lists.reissue(key_lists.activate(key_lists.add(first(), B), B.key_id), NOW), KEYS[1]
-    )
+def forge(migrated, text, version=2, root=ROOT):
     with psycopg.connect(migrated.dsn_for("market_app"), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO market.key_lists (version, follows, root_id, envelope, expires_at, published_by) "
-            "VALUES (2, 1, %s, %s, now(), 'thief')",
-            (ROOT.key_id, forged),
+            "VALUES (%s, %s, %s, %s, now(), 'thief')",
+            (version, version - 1, root.key_id, text),
         )
-    with pytest.raises(DependencyError, match="key_list_damaged"):
+
+
+async def test_a_list_that_the_serving_role_forged_takes_nobodys_place(migrated, store, caplog):
+    """Whoever has the serving role's password stores rows; readers pass over what the root did not sign."""
+    dsn = migrated.dsn_for("market_app")
+    register_signing_key(dsn, A)
+    add_root(migrated.dsn, ROOT.public_key)
+    forge(migrated, "x", 1)  # before the first list, too
+    assert (await store.on_record()).keys == (A,)
+    await publish(store, first())
+    successor = key_lists.reissue(key_lists.add(first(), C), NOW)
+    thiefs = key_lists.reissue(key_lists.activate(key_lists.add(first(), B), B.key_id), NOW)
+    for version in (2, 3, 2**53 - 1):
+        forge(migrated, key_lists.sign(thiefs, KEYS[4]), version)
+    for reader in (store.on_record, SigningKeys(store._pool).on_record):
+        record = await reader()
+        assert (record.listed, record.passed_over) == (first(), 4)
+    assert OwnConnectionKeys(dsn).on_record() == record
+    assert "4 stored key lists do not count, at positions 1, 3, 4, 5" in caplog.text
+    # The true successor has its place and its version.
+    assert await publish(store, successor) is None
+    caplog.clear()
+    assert (await store.on_record()).listed == OwnConnectionKeys(dsn).on_record().listed == successor
+
+
+async def test_a_reader_told_of_a_forgery_tells_it_once(migrated, store, caplog):
+    add_root(migrated.dsn, ROOT.public_key)
+    forge(migrated, "x")
+    for _ in range(3):
         await store.on_record()
-    with pytest.raises(DependencyError, match="key_list_damaged"):
-        read_on_record(migrated.dsn_for("market_app"))
+    assert caplog.text.count("do not count") == 1
+
+
+async def test_a_record_that_is_full_of_forgeries_is_for_the_owner_and_harms_no_reader(migrated, store):
+    add_root(migrated.dsn, ROOT.public_key)
+    await publish(store, first())
+    with psycopg.connect(migrated.dsn_for("market_app"), autocommit=True) as connection:
+        flood = (
+            "INSERT INTO market.key_lists (version, follows, root_id, envelope, expires_at, published_by) "
+            "SELECT 2, 1, %s, 'x', now(), 'thief' FROM generate_series(1, %s)"
+        )
+        with pytest.raises(psycopg.Error):
+            connection.execute(flood, (ROOT.key_id, ROWS_MAX))
+        for _ in range(ROWS_MAX - 1):
+            connection.execute(flood, (ROOT.key_id, 1))
+    record = await store.on_record()
+    assert (record.listed, record.passed_over) == (first(), ROWS_MAX - 1)
+    successor = key_lists.reissue(first(), NOW)
+    await refused("key_lists_full", publish(store, successor))
+    with psycopg.connect(migrated.dsn) as owner:  # as in the runbook
+        owner.execute("ALTER TABLE market.key_lists DISABLE TRIGGER key_lists_are_facts")
+        owner.execute("DELETE FROM market.key_lists WHERE position > 1")
+        owner.execute("ALTER TABLE market.key_lists ENABLE TRIGGER key_lists_are_facts")
+    assert await publish(store, successor) is None
+    assert (await store.on_record()).listed == successor
+
+
+async def test_a_replaced_root_that_was_stolen_names_no_key(migrated, store):
+    other = DevelopmentKeyFile(b"R" * 32, b"w" * 32)
+    add_root(migrated.dsn, ROOT.public_key)
+    await publish(store, first())
+    add_root(migrated.dsn, other.public_key)
+    second = key_lists.reissue(first(), NOW)
+    await publish(store, second, root=other)
+    thiefs = key_lists.reissue(key_lists.activate(key_lists.add(second, B), B.key_id), NOW)
+    forge(migrated, key_lists.sign(thiefs, ROOT), 3)
+    assert (await store.on_record()).listed == second
+
+
+async def test_the_serving_role_adds_no_second_key_where_there_is_no_root(migrated, store):
+    dsn = migrated.dsn_for("market_app")
+    register_signing_key(dsn, A)
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(psycopg.IntegrityError):
+        connection.execute(
+            "INSERT INTO market.signing_keys (key_id, public_key, state) VALUES (%s, %s, 'active')",
+            (B.key_id, B.public_key),
+        )
+    assert (await store.on_record()).keys == (A,)
+
+
+async def test_of_two_first_starts_at_once_one_key_is_on_record(migrated, store):
+    dsn = migrated.dsn_for("market_app")
+    await asyncio.gather(*(asyncio.to_thread(register_signing_key, dsn, key) for key in (A, B, C, D)))
+    assert len((await store.on_record()).keys) == 1

@@ -237,7 +237,13 @@ def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market,
     keys("compromise", market.signer.key_id, "--since", "2026-12-01T00:00:00Z")
     publish(market, tmp_path)
     status, out = bought("--json")
-    assert (status, json.loads(out)["error"]["code"]) == (1, "revocations_untrusted")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert (status, checks["revocation list"]["state"]) == (1, "failed")
+    assert "(revocations_untrusted) Unbelieved, it is version" in checks["revocation list"]["reason"]
+    assert "it does not name this licence" in checks["revocation list"]["reason"]
+    # The other findings are there all the same.
+    assert checks["licence signature"]["state"] == "ok"
+    assert (checks["signing key"]["state"], checks["licence expiry"]["state"]) == ("failed", "ok")
 
 
 def test_a_list_that_is_out_of_date_is_said(bought, market, tmp_path):

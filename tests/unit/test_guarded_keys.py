@@ -15,6 +15,7 @@ from tests.fakes.orders import FakeMonotonic
 KEYS = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
 OTHER = DevelopmentKeyFile(b"o" * 32, b"w" * 32)
 CONTEXT = {"release_id": "rel_1"}
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of the group, L of RFC 8032
 
 
 class Clock(FakeMonotonic):
@@ -180,6 +181,72 @@ def test_a_wrong_signature_never_leaves(keys, service):
         keys.sign_many([b"one", b"two"])
 
 
+def test_a_service_that_signs_wrongly_is_counted_and_left_alone(keys, service, clock, observed):
+    service.signs = OTHER
+    for _ in range(guarded.FAILURES_MAX):
+        with pytest.raises(DependencyError, match="signature_wrong"):
+            keys.sign_many([b"one"])
+    assert observed == [("sign", "signature_wrong")] * guarded.FAILURES_MAX
+    assert not keys.available
+    service.calls.clear()
+    with pytest.raises(DependencyError, match="orders wait"):
+        keys.sign_many([b"one"])
+    assert service.calls == []
+    clock.now_s += guarded.OPEN_S
+    service.signs = KEYS
+    assert len(keys.sign_many([b"one"])) == 1
+    assert keys.available
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda signed: [one[:-1] for one in signed],
+        lambda signed: [one + b"\0" for one in signed],
+        lambda signed: [b""] * len(signed),
+        lambda signed: signed[::-1],
+        lambda signed: signed + signed[:1],
+        lambda signed: [one[:32] + bytes(32) for one in signed],
+        lambda signed: [  # s + L: the same signature in another form
+            one[:32] + (int.from_bytes(one[32:], "little") + ORDER).to_bytes(32, "little") for one in signed
+        ],
+    ],
+)
+def test_short_long_reordered_and_malleable_signatures_never_leave(keys, service, wrong):
+    service.sign = lambda messages, _timeout_s: wrong(KEYS.sign_many(messages))
+    with pytest.raises(DependencyError, match="signature_wrong"):
+        keys.sign_many([b"one", b"two"])
+
+
+@pytest.mark.parametrize(
+    "fault", [KeyError("data"), TypeError("x"), ValueError("x"), AttributeError("x"), OverflowError("x")]
+)
+def test_an_answer_that_cannot_be_read_is_an_outage(keys, service, fault):
+    """No order is given up for it: what is unforeseen would be, after five tries."""
+    service.failures = [fault] * guarded.TRIES_MAX
+    with pytest.raises(DependencyError, match="signer_unavailable") as told:
+        keys.sign_many([b"message"])
+    assert type(fault).__name__ in told.value.detail
+    assert len(service.calls) == guarded.TRIES_MAX
+    assert len(keys.sign_many([b"message"])) == 1
+
+
+def test_our_own_quota_says_nothing_of_the_service(service, clock):
+    keys = GuardedKeys(service, Quota(0.001, 9), monotonic=clock, sleep=clock.sleep)
+    service.failures = [guarded.refused("test", "AccessDenied")] * 2
+    for _ in range(2):
+        with pytest.raises(DependencyError):
+            keys.sign_many([b"message"])
+    keys._bucket._tokens = 0.0
+    with pytest.raises(BusyError):
+        keys.sign_many([b"message"])
+    keys._bucket._tokens = 9.0
+    service.failures = [guarded.refused("test", "AccessDenied")]
+    with pytest.raises(DependencyError):
+        keys.sign_many([b"message"])
+    assert not keys.available, "three failures in a row, with a busy moment between them"
+
+
 def test_a_missing_signature_never_leaves(keys, service):
     service.sign = lambda messages, _timeout_s: KEYS.sign_many(messages)[1:]
     with pytest.raises(DependencyError, match="signature_wrong"):
@@ -238,6 +305,10 @@ def test_single_message_services_are_called_at_once(clock):
         "vault:https://h/m/k?wrap=w&token_file=t&version=x",
         "pkcs11:token=t?module-path=m&pin-source=file:p&x-wrap=w",
         "pkcs11:token=t;object=o?module-path=m&pin-source=p&x-wrap=w",
+        "vault:http://h/m/k?wrap=w&token_file=t",
+        "vault:http://127.0.0.1.h/m/k?wrap=w&token_file=t",
+        "aws-kms:key?wrap=w&region=r&endpoint=http://h:1",
+        "aws-kms:key?wrap=w&region=r&endpoint=h",
         "proxy:http://h?ca=a&cert=b&key=c",
         "proxy:https://h?ca=a&cert=b",
         "aws-kms:key?wrap=w&region=r&per_s=0",

@@ -11,6 +11,7 @@ from domain.dsse import Envelope, pae
 from domain.errors import DependencyError
 from domain.licences import armour
 from domain.signing import KeyState
+from serve_app.routes.licences import REVOCATIONS_RETRY_S, REVOCATIONS_TTL_S
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register, verify
 from tests.fakes.http_client import Client, pay
@@ -188,7 +189,34 @@ async def test_without_the_signer_there_is_no_list_and_no_lie(market, client):
     answer = await client.get("/v1/licences/revocations")
     assert (answer.status_code, answer.json()["code"]) == (503, "signer_unavailable")
     market.signer.failure = None
+    market.monotonic.now_s += REVOCATIONS_RETRY_S
     assert (await client.get("/v1/licences/revocations")).status_code == 200
+
+
+async def test_while_nobody_signs_the_list_that_says_the_same_is_shown_and_no_older_one(market, client):
+    shown = (await client.get("/v1/licences/revocations")).content
+    market.signer.failure = DependencyError("signer_unavailable", "replaced", 1)
+    for passed_s in (REVOCATIONS_TTL_S, 3_600, 22 * 3_600):
+        market.monotonic.now_s += passed_s
+        answer = await client.get("/v1/licences/revocations")
+        assert (answer.status_code, answer.content) == (200, shown)
+    market.monotonic.now_s += 3_600  # now it has ended
+    assert (await client.get("/v1/licences/revocations")).status_code == 503
+
+
+async def test_a_change_while_nobody_signs_is_not_hidden_by_the_list_before(market, client):
+    await client.get("/v1/licences/revocations")
+    market.signer.failure = DependencyError("signer_unavailable", "replaced", 1)
+    market.licences.statuses["lic_a"] = "revoked"
+    asked = market.signer.asked_lists
+    for _ in range(3):
+        assert (await client.get("/v1/licences/revocations")).status_code == 503
+    assert market.signer.asked_lists == asked + 1, (
+        "a signer that has just failed is not asked by every reader"
+    )
+    market.signer.failure = None
+    market.monotonic.now_s += REVOCATIONS_RETRY_S
+    assert (await client.get("/v1/licences/revocations")).json()["revoked"] == ["lic_a"]
 
 
 async def test_the_platforms_keys_are_public(market, client):

@@ -5,15 +5,18 @@ import io
 import json
 import secrets
 from dataclasses import replace
+from datetime import timedelta
 
 import pyrage
 import pytest
 
+from actors.publisher.sealing import ReleaseSealer
 from actors.signer.issuer import Issuer, IssueRequest
 from domain import delivery_manifests, licences
 from domain.dsse import Envelope, signing_key
 from domain.errors import RejectedError
 from domain.fulfilment import ReleaseMaterial, file_key_context
+from domain.licence_verification import check
 from domain.orders import commands as c
 from domain.orders.booking import capture_entry_key
 from domain.orders.decide import RELEASED_KEY_TTL_S, decide
@@ -22,8 +25,9 @@ from domain.orders.state import evolve
 from storage.age.payload import encrypt_payload
 from storage.age.recipients import public_half, recipient_text
 from storage.signing.devfile import DevelopmentKeyFile
-from storage.signing.keys import verify
+from storage.signing.keys import register, verify
 from tests.fakes.carts import NOW, cart, line, order_id
+from tests.fakes.documents import licence
 
 BUNDLE = b"#!/usr/bin/env python3\nprint('hello')\n" * 5000
 
@@ -73,6 +77,30 @@ def test_a_buyer_opens_the_delivery_with_an_independent_reader(keys, release):
     (delivery,) = fulfilment.deliveries
     assert pyrage.decrypt(delivery.header + payload, [identity]) == BUNDLE
     assert (delivery.wrapped_identity, delivery.key_ttl_s) == (None, None)
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(minutes=20), timedelta(minutes=20, microseconds=7)])
+def test_what_waited_for_a_new_key_is_valid_under_it(keys, release, late):
+    """Nobody signed for a while (an outage, a compromise); the key that does is younger than the payment."""
+    material, _ = release
+    key = register(keys.public_key, NOW + late)
+    order = booked_order(DeliveryChoice("released_key", None))
+    issuer = Issuer(keys, keys, not_before=key.not_before)
+    (fulfilment,) = issuer.issue([IssueRequest(order, (material,))])
+    (again,) = issuer.issue([IssueRequest(order, (material,))])
+    (row,) = fulfilment.licences
+    assert row.envelope == again.licences[0].envelope
+    one, report = check(row.envelope, {key.key_id: key}, verify, revocations=None, now=NOW + late)
+    assert report.key_state.state == "active"
+    assert one.issued_at == row.issued_at >= key.not_before
+    assert one.issued_at - order.booked_at < late + timedelta(seconds=1)
+
+
+def test_a_document_after_the_issue_is_not_dated_before_its_key(keys):
+    key = register(keys.public_key, NOW + timedelta(minutes=3))  # the offline machine's clock is fast
+    text = ReleaseSealer(keys, keys, key.not_before).sign_licensing(licence(issued_at=NOW))
+    _, report = check(text, {key.key_id: key}, verify, revocations=None, now=NOW)
+    assert (report.key_state.state, report.expiry.state) == ("active", "perpetual")
 
 
 def test_a_released_key_opens_its_own_delivery_only(keys, release):

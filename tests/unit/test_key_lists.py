@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cluster.identities import SellerKey
 from domain import canonical_json, key_lists
-from domain.dsse import Envelope
+from domain.dsse import Envelope, Signature, pae
 from domain.errors import MarketplaceError
 from domain.key_lists import EMPTY, KeyList
 from domain.signing import KeyState
@@ -85,7 +85,11 @@ def test_another_root_is_refused():
 
 
 def test_a_signing_key_cannot_name_its_successor():
-    refused("key_list_untrusted", opened, key_lists.sign(TWO, KEYS[0]))
+    envelope = Envelope.parse(SIGNED)
+    (signature,) = KEYS[0].sign_many([pae(envelope.payload_type, envelope.payload)])
+    for hint in (KEYS[0].key_id, ROOT.key_id):
+        forged = replace(envelope, signatures=(Signature(hint, signature),)).dumps()
+        refused("key_list_untrusted", opened, forged)
 
 
 def test_another_document_of_the_root_is_no_list():
@@ -142,6 +146,16 @@ def test_unsound_lists_are_not_signed():
     for changes in ({"version": 0}, {"issued_at": NOW.replace(microsecond=5)}, {"signs": C.key_id}):
         with pytest.raises(MarketplaceError):
             key_lists.sign(replace(TWO, **changes), ROOT)
+
+
+def test_the_roots_own_key_and_a_key_that_is_not_in_use_yet_do_not_sign():
+    own = register(ROOT.public_key, NOW)
+    refused("key_list_invalid", key_lists.sign, listed(adding(A), adding(own)), ROOT)
+    later = replace(A, not_before=NOW + timedelta(minutes=1))
+    refused("key_list_invalid", key_lists.sign, listed(adding(later), activating(later)), ROOT)
+    assert key_lists.sign(
+        listed(adding(A), activating(A), adding(replace(B, not_before=later.not_before))), ROOT
+    )
 
 
 def test_sixty_four_keys_fit_and_not_one_more():

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from actors.signer import rehearsal
-from actors.signer.roster import Roster
+from actors.signer.roster import Roster, WrapperRing
 from domain import key_lists
 from domain.errors import DependencyError, RejectedError
 from domain.signing import KeyState
@@ -128,6 +128,23 @@ def test_an_old_backend_that_joins_late_can_still_unwrap(world):
     world.away = set()
     roster.refresh()
     assert roster.desk.issuer._wrapper.unwrap(wrapped, CONTEXT) == b"secret"
+
+
+class Away:
+    """A backend that does not answer."""
+
+    key_id, public_key, available = FIRST.key_id, FIRST.public_key, False
+
+    def unwrap(self, wrapped, context):
+        raise DependencyError("signer_unavailable", "away")
+
+
+def test_a_backend_that_is_away_does_not_keep_another_from_opening_its_own():
+    wrapped = SECOND.wrap(b"secret", CONTEXT)
+    third = DevelopmentKeyFile(b"3" * 32, b"y" * 32)
+    assert WrapperRing([third, Away(), SECOND]).unwrap(wrapped, CONTEXT) == b"secret"
+    with pytest.raises(DependencyError, match="signer_unavailable"):  # it may be that one's
+        WrapperRing([third, Away(), FIRST]).unwrap(wrapped, CONTEXT)
 
 
 def test_a_database_that_is_away_changes_nothing(world):

@@ -30,12 +30,25 @@ def test_a_transfer_changes_owner_id_and_date_alone():
     assert licences.parse(licences.build(one)) == one
 
 
-def test_a_renewal_begins_where_the_old_one_ends_and_lasts_as_long_as_it_would_have():
+def test_a_renewal_begins_where_the_old_one_ends_and_lasts_for_what_is_left():
     one = renewal(NEW, OLD, NOW)
-    assert one.policy == LicencePolicy(OLD.policy.expires_at + timedelta(days=365), OLD.policy.expires_at)
+    assert one.policy == LicencePolicy(OLD.policy.expires_at + timedelta(days=362), OLD.policy.expires_at)
     assert licences.parse(licences.build(one)) == one
     following = renewal(replace(NEW, licence_id="lic_third"), one, NOW)
     assert following.policy.starts_at == one.policy.expires_at
+
+
+def test_time_that_was_used_is_not_given_again():
+    """Used side by side with the old licence for eleven months, and only then declared its renewal."""
+    old = replace(OLD, policy=LicencePolicy(ISSUED_AT + timedelta(days=360)))
+    one = renewal(NEW, old, ISSUED_AT + timedelta(days=350))
+    assert one.policy.expires_at - one.policy.starts_at == timedelta(days=15)
+    at_once = renewal(NEW, old, ISSUED_AT - timedelta(minutes=3))  # a replica's clock is slow
+    assert at_once.policy.expires_at - at_once.policy.starts_at == timedelta(days=365)
+    with pytest.raises(MarketplaceError, match="renewal_too_late"):
+        renewal(
+            NEW, replace(OLD, policy=LicencePolicy(ISSUED_AT + timedelta(days=900))), NEW.policy.expires_at
+        )
 
 
 def test_a_renewal_keeps_how_it_is_used():
