@@ -1,8 +1,8 @@
 """Hashes of the tree, and how every subtree is put together from complete ones.
 
 RFC 9162 section 2.1.1: a leaf is SHA-256(0x00 || entry), a node SHA-256(0x01 || left || right), the empty
-tree SHA-256 of nothing; n leaves are split at the largest power of two below n. So every stretch of leaves that
-occurs in a tree or a proof is a row of complete subtrees, the largest first (``cover``), folded from the
+tree SHA-256 of nothing; n leaves are split at the largest power of two below n. So every stretch of leaves
+that occurs in a tree or a proof is a row of complete subtrees, the largest first (``cover``), folded from the
 right (``fold``).
 """
 
