@@ -2,11 +2,14 @@
 
 One replica is enough, and several share the shards. It is apart from the ingress so that a burst of events
 never stands before a buyer's request. What is deleted when its time is over is deleted here too, approved
-payouts are sent from here, and the daily reconciliation has its thread here.
+payouts are sent from here, and the daily reconciliation has its thread here. The audit log is a consumer, and
+its sequencer runs beside it.
 """
 
 from functools import partial
+from typing import Any
 
+from actors.audit.sequencer import Sequencer
 from actors.deliveries.upkeep import StorageUpkeep
 from actors.orders.housekeeping import Housekeeping
 from actors.reconciliation.daily import DailyReconciliation
@@ -17,9 +20,11 @@ from actors.relay.relay import Relay
 from actors.relay.upkeep import ConsumerUpkeep
 from deployments.clock import draw_id, utc_now
 from deployments.payouts import LocalRunner
+from deployments.placement import SignerDirectory
 from deployments.process import prepare_process
 from deployments.reconciliation import open_reconciliation
 from deployments.settings import Settings
+from storage.market.audit_log import AuditLog, AuditProjection
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.deliveries import Deliveries
 from storage.market.housekeeping import PostgresHousekeeping
@@ -36,14 +41,16 @@ POOL_OPEN_TIMEOUT_S = 20.0
 class RelayDeployment:
     """One relay with the consumers that need Postgres alone."""
 
-    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(self, settings: Settings, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
         self._pool = build_pool(settings.postgres_dsn, name="relay", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         store = PostgresConsumerStore(self._pool, utc_now)
-        consumers = [Consumer(store, SalesProjection())]
-        self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus(consumers))
-        self._upkeep = ConsumerUpkeep(store, [consumer.name for consumer in consumers])
+        sales, audit = Consumer(store, SalesProjection()), Consumer(store, AuditProjection())
+        self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus([sales, audit]))
+        # Not the audit log: its progress is never settled, so nothing can count as taken that it lacks.
+        self._upkeep = ConsumerUpkeep(store, [sales.name])
+        self._sequencer = Sequencer(AuditLog(self._pool), SignerDirectory(signer))
         self._metrics = RelayMetrics()
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
         self._payouts = LocalRunner(settings, self._pool)
@@ -58,6 +65,7 @@ class RelayDeployment:
         self._work = (
             self._relay,
             self._upkeep,
+            self._sequencer,
             self._housekeeping,
             self._storage_upkeep,
             self._payouts,
@@ -69,7 +77,9 @@ class RelayDeployment:
     async def check_health(self) -> None:
         """Serve's probe: a relay whose loop has ended is replaced."""
         if not all(part.alive for part in self._work):
-            raise RuntimeError("the relay, an upkeep, housekeeping, payouts or reconciliation has ended")
+            raise RuntimeError(
+                "the relay, its upkeep, the sequencer, housekeeping, payouts or reconciliation has ended"
+            )
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -79,6 +89,7 @@ class RelayDeployment:
         """Return the relay's series in Prometheus' text format."""
         self._metrics.record(self._relay.figures(), self._upkeep.parked)
         self._metrics.record_cases(self._reconciliation.figures)
+        self._metrics.record_audit(self._sequencer.figures)
         return self._metrics.exposition() + self._payouts.exposition()
 
     async def __del__(self) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import psycopg
 
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
+from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned
 from actors.signer.issuer import IssueRequest
 from actors.signer.metrics import SignerMetrics
 from actors.signer.roster import Roster
@@ -23,6 +24,8 @@ from deployments.settings import Settings
 from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
 from domain.revocations import RevocationList
+from domain.signing import KeyRecord
+from storage.market.audit_log import read_newest_checkpoint
 from storage.market.signing_keys import KeysOnRecord, read_on_record, register_signing_key
 from storage.signing.backends import FILE, open_backend, parse_address
 from storage.signing.keys import register
@@ -45,6 +48,7 @@ class SignerDeployment:
         self._metrics = SignerMetrics()
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
         self._list_expires_at_s = 0.0
+        self._checkpoints = CheckpointSigner(self._newest_checkpoint)
         remote = any(parse_address(one).scheme != FILE for one in settings.signing_backends)
         self._roster = Roster(
             settings.signing_backends,
@@ -79,6 +83,14 @@ class SignerDeployment:
     async def sign_licensing(self, document: LicensingDocument) -> str:
         """See ``ReleaseSealer.sign_licensing``."""
         return await self._run(lambda: self._roster.desk.sealer.sign_licensing(document))
+
+    async def last_checkpoint(self) -> LastSigned:
+        """See ``CheckpointSigner.last``."""
+        return await self._run(lambda: self._checkpoints.last(self._roster.desk.keys))
+
+    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+        """See ``CheckpointSigner.sign``."""
+        return await self._run(lambda: self._checkpoints.sign(claim, self._roster.desk.keys))
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -115,6 +127,13 @@ class SignerDeployment:
             raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
         self._list_expires_at_s = record.listed.expires_at.timestamp() if record.listed else 0.0
         return record
+
+    def _newest_checkpoint(self) -> tuple[str, list[KeyRecord]] | None:
+        try:
+            newest = read_newest_checkpoint(self._dsn)
+        except psycopg.Error as error:
+            raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
+        return None if newest is None else (newest.note, list(self._on_record().keys))
 
     def _look(self) -> None:
         while not self._ending.wait(WATCH_PERIOD_S):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from actors.audit.sequencer import SequencerFigures
 from actors.reconciliation.daily import CaseFigures
 from actors.relay.relay import RelayFigures
 from domain.reconciliation.facts import Kind
@@ -64,6 +65,22 @@ class RelayMetrics:
             "Age of the last daily reconciliation; NaN before the first.",
             registry=self.registry,
         )
+        self._logged = Gauge(
+            "marketplace_audit_log_entries",
+            "Entries of the audit log: all, and those under the last checkpoint.",
+            ("under",),
+            registry=self.registry,
+        )
+        self._log_failures = Gauge(
+            "marketplace_audit_sequencer_failures",
+            "Rounds of the audit log's sequencer that failed in a row.",
+            registry=self.registry,
+        )
+        self._catching_up = Gauge(
+            "marketplace_audit_catching_up",
+            "1 while events from before the audit log are sent to it.",
+            registry=self.registry,
+        )
 
     def record(self, figures: RelayFigures, parked: Mapping[str, int]) -> None:
         """Take over a relay's figures and the parked events by consumer."""
@@ -88,6 +105,13 @@ class RelayMetrics:
             self._cases.labels(kind.value).set(figures.open_by_kind.get(kind.value, 0))
         age_s = figures.last_run_age_s
         self._reconciled.set(math.nan if age_s is None else age_s)
+
+    def record_audit(self, figures: SequencerFigures) -> None:
+        """Take over how far the audit log is."""
+        self._logged.labels("log").set(figures.size)
+        self._logged.labels("checkpoint").set(figures.signed_size)
+        self._log_failures.set(figures.failures)
+        self._catching_up.set(figures.catching_up)
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""
