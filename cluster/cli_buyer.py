@@ -95,10 +95,8 @@ def _trusted(
     client: MarketplaceClient | None,
     trust_root: Path | None = None,
 ) -> trust.TrustedKeys:
-    if trust_key:
-        return trust.from_file(trust_key)
-    root = trust.root_from_file(trust_root) if trust_root else None
-    return trust.pinned(_identity_path(identity).parent, base_url, client, datetime.now(UTC), root)
+    folder = _identity_path(identity).parent
+    return trust.chosen(trust_key, trust_root, folder, base_url, client, datetime.now(UTC))
 
 
 @app.command()

@@ -4,6 +4,7 @@ A result is written beside its final place under a random name, synced, and move
 satisfied; whatever goes wrong before leaves nothing behind. Refuses to overwrite a secret.
 """
 
+import fcntl
 import os
 import secrets
 import tempfile
@@ -87,6 +88,23 @@ def read_bounded(path: Path, bytes_max: int) -> bytes:
     if len(data) > bytes_max:
         raise ClientError(f"{path} is larger than the {bytes_max} bytes expected here.", "file_too_large")
     return data
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file that is read, changed and written back; makes its folder.
+
+    Raises:
+        ClientError: ``file_unwritable``.
+    """
+    try:
+        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make_folder(path: Path) -> None:

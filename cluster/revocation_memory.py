@@ -5,14 +5,11 @@ attacker between a buyer and the marketplace could replay a day-old list. The me
 keys, mode 0600, and is replaced as a whole under a lock, so that two commands at once cannot lower it.
 """
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.client import ClientError
-from cluster.private_files import PRIVATE_FOLDER, make_folder, read_bounded, write_whole
+from cluster.private_files import alone, read_bounded, write_whole
 from cluster.trust import TrustedKeys
 from domain import revocations
 from domain.errors import MarketplaceError
@@ -33,8 +30,7 @@ def accept(data: bytes, trusted: TrustedKeys, folder: Path, base_url: str) -> Re
     path = folder / MEMORY_NAME
     try:
         listed = revocations.open_document(data, trusted.public_keys, verify)
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        with _alone(path):
+        with alone(path):
             memory = _read(path)
             seen = memory.get(base_url)
             found = revocations.admit(listed, seen)
@@ -43,14 +39,6 @@ def accept(data: bytes, trusted: TrustedKeys, folder: Path, base_url: str) -> Re
     except MarketplaceError as error:
         raise ClientError(f"The revocation list is refused: {error.detail}", error.code) from None
     return listed
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    make_folder(path.parent)
-    with path.with_name(f".{path.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _read(path: Path) -> dict[str, Seen]:

@@ -122,7 +122,7 @@ def _parts(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
     checkpoint = _read(text + "\n") if blank and len(note) <= NOTE_CHARS_MAX else None
     if checkpoint is None or not lines.endswith("\n"):
         raise CheckpointError("checkpoint_invalid", "This is no checkpoint of a log.")
-    found = []
+    found: list[tuple[str, bytes]] = []
     for line in lines[:-1].split("\n"):
         match = _LINE.fullmatch(line)
         raw = b"" if match is None else _decoded(match[2])

@@ -99,11 +99,11 @@ class LogWorld:
     async def drain(self) -> None:
         """Publish all that waits, then run rounds of the sequencer until nothing is left."""
         while True:
-            while await self.relay.once() or await self._waits():
+            while await self.relay.once() or await self.waits():
                 pass
             state = await self.log.state()
             await self.sequencer.once()
-            if state.history_after is None and not await self._waits():
+            if state.history_after is None and not await self.waits():
                 break
 
     async def load(self, order_id: str, last_seq: int) -> Sequence[EventRecord]:
@@ -112,7 +112,8 @@ class LogWorld:
             await self.outbox.join()
         return await self.outbox.load([Span(order_id, 1, last_seq)])
 
-    async def _waits(self) -> bool:
+    async def waits(self) -> bool:
+        """Whether the outbox holds anything."""
         return bool(await self.outbox.read(sorted(self.relay.owned), 1, []))
 
     async def close(self) -> None:

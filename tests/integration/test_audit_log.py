@@ -17,7 +17,7 @@ from actors.signer.checkpoints import HeadClaim
 from domain.audit import checkpoints, entries
 from domain.errors import MarketplaceError
 from domain.merkle import proofs, tiles
-from domain.merkle.tree import EMPTY_HEAD, GrowingTree, Head, leaf_hash
+from domain.merkle.tree import EMPTY_HEAD, GrowingTree, Head, complete, leaf_hash
 from storage import migrations
 from storage.market.commands import Write
 from storage.market.dead_letters import DeadLetters, Decision, LetterName
@@ -160,7 +160,7 @@ async def test_the_tree_grows_over_tiles_as_the_definition_says(world, owner):
     assert await world.log.bundle(tiles.Tile(0, 4)) is None
     upper = tiles.parted(await world.log.tile(tiles.Tile(1, 0, 3)))
     assert upper == [
-        tiles.complete([leaf_hash(x.digest) for x in found[n * 256 : (n + 1) * 256]]) for n in range(3)
+        complete([leaf_hash(x.digest) for x in found[n * 256 : (n + 1) * 256]]) for n in range(3)
     ]
 
 
@@ -215,11 +215,11 @@ async def test_a_log_that_is_younger_than_its_orders_catches_up_in_pages(world, 
     sizes = []
     while (await world.log.state()).history_after is not None:
         await world.sequencer.once()
-        while await world._waits() or await world.relay.once():
-            await world.relay.once()
+        while await world.relay.once() or await world.waits():
+            pass
         sizes.append((await world.log.state()).size)
     assert sizes[-1] == 601
-    assert max(b - a for a, b in zip([0, *sizes], sizes, strict=False)) <= 251, "a page at a time"
+    assert max(b - a for a, b in pairwise([0, *sizes])) <= 251, "a page at a time"
 
 
 async def test_documents_that_no_order_issued_are_logged_as_well(world, owner):
@@ -296,7 +296,7 @@ async def test_an_audit_event_is_never_dropped(world, owner, pool):
     letters, name = DeadLetters(pool), LetterName.parse(f"event:audit:{order}")
     for verb, outcome in (("drop", "audit_event_needed"), ("retry", None)):
         write = Write("operator_1", f"{verb}-{order}", b"d" * 32)
-        decision = Decision(name, verb, "mended", f"act_{verb}")
+        decision = Decision(verb, name, f"act_{verb}", "mended")
         if outcome:
             await refused(outcome, letters.decide(write, decision, {}))
         else:

@@ -36,6 +36,7 @@ from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
 from storage import migrations
 from storage.market.access import AccessTokens, Principal, register_access_tokens
+from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
@@ -132,6 +133,7 @@ class Market:
                 part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),
                 signing_keys=SigningKeys(pool),
+                audit=AuditLog(pool),
                 deliveries=Deliveries(pool),
                 joiner=Joiner(Deliveries(pool), payloads, uploads),
                 licensing=Licensing(pool),
