@@ -123,7 +123,7 @@ def test_a_log_that_was_rewritten_or_cut_is_found(online, log, tmp_path):
     assert run("verify")["size"] == 300
 
 
-def test_entries_and_tiles_that_were_altered_are_found(online, log, owner):
+def test_entries_and_tiles_that_were_altered_are_found(online, log, owner, tmp_path):
     log(300)
     note = run("verify")["checkpoint"]
     for name, (old, new) in {
@@ -141,6 +141,7 @@ def test_entries_and_tiles_that_were_altered_are_found(online, log, owner):
         (b"\x00\x20" + digest, b"\x00\x21" + digest),
     ):
         online.tampering = [spoilt]
+        (tmp_path / "config" / "illuvrse-marketplace" / "log-seen.json").unlink(missing_ok=True)
         assert failure("verify") == "log_damaged"
     online.tampering = []
     assert run("verify")["checkpoint"] == note
