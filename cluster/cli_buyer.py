@@ -48,6 +48,7 @@ from cluster.verification import (
     check_online,
     passed,
     recorded_at,
+    told_log_proof,
 )
 from domain import canonical_json
 from domain.dsse import ENVELOPE_BYTES_MAX
@@ -392,13 +393,16 @@ def verify(
             folder = _identity_path(identity).parent
             listed, checks = _revocations(None if offline else client, given, trusted, folder, base_url)
             now = datetime.now(UTC)
-            found, judged = check_licence(held.armoured, trusted, now, buyer_id, recorded_at(report), listed)
+            log_proof = held.log_proof or told_log_proof(report)
+            found, judged = check_licence(
+                held.armoured, trusted, now, buyer_id, recorded_at(report), listed, log_proof
+            )
             checks += judged + check_key_list(trusted, now)
             if found:
                 seat = read_bounded(activation, ENVELOPE_BYTES_MAX) if activation else None
                 checks += check_activation(seat, fingerprint, found, trusted, now)
             base = licence.with_name(licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX))
-            checks += inspection.check_delivery(base, delivery, found, trusted)
+            checks += inspection.check_delivery(base, delivery, found, trusted, None if offline else client)
             if report is None:
                 unknown = "" if listed else " Revocation is not known: name a list with --revocations."
                 checks.append(Check("online", SKIPPED, f"Not asked (--offline).{unknown}"))

@@ -315,6 +315,10 @@ class MarketplaceClient:
         query = {} if size is None else {"size": str(size)}
         return self._get(f"/v1/audit/proofs/{_segment(subject_id)}", query)
 
+    def document_log_proof(self, document: str, size: int) -> dict[str, Any]:
+        """Return the proof that a document that one holds is in the first part of the audit log."""
+        return self._write("POST", "/v1/audit/proofs", {"document": document, "size": size}, None)
+
     def log_entries(self, begin: int, limit: int) -> list[dict[str, Any]]:
         """Return entries of the audit log (operators, auditors)."""
         page = self._get("/v1/audit/entries", {"from": str(begin), "limit": str(limit)})

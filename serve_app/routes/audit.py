@@ -8,15 +8,21 @@ signed yet is not ours to be held to.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.responses import Response
 
+from domain import canonical_json, delivery_manifests, licences
+from domain.audit.entries import DELIVERY, LICENCE, Entry, document_record
+from domain.dsse import Envelope
 from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.merkle.tiles import Tile, parse_tile
 from domain.merkle.tree import SIZE_MAX
+from domain.strict_json import DocumentError
 from serve_app import examples_audit as examples
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
-from serve_app.calls import Call, reply
+from serve_app.calls import Call, read_model, reply
+from serve_app.examples import ENVELOPE
 from serve_app.operations import Answer, Operation
 from serve_app.paging import field_invalid, query_of
 from serve_app.schemas import audit as schemas
@@ -32,6 +38,13 @@ ENTRIES_DEFAULT = 100
 _WATCHERS = frozenset({OPERATOR, AUDITOR})
 _SIZE = {"type": "integer", "minimum": 0, "maximum": SIZE_MAX}
 _MISSING = ("checkpoint_missing",)
+_PROOF = (
+    "query_invalid",
+    "audit_entry_not_found",
+    "audit_entry_pending",
+    "audit_entry_erased",
+    "audit_log_damaged",
+)
 _TILE = ("audit_tile_not_found", *_MISSING)
 
 
@@ -76,15 +89,44 @@ async def proof(call: Call) -> Response:
     size = newest.head.size if asked is None else asked
     since = _integer(query, "from", size)
     subject_id = call.parameters["subject_id"]
+    entry = await call.ports.audit.entry(subject_id) if len(subject_id) <= SUBJECT_CHARS_MAX else None
+    if entry is None or (
+        call.caller.role == BUYER
+        and not await call.ports.audit.is_party(subject_id, call.caller.principal_id)
+    ):
+        raise _no_entry()
+    return await _proven(call, entry, newest, size, since)
+
+
+async def document_proof(call: Call) -> Response:
+    """POST /v1/audit/proofs."""
+    question = read_model(schemas.DocumentQuestion, await call.json())
+    newest = await _newest(call)
+    size = question.size or newest.head.size
+    if size > newest.head.size:
+        raise field_invalid("size", f"Give an integer up to {newest.head.size}.")
+    kind, subject_id, text = _read_document(question.document)
+    entry = await call.ports.audit.entry(subject_id)
+    # Whoever shows the text may have its proof; the id alone, or another text under it, tells nothing.
+    if entry is None or (entry.salt is not None and entry.record != document_record(kind, text)):
+        raise _no_entry()
+    return await _proven(call, entry, newest, size, None)
+
+
+def _read_document(given: str | dict[str, Any]) -> tuple[str, str, str]:
+    """Return kind, id and text of a licence or delivery manifest."""
+    try:
+        text = given if isinstance(given, str) else canonical_json.dumps(given).decode()
+        envelope = Envelope.parse(text)
+        if envelope.payload_type == licences.PAYLOAD_TYPE:
+            return LICENCE, licences.parse(envelope.payload).licence_id, text
+        return DELIVERY, delivery_manifests.parse(envelope.payload).delivery_id, text
+    except (DocumentError, ValueError):
+        raise _no_entry() from None
+
+
+async def _proven(call: Call, entry: Entry, newest: KeptCheckpoint, size: int, since: int | None) -> Response:
     audit = call.ports.audit
-    entry = await audit.entry(subject_id) if len(subject_id) <= SUBJECT_CHARS_MAX else None
-    seen = entry is not None and (
-        call.caller.role != BUYER or await audit.is_party(subject_id, call.caller.principal_id)
-    )
-    if entry is None or not seen:
-        raise NotFoundError(
-            "audit_entry_not_found", "Nothing of this id is in the log, or not yet, or it is not yours."
-        )
     if entry.salt is None or entry.record is None:
         raise RejectedError("audit_entry_erased", "What this entry was about is erased; its digest stays.")
     proven = await audit.inclusion(entry, size)
@@ -123,6 +165,12 @@ async def _tile(call: Call, level: int) -> Tile:
     if tile is None or tile.leaves > (await _newest(call)).head.size:
         raise _no_tile()
     return tile
+
+
+def _no_entry() -> NotFoundError:
+    return NotFoundError(
+        "audit_entry_not_found", "Nothing of this id is in the log, or not yet, or it is not yours."
+    )
 
 
 def _no_tile() -> MarketplaceError:
@@ -190,6 +238,18 @@ def operations() -> Sequence[Operation]:
 def _watchers_operations() -> Sequence[Operation]:
     return (
         Operation(
+            "POST",
+            "/v1/audit/proofs",
+            "proveDocument",
+            "The proof that a licence or delivery manifest that you show is in the audit log",
+            document_proof,
+            {200: Answer("The proof", schemas.EntryProof, examples.PROOF)},
+            public=True,
+            request=schemas.DocumentQuestion,
+            request_example={"document": ENVELOPE, "size": 4711},
+            problems=(*_PROOF, *_MISSING),
+        ),
+        Operation(
             "GET",
             "/v1/audit/proofs/{subject_id}",
             "getEntryProof",
@@ -201,14 +261,7 @@ def _watchers_operations() -> Sequence[Operation]:
                 "size": {**_SIZE, "description": "of an earlier tree; else the last checkpoint's"},
                 "from": {**_SIZE, "description": "a size that you know: adds the consistency proof"},
             },
-            problems=(
-                *_MISSING,
-                "query_invalid",
-                "audit_entry_not_found",
-                "audit_entry_pending",
-                "audit_entry_erased",
-                "audit_log_damaged",
-            ),
+            problems=(*_PROOF, *_MISSING),
         ),
         Operation(
             "GET",

@@ -1,11 +1,15 @@
 """Bodies of the audit log: proofs, entries and kept checkpoints. Hashes and salts are base64."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from domain.audit.entries import Entry
 from domain.audit.proofs import LogProof, proof_json, text_of
-from serve_app.schemas.base import Document, rfc3339
+from domain.dsse import ENVELOPE_BYTES_MAX
+from domain.merkle.tree import SIZE_MAX
+from serve_app.schemas.base import Document, Request, rfc3339
 from storage.market.audit_log import KeptCheckpoint
 
 
@@ -40,6 +44,16 @@ class EntryProof(Document):
     root: str
     checkpoint: str | None
     consistency: ConsistencyBody | None
+
+
+class DocumentQuestion(Request):
+    """A licence or delivery manifest (the envelope, or its text) whose proof is wanted, and of which tree.
+
+    ``size`` is that of a head that you know, such as the one a key list names; null: the last checkpoint's.
+    """
+
+    document: Annotated[str, Field(max_length=ENVELOPE_BYTES_MAX)] | dict[str, Any]
+    size: Annotated[int, Field(ge=1, le=SIZE_MAX)] | None = None
 
 
 class LogEntry(Document):

@@ -81,15 +81,15 @@ class AuditLog:
 
     async def newest_checkpoint(self) -> KeptCheckpoint | None:
         """Read the last checkpoint."""
-        return _checkpoint(await fetch(self._pool, SQL["newest_checkpoint"], {}))
+        return checkpoint_of(await fetch(self._pool, SQL["newest_checkpoint"], {}))
 
     async def checkpoint_before(self, before: datetime) -> KeptCheckpoint | None:
         """Read the last checkpoint that was kept before a time."""
-        return _checkpoint(await fetch(self._pool, SQL["checkpoint_before"], {"before": before}))
+        return checkpoint_of(await fetch(self._pool, SQL["checkpoint_before"], {"before": before}))
 
     async def checkpoint_of_size(self, size: int) -> KeptCheckpoint | None:
         """Read the first checkpoint of a size."""
-        return _checkpoint(await fetch(self._pool, SQL["checkpoint_of_size"], {"size": size}))
+        return checkpoint_of(await fetch(self._pool, SQL["checkpoint_of_size"], {"size": size}))
 
     async def keep_checkpoint(self, head: Head, key_id: str, note: str) -> bool:
         """Keep a signed head; False when it is kept already.
@@ -194,10 +194,11 @@ def read_newest_checkpoint(dsn: str) -> KeptCheckpoint | None:
         psycopg.Error: when the database is unreachable.
     """
     with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        return _checkpoint(connection.execute(SQL["newest_checkpoint"]).fetchall())
+        return checkpoint_of(connection.execute(SQL["newest_checkpoint"]).fetchall())
 
 
-def _checkpoint(rows: Sequence[TupleRow]) -> KeptCheckpoint | None:
+def checkpoint_of(rows: Sequence[TupleRow]) -> KeptCheckpoint | None:
+    """Read the one row of a checkpoint's query."""
     if not rows:
         return None
     size, root, note, key_id, at = rows[0]

@@ -17,8 +17,11 @@ from psycopg.rows import TupleRow
 from domain import key_lists
 from domain.errors import ConflictError, DependencyError, RejectedError
 from domain.key_lists import KeyList
+from domain.merkle.tree import EMPTY_HEAD
 from domain.signing import KeyRecord, KeyState, key_id_of
 from domain.strict_json import DocumentError
+from storage.market.audit_log import SQL as LOG
+from storage.market.audit_log import checkpoint_of
 from storage.market.commands import Commands, Recorded, Write
 from storage.market.pool import CONNECT_TIMEOUT_S, Pool, fetch
 from storage.signing.keys import register, verify
@@ -86,6 +89,7 @@ class SigningKeys:
         key_lists.require_successor(before, listed)
         if current.listed is None:
             _require_recorded(current, listed)
+        await self._require_logged(before, listed)
         values = {
             "version": listed.version,
             "follows": before.version,
@@ -101,6 +105,25 @@ class SigningKeys:
             raise ConflictError(
                 "key_list_not_newer", "Another list was published meanwhile. Fetch it and start from it."
             ) from None
+
+    async def _require_logged(self, before: KeyList, listed: KeyList) -> None:
+        """Check that a compromise names the log as it was: the root cannot know what was kept when."""
+        for key in listed.keys:
+            known = before.find(key.key_id)
+            if key.compromised_at is None or (
+                known is not None and (known.compromised_at, known.log) == (key.compromised_at, key.log)
+            ):
+                continue
+            values = {"before": key.compromised_at}
+            kept = checkpoint_of(await fetch(self._pool, LOG["checkpoint_before"], values))
+            if key.log not in ((None, EMPTY_HEAD) if kept is None else (kept.head,)):
+                size = "none" if kept is None else f"that of {kept.head.size} entries"
+                raise RejectedError(
+                    "key_list_refused",
+                    f"For {key.key_id} it names another head of the audit log than the last checkpoint "
+                    f"before {key.compromised_at:%Y-%m-%dT%H:%M:%SZ}, which is {size}. Fetch that with "
+                    "`marketplace audit checkpoint --before` and name it with --log.",
+                )
 
 
 def read_list(envelope: str, root: bytes) -> KeyList:

@@ -297,6 +297,7 @@ async def test_the_contracts_paths_are_all_there(description):
         ("get", "/v1/audit/tile/{level}/{tile}"),
         ("get", "/v1/audit/proofs/{subject_id}"),
         ("get", "/v1/audit/entries"),
+        ("post", "/v1/audit/proofs"),
         ("get", "/v1/ops/dead-letters"),
         ("post", "/v1/ops/dead-letters/{letter_id}/retry"),
         ("post", "/v1/ops/dead-letters/{letter_id}/drop"),
