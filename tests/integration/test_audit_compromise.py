@@ -292,15 +292,15 @@ def test_documents_are_proven_to_whoever_holds_them(desk, tmp_path):
     desk.log()
     with MarketplaceClient("http://market.test") as client:
         for text in (desk.text(one), manifest):
-            found = client.document_log_proof(text, 2)
-            assert read_proof(found["proof"]).size == 2
+            found = client.document_log_proof(text, 4)
+            assert read_proof(found["proof"]).size == 4
     for text, code in (
         (desk.text(replace(one, quantity=5)), "audit_entry_not_found"),
         ("{}", "audit_entry_not_found"),
         (desk.text(replace(one, licence_id=ident("lic"))), "audit_entry_not_found"),
     ):
         with MarketplaceClient("http://market.test") as client, pytest.raises(ApiError) as told:
-            client.document_log_proof(text, 2)
+            client.document_log_proof(text, 4)
         assert told.value.code == code
     with MarketplaceClient("http://market.test") as client, pytest.raises(ApiError) as told:
         client.document_log_proof(manifest, 999)

@@ -8,47 +8,17 @@ import pytest
 
 from domain.audit import checkpoints, entries, proof_files
 from domain.audit.checkpoints import Checkpoint, CheckpointError
-from domain.audit.proof_files import ProofFile
 from domain.audit.proofs import LogProof, proof_json, read_proof
 from domain.errors import RejectedError
-from domain.merkle import proofs
 from domain.merkle.tree import EMPTY_HEAD, GrowingTree, Head
 from domain.strict_json import DocumentError
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import public_key_pem, verify
+from tests.fakes.audit_proofs import KEY, ORIGIN, SALT, proof_file
 
-KEY = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
 OTHER = DevelopmentKeyFile(b"t" * 32, b"w" * 32)
-ORIGIN = "illuvrse.marketplace/audit/5b2c"
 HEAD = Head(4711, bytes(range(32)))
 NOTE = checkpoints.sign(Checkpoint(ORIGIN, HEAD), KEY)
-RECORD = "order event: é\n{}"
-SALT = b"0123456789abcdef"
-
-
-def proof_file():
-    tree, others = GrowingTree(), [bytes([n]) * 32 for n in range(5)]
-    leaves = [*others[:2], entries.leaf_of(SALT, RECORD), *others[2:]]
-    for leaf in leaves:
-        tree.append(leaf)
-    path = proofs.assemble(
-        proofs.inclusion(2, 6),
-        {
-            node: leaves[node.index]
-            if node.level == 0
-            else grown(leaves[node.index * 2 : node.index * 2 + 2])
-            for node in proofs.nodes(proofs.inclusion(2, 6))
-        },
-    )
-    note = checkpoints.sign(Checkpoint(ORIGIN, tree.head), KEY)
-    return ProofFile(RECORD, LogProof(2, SALT, 6, tuple(path)), note)
-
-
-def grown(leaves):
-    tree = GrowingTree()
-    for leaf in leaves:
-        tree.append(leaf)
-    return tree.root
 
 
 def refused(note, *trusted):
