@@ -171,7 +171,8 @@ def run(
                     take(part, violations)
         for page in reader.pages(after, batch):
             take(*_check_page(page, cut, grace_s))
-        payouts = _check_payouts(reader, batch, grace_s)
+        apart = _check_payouts(reader, batch, grace_s)
+        apart += [Violation(invariant, "", words) for invariant, words in reader.check_log()]
         ledger = reader.ledger_totals(cut) if cut else None
         sold_after = reader.sales_sums()
         standing = _standing(where, reader)
@@ -182,7 +183,7 @@ def run(
     if sold_before is not None and sold_after is not None:
         compared = report.sales.violations(sold_before, sold_after)
         whole += [Violation(invariant, "", words) for invariant, words in compared]
-    take(Report(), [*whole, *payouts])
+    take(Report(), [*whole, *apart])
     return report
 
 
@@ -260,7 +261,9 @@ def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Repor
         _add_sale(report.sales, examined)
         report.events += len(facts.events)
     report.totals.add_entries(page.entries, cut)
-    violations += _strays(page, page.as_of - timedelta(seconds=grace_s))
+    settled_before = page.as_of - timedelta(seconds=grace_s)
+    violations += _strays(page, settled_before)
+    violations += _unlogged(page, settled_before)
     return report, violations
 
 
@@ -272,6 +275,13 @@ def _add_sale(sales: SalesSums, examined: Examination) -> None:
         sold_seq = next(recorded.seq for recorded in facts.events if recorded.event is sold)
         sure = not examined.violations and SALES not in facts.dropped_steps
         sales.add(order, sold, sold_seq, facts.publication, sure=sure)
+
+
+def _unlogged(page: Page, settled_before: datetime) -> Iterator[Violation]:
+    for order_id, facts in page.unlogged.items():
+        for fact in facts:
+            if words := fact.words(settled_before):
+                yield Violation("I6", order_id, words)
 
 
 def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:

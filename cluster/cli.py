@@ -41,6 +41,7 @@ VERBS = (
     ("buyer", "cluster.cli_buyer", "app"),
     ("seller", "cluster.cli_seller", "app"),
     ("bench", "cluster.cli_bench", "app"),
+    ("audit", "cluster.cli_audit", "app"),
     ("check", "cluster.cli_check", "check"),
     ("ops", "cluster.cli_ops", "app"),
     ("simulate", "cluster.cli_simulate", "simulate"),

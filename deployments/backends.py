@@ -63,7 +63,7 @@ def bind_backends(settings: Settings, *, single: bool = False) -> Backends:
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
-    ).bind(settings)
+    ).bind(settings, signer)
     orders = _order_hosts(settings, signer, single=single) if settings.order_hosts else None
     return Backends(orders=orders, background=background, signer=signer)
 

@@ -1,13 +1,16 @@
 """Background work as a Serve deployment: what no request waits for.
 
-The outbox relay, through which order events leave to their consumers; deletion of what has served its time;
-the runner of approved payouts; the daily reconciliation, in a thread. One replica is enough; several share
-the outbox's shards and do each other no harm. It is apart from the ingress so that a burst of events never
-stands before a buyer's request.
+The outbox relay, through which order events leave to their consumers, the audit log among them; the audit
+log's sequencer; deletion of what has served its time; the runner of approved payouts; the daily
+reconciliation, in a thread. One replica is enough; several share the outbox's shards and do each other no
+harm. It is apart from the ingress so that a burst of events never stands before a buyer's request.
 """
 
 from functools import partial
+from typing import Any
 
+from actors.audit.metrics import AuditMetrics
+from actors.audit.sequencer import Sequencer
 from actors.deliveries.upkeep import StorageUpkeep
 from actors.orders.housekeeping import Housekeeping
 from actors.reconciliation.daily import DailyReconciliation
@@ -19,9 +22,11 @@ from actors.relay.relay import Relay
 from actors.relay.upkeep import ConsumerUpkeep
 from deployments.clock import draw_id, utc_now
 from deployments.payouts import LocalRunner
+from deployments.placement import SignerDirectory
 from deployments.process import prepare_process
 from deployments.reconciliation import open_reconciliation
 from deployments.settings import Settings
+from storage.market.audit_log import AuditLog, AuditProjection
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.deliveries import Deliveries
 from storage.market.housekeeping import PostgresHousekeeping
@@ -38,15 +43,18 @@ POOL_OPEN_TIMEOUT_S = 20.0
 class BackgroundDeployment:
     """One relay with the consumers that need Postgres alone, and what else goes on beside requests."""
 
-    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(self, settings: Settings, signer: Any) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
         self._pool = build_pool(settings.postgres_dsn, name="background", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         store = PostgresConsumerStore(self._pool, utc_now)
-        consumers = [Consumer(store, SalesProjection())]
-        self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus(consumers))
-        self._upkeep = ConsumerUpkeep(store, [consumer.name for consumer in consumers])
+        sales, audit = Consumer(store, SalesProjection()), Consumer(store, AuditProjection())
+        self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus([sales, audit]))
+        # Not the audit log: its progress is never settled, so nothing can count as taken that it lacks.
+        self._upkeep = ConsumerUpkeep(store, [sales.name])
+        self._sequencer = Sequencer(AuditLog(self._pool), SignerDirectory(signer))
         self._relay_metrics = RelayMetrics()
+        self._audit_metrics = AuditMetrics()
         self._reconciliation_metrics = ReconciliationMetrics()
         self._housekeeping = Housekeeping(PostgresHousekeeping(self._pool))
         self._payouts = LocalRunner(settings, self._pool)
@@ -61,6 +69,7 @@ class BackgroundDeployment:
         self._work = (
             self._relay,
             self._upkeep,
+            self._sequencer,
             self._housekeeping,
             self._storage_upkeep,
             self._payouts,
@@ -72,7 +81,9 @@ class BackgroundDeployment:
     async def check_health(self) -> None:
         """Serve's probe: a replica of which a loop has ended is replaced."""
         if not all(part.alive for part in self._work):
-            raise RuntimeError("the relay, an upkeep, housekeeping, payouts or reconciliation has ended")
+            raise RuntimeError(
+                "the relay, its upkeep, the sequencer, housekeeping, payouts or reconciliation has ended"
+            )
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -81,9 +92,11 @@ class BackgroundDeployment:
     async def exposition(self) -> bytes:
         """Return the series of everything here in Prometheus' text format."""
         self._relay_metrics.record(self._relay.figures(), self._upkeep.parked)
+        self._audit_metrics.record(self._sequencer.figures)
         self._reconciliation_metrics.record(self._reconciliation.figures)
         return (
             self._relay_metrics.exposition()
+            + self._audit_metrics.exposition()
             + self._reconciliation_metrics.exposition()
             + self._payouts.exposition()
         )

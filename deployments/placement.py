@@ -15,6 +15,7 @@ from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
+from actors.signer.checkpoints import HeadClaim, LastSigned
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
@@ -109,6 +110,16 @@ class SignerDirectory:
         """See ``ReleaseSealer.sign_licensing``."""
         envelope: str = await _call("signer", self._handle.sign_licensing.remote(document), SIGNER_DEADLINE_S)
         return envelope
+
+    async def last_checkpoint(self) -> LastSigned:
+        """See ``CheckpointSigner.last``."""
+        last: LastSigned = await _call("signer", self._handle.last_checkpoint.remote(), SIGNER_DEADLINE_S)
+        return last
+
+    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+        """See ``CheckpointSigner.sign``."""
+        note: str = await _call("signer", self._handle.sign_checkpoint.remote(claim), SIGNER_DEADLINE_S)
+        return note
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

@@ -25,6 +25,7 @@ from domain.errors import MarketplaceError
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
 from storage.market.access import AccessTokens
+from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
@@ -111,6 +112,7 @@ class IngressDeployment:
             part_uploads=PartUploads(self._releases, self._uploads),
             licences=LicenceReads(self._pool),
             signing_keys=SigningKeys(self._pool),
+            audit=AuditLog(self._pool),
             deliveries=self._deliveries,
             joiner=self._joiner,
             licensing=Licensing(self._pool),

@@ -26,6 +26,7 @@ from domain.orders.decide import decide, delivery_id, effects_after, licence_id
 from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedDelivery, Turn
 from domain.orders.state import evolve
 from storage.finance.ledger_store import LedgerStore
+from storage.market.audit_log import AuditProjection
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.order_store import PostgresOrderStore
 from storage.market.outbox import PostgresOutbox
@@ -126,7 +127,10 @@ async def fill(database):
         order = await writer.book(order)
         if number != BOOKED:
             await writer.deliver(order)
-    await relay(database, PostgresBus([Consumer(consumers, SalesProjection())]))
+    await relay(
+        database,
+        PostgresBus([Consumer(consumers, SalesProjection()), Consumer(consumers, AuditProjection())]),
+    )
     await pool.close()
     await ledger.close()
 

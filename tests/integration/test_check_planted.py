@@ -63,6 +63,33 @@ VALUES ('evt_x', '{order_id}', 'k', '{{}}', now() - interval '1 hour', {dead})
 STRAY_KEY = capture_entry_key(order_id(99))
 OPEN_KEY = capture_entry_key(order_id(OPEN))
 DAMAGE = {
+    "an event that was rewritten": (
+        {("I6", PAID)},
+        [f"UPDATE market.order_events SET at = at - interval '1 s' WHERE {one(PAID)} AND seq = 2"],
+    ),
+    "an event that is not in the audit log": (
+        {("I6", PAID), ("I6", None)},
+        [
+            f"UPDATE market.order_events SET at = at - interval '1 h' WHERE {one(PAID)} AND seq = 2",
+            f"DELETE FROM market.audit_entries WHERE {one(PAID)} AND seq = 2",
+        ],
+    ),
+    "an entry that commits to something else": (
+        {("I6", PAID)},
+        [f"UPDATE market.audit_entries SET digest = sha256('x') WHERE {one(PAID)} AND seq = 2"],
+    ),
+    "an audit log that says that it is longer": (
+        {("I6", None)},
+        ["UPDATE market.audit_log SET size = size + 1"],
+    ),
+    "a checkpoint of another tree": (
+        {("I6", None)},
+        ["INSERT INTO market.audit_checkpoints VALUES (3, 'key_1', sha256('x'), 'note', now())"],
+    ),
+    "a checkpoint beyond the audit log": (
+        {("I6", None)},
+        ["INSERT INTO market.audit_checkpoints VALUES (999, 'key_1', sha256('x'), 'note', now())"],
+    ),
     "paid twice": (
         {("I2", PAID)},
         [PAID_AGAIN, f"UPDATE market.orders SET seq = 5 WHERE {one(PAID)}", QUEUED.format(5, 5)],
@@ -90,11 +117,11 @@ DAMAGE = {
         [f"UPDATE market.licences SET status = 'revoked' WHERE {one(DELIVERED)}"],
     ),
     "a licence that names another order": (
-        {("I3", DELIVERED)},
+        {("I3", DELIVERED), ("I6", DELIVERED)},
         [SWAPPED.format(table="licences", column="envelope", one=order_id(DELIVERED), other=order_id(SOUND))],
     ),
     "a licence that is no document": (
-        {("I3", DELIVERED)},
+        {("I3", DELIVERED), ("I6", DELIVERED)},
         [f"UPDATE market.licences SET envelope = 'envelope' WHERE {one(DELIVERED)}"],
     ),
     "a delivery of another buyer": (
@@ -114,7 +141,7 @@ DAMAGE = {
         [f"UPDATE market.deliveries SET header = 'x' WHERE {one(DELIVERED)}"],
     ),
     "a manifest of another order": (
-        {("I3", DELIVERED)},
+        {("I3", DELIVERED), ("I6", DELIVERED)},
         [
             SWAPPED.format(
                 table="deliveries", column="manifest", one=order_id(DELIVERED), other=order_id(SOUND)
@@ -129,7 +156,7 @@ DAMAGE = {
     "a sale not counted": ({("I6", None)}, [UNSOLD]),
     "a sale counted on another day": ({("I6", None)}, ["UPDATE market.sales_by_day SET day = day + 1"]),
     "a licence before the booking": (
-        {("I4", PAID), ("I3", DELIVERED)},
+        {("I4", PAID), ("I3", DELIVERED), ("I6", PAID)},
         [f"UPDATE market.licences SET order_id = '{order_id(PAID)}' WHERE {one(DELIVERED)}"],
     ),
     "an entry lost": (

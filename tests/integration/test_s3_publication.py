@@ -35,6 +35,7 @@ from domain.semver import parse_version
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
 from storage.market.access import AccessTokens, Principal, register_access_tokens
+from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
@@ -130,6 +131,7 @@ class Market:
                 part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),
                 signing_keys=SigningKeys(pool),
+                audit=AuditLog(pool),
                 deliveries=Deliveries(pool),
                 joiner=Joiner(Deliveries(pool), payloads, uploads),
                 licensing=Licensing(pool),

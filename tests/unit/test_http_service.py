@@ -160,6 +160,13 @@ async def test_every_operation_documents_its_problems_and_its_access(description
 
 async def test_the_contracts_paths_are_all_there(description):
     assert {(method, path) for path, method, _ in operations_of(description)} == {
+        ("get", "/v1/audit/checkpoint"),
+        ("get", "/v1/audit/checkpoints"),
+        ("get", "/v1/audit/tile/entries/{tile}"),
+        ("get", "/v1/audit/tile/{level}/{tile}"),
+        ("get", "/v1/audit/proofs/{subject_id}"),
+        ("get", "/v1/audit/entries"),
+        ("post", "/v1/audit/proofs"),
         ("get", "/v1/ops/dead-letters"),
         ("post", "/v1/ops/dead-letters/{letter_id}/retry"),
         ("post", "/v1/ops/dead-letters/{letter_id}/drop"),
