@@ -1,0 +1,13 @@
+"""One Chromium for all tests here."""
+
+import pytest
+
+from tests.browser import chromium
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    if chromium.program() is None:
+        pytest.skip("there is no Chromium here")
+    with chromium.running(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
