@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,48 +13,8 @@ from tests.browser.chromium import PageError
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).parent
 VECTOR = json.loads((ROOT / PATH).read_text(encoding="utf-8"))
 LARGE_BYTES = 10_000_000
-SCRIPT, PAGE = "text/javascript", b"<!doctype html><title>A page</title>"
-
-
-class Site:
-    """Files by path on a loopback port, as a shop would serve them: nothing but them, nothing cached."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, tuple[str, bytes]] = {"/": ("text/html", PAGE)}
-        for path in (ROOT / "docs/vectors/open-delivery.mjs", HERE / "vector_report.mjs", HERE / "page.mjs"):
-            self.files[f"/{path.name}"] = (SCRIPT, path.read_bytes())
-        files = self.files
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                kind, data = files.get(self.path, ("text/plain", b""))
-                self.send_response(200 if self.path in files else 404)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("Cache-Control", "no-store")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                """Be silent."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture(scope="module")
-def site():
-    served = Site()
-    yield served
-    served.close()
 
 
 @pytest.fixture(scope="module")
