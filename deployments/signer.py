@@ -41,8 +41,8 @@ class SignerDeployment:
 
     def __init__(self, settings: Settings) -> None:
         prepare_process(settings)
-        dsn = settings.postgres_dsn
-        self._keys = OwnConnectionKeys(dsn)
+        self._dsn = settings.postgres_dsn
+        self._keys = OwnConnectionKeys(self._dsn)
         self._metrics = SignerMetrics()
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
         self._record = KeysOnRecord(())
@@ -51,7 +51,7 @@ class SignerDeployment:
             settings.signing_backends,
             lambda address: open_backend(address, self._metrics.observe),
             self._on_record,
-            lambda public_key: register_signing_key(dsn, register(public_key, utc_now())),
+            lambda public_key: register_signing_key(self._dsn, register(public_key, utc_now())),
             ThreadPoolExecutor(PREPARING_MAX, thread_name_prefix="prepare").map if remote else map,
         )
         self._roster.refresh()  # a wrong key ends the process here, and the deployment says why
