@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import orjson
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from cluster.finance_tls import PeerProtocol, ServerTls
 
@@ -51,7 +51,7 @@ def log_to_stderr() -> None:
 
 
 def listen(
-    app: Starlette, host: str, port: int, tls: ServerTls | None, bounds: Bounds, *, lifespan: bool
+    app: ASGIApp, host: str, port: int, tls: ServerTls | None, bounds: Bounds, *, lifespan: bool
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; ends the process (status 1) if it could not listen.
 
