@@ -60,8 +60,8 @@ lint: dev ## Check style, types and layers
 	@$(BIN)/lint-imports
 
 .PHONY: test
-test: dev ## Run all tests: unit, integration, cluster, acceptance
-	@$(BIN)/pytest $(ARGS)
+test: dev ## Run all tests in two processes (ARGS="tests/unit -q"); docs/testing.md
+	@$(BIN)/pytest -n 2 $(ARGS)
 
 .PHONY: faults
 faults: dev ## Break a running marketplace for half an hour: kills, stops, cuts, deployments under load

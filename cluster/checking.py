@@ -20,12 +20,13 @@ from typing import Any
 from cluster.client import ClientError
 from cluster.local import postgres
 from cluster.local.layout import Layout, read_json
-from domain.orders.booking import CLEARING, moves_own_money
+from domain.orders.booking import CLEARING
 from domain.orders.invariants import Examination, Violation
 from domain.orders.ledger_invariants import check_entry
 from domain.orders.publication_invariants import SALES, SalesSums
 from domain.orders.totals import Totals
-from domain.payouts.invariants import check_payouts, is_payout_entry
+from domain.payouts.invariants import check_payouts
+from domain.reconciliation.facts import is_loose
 from storage.audit.charges import SpooledCharges, captured_charges, held_balance, spooled
 from storage.audit.pages import OrderPages, Page
 
@@ -170,7 +171,8 @@ def run(
                     take(part, violations)
         for page in reader.pages(after, batch):
             take(*_check_page(page, cut, grace_s))
-        payouts = _check_payouts(reader, batch, grace_s)
+        apart = _check_payouts(reader, batch, grace_s)
+        apart += [Violation(invariant, "", words) for invariant, words in reader.check_log()]
         ledger = reader.ledger_totals(cut) if cut else None
         sold_after = reader.sales_sums()
         standing = _standing(where, reader)
@@ -181,7 +183,7 @@ def run(
     if sold_before is not None and sold_after is not None:
         compared = report.sales.violations(sold_before, sold_after)
         whole += [Violation(invariant, "", words) for invariant, words in compared]
-    take(Report(), [*whole, *payouts])
+    take(Report(), [*whole, *apart])
     return report
 
 
@@ -259,7 +261,9 @@ def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Repor
         _add_sale(report.sales, examined)
         report.events += len(facts.events)
     report.totals.add_entries(page.entries, cut)
-    violations += _strays(page, page.as_of - timedelta(seconds=grace_s))
+    settled_before = page.as_of - timedelta(seconds=grace_s)
+    violations += _strays(page, settled_before)
+    violations += _unlogged(page, settled_before)
     return report, violations
 
 
@@ -273,6 +277,13 @@ def _add_sale(sales: SalesSums, examined: Examination) -> None:
         sales.add(order, sold, sold_seq, facts.publication, sure=sure)
 
 
+def _unlogged(page: Page, settled_before: datetime) -> Iterator[Violation]:
+    for order_id, facts in page.unlogged.items():
+        for fact in facts:
+            if words := fact.words(settled_before):
+                yield Violation("I6", order_id, words)
+
+
 def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:
     """What belongs to no order. The books and Stripe may know one that was placed after the page was read."""
     for table, order_ids in page.strays.items():
@@ -282,9 +293,7 @@ def _strays(page: Page, settled_before: datetime) -> Iterator[Violation]:
         for invariant, words in check_entry(entry):
             yield Violation(invariant, "", words)
         old = entry.posted_at is None or entry.posted_at <= settled_before
-        if is_payout_entry(entry.entry_key) or moves_own_money(entry.postings):
-            continue  # checked with the payouts; a withdrawal to our bank, say
-        if old and not entry.undone and any(account == CLEARING for account, _ in entry.postings):
+        if old and is_loose(entry):
             yield Violation("I1", "", f"entry {entry.entry_key} moves {CLEARING} and belongs to no order")
     for order_id, charges in page.loose_charges.items():
         for charge in charges:

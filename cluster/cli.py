@@ -41,6 +41,7 @@ VERBS = (
     ("buyer", "cluster.cli_buyer", "app"),
     ("seller", "cluster.cli_seller", "app"),
     ("bench", "cluster.cli_bench", "app"),
+    ("audit", "cluster.cli_audit", "app"),
     ("check", "cluster.cli_check", "check"),
     ("ops", "cluster.cli_ops", "app"),
     ("simulate", "cluster.cli_simulate", "simulate"),
@@ -350,8 +351,11 @@ def clean(
             remove_tree(folder)
 
 
-def _add_verbs() -> None:
-    for name, module_name, attribute in VERBS:
+def _add_verbs(called: str | None) -> None:
+    """Add the verb that is called; all of them, which takes seconds to import, where it is none (help)."""
+    if called in {command.callback.__name__ for command in app.registered_commands if command.callback}:
+        return
+    for name, module_name, attribute in [verb for verb in VERBS if verb[0] == called] or VERBS:
         if find_spec(module_name):
             verbs = getattr(import_module(module_name), attribute)
             if isinstance(verbs, typer.Typer):
@@ -360,11 +364,9 @@ def _add_verbs() -> None:
                 app.command(name)(verbs)
 
 
-_add_verbs()
-
-
 def main() -> None:
     """Run the command line."""
+    _add_verbs(next(iter(sys.argv[1:]), None))
     app()
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cluster.bench import audit as audit_bench
 from cluster.bench import deliver as deliver_bench
 from cluster.bench import grains as grains_bench
 from cluster.bench import growth as growth_bench
@@ -37,7 +38,7 @@ SECONDS_MAX = 3_600.0
 COMPLETE_TIMEOUT_S = 60.0
 
 app = typer.Typer(
-    help="Measure: http (the default), deliver, grains, growth, payouts, reconcile, recovery, sign."
+    help="Measure: http (the default), audit, deliver, grains, growth, payouts, reconcile, recovery, sign."
 )
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the JSON object only.")]
 PlotOption = Annotated[
@@ -48,7 +49,7 @@ Note = Callable[[str], None]
 
 @app.callback(invoke_without_command=True)
 def all_benchmarks(context: typer.Context) -> None:
-    """Measure: http (the default), deliver, grains, growth, payouts, reconcile, recovery, sign."""
+    """Measure: http (the default), audit, deliver, grains, growth, payouts, reconcile, recovery, sign."""
     if context.invoked_subcommand is None:
         http()
 
@@ -184,6 +185,24 @@ def growth(
         except LaunchError as error:
             raise ClientError(str(error), "postgres_not_started") from None
     _finish(result, plot)
+
+
+@app.command()
+def audit(
+    *,
+    orders: Annotated[
+        int,
+        typer.Option("--orders", min=100, max=audit_bench.ORDERS_MAX, help="Delivered orders."),
+    ] = audit_bench.ORDERS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how fast orders' events enter the audit log; the Postgres is its own."""
+    with command(as_json=as_json) as terminal:
+        try:
+            result = audit_bench.run(orders, terminal.note)
+        except LaunchError as error:
+            raise ClientError(str(error), "postgres_not_started") from None
+    _finish(result, None)
 
 
 @app.command()

@@ -49,6 +49,7 @@ from cluster.verification import (
     check_online,
     passed,
     recorded_at,
+    told_log_proof,
 )
 from domain import canonical_json
 from domain.dsse import ENVELOPE_BYTES_MAX
@@ -96,10 +97,8 @@ def _trusted(
     client: MarketplaceClient | None,
     trust_root: Path | None = None,
 ) -> trust.TrustedKeys:
-    if trust_key:
-        return trust.from_file(trust_key)
-    root = trust.root_from_file(trust_root) if trust_root else None
-    return trust.pinned(_identity_path(identity).parent, base_url, client, datetime.now(UTC), root)
+    folder = _identity_path(identity).parent
+    return trust.chosen(trust_key, trust_root, folder, base_url, client, datetime.now(UTC))
 
 
 @app.command()
@@ -212,6 +211,8 @@ def _say_costs(
         for tax in line["taxes"]:
             how = "included" if tax["inclusive"] else "on top"
             say(f"  tax {tax['jurisdiction']:<20} {format_money(tax['amount_minor'], currency)} {how}")
+        if line["rounding_minor"]:
+            say(f"  rounding                 {format_money(line['rounding_minor'], currency)}")
     say(f"in all                     {format_money(total_minor, currency)}")
 
 
@@ -396,13 +397,16 @@ def verify(
                 given = _fetched_list(client)
             listed, checks = _judged_list(given, held, _identity_path(identity).parent, base_url)
             now = datetime.now(UTC)
-            found, judged = check_licence(held.armoured, trusted, now, buyer_id, recorded_at(report), listed)
+            log_proof = held.log_proof or told_log_proof(report)
+            found, judged = check_licence(
+                held.armoured, trusted, now, buyer_id, recorded_at(report), listed, log_proof
+            )
             checks += judged + check_key_list(trusted, now)
             if found:
                 seat = read_bounded(activation, ENVELOPE_BYTES_MAX) if activation else None
                 checks += check_activation(seat, fingerprint, found, trusted, now)
             base = licence.with_name(licence.name.removesuffix(OFFLINE_SUFFIX).removesuffix(LICENCE_SUFFIX))
-            checks += inspection.check_delivery(base, delivery, found, trusted)
+            checks += inspection.check_delivery(base, delivery, found, trusted, None if offline else client)
             if report is None:
                 unknown = "" if given else " Revocation is not known: name a list with --revocations."
                 checks.append(Check("online", SKIPPED, f"Not asked (--offline).{unknown}"))

@@ -27,8 +27,10 @@ from cluster.identities import SellerKey as SigningKey
 from cluster.private_files import read_bounded, write_whole
 from cluster.terminal import JsonFlag, Terminal, command
 from domain import canonical_json, key_lists, strict_json
+from domain.audit.checkpoints import NOTE_CHARS_MAX, open_note
 from domain.errors import MarketplaceError
 from domain.key_lists import EMPTY, LIFE_DEFAULT, LIFE_MAX, LIST_BYTES_MAX, KeyList
+from domain.merkle.tree import EMPTY_HEAD, Head
 from storage.market.signing_keys import add_root
 from storage.signing.backends import open_backend
 from storage.signing.keys import public_key_pem, register, verify
@@ -195,6 +197,17 @@ def compromise(
     key_id: KeyArgument,
     *,
     since: Annotated[str, typer.Option("--since", help="Since when it is not to be trusted (RFC 3339).")],
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="The log's last checkpoint before that (`marketplace audit checkpoint`)."),
+    ] = None,
+    without_log: Annotated[
+        bool,
+        typer.Option("--without-log", help="There was no checkpoint yet: the platform's record decides."),
+    ] = False,
+    nothing_logged: Annotated[
+        bool, typer.Option("--nothing-logged", help="There was no checkpoint yet: nothing it signed holds.")
+    ] = False,
     successor: Annotated[
         str | None, typer.Option("--activate", help="The listed key that signs from now on.")
     ] = None,
@@ -203,11 +216,14 @@ def compromise(
     days: DaysOption = LIFE_DEFAULT.days,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take trust from a key: only what was on record before stays valid. Name who signs instead."""
+    """Take trust from a key: only what was in the audit log before stays valid. Name who signs instead."""
     now = datetime.now(UTC)
+    if (log is not None) + without_log + nothing_logged != 1:
+        raise typer.BadParameter("name one of --log, --without-log and --nothing-logged")
 
     def change(current: KeyList) -> KeyList:
-        changed = key_lists.compromise(current, key_id, _moment(since))
+        head = _log_head(log, current) if log is not None else EMPTY_HEAD if nothing_logged else None
+        changed = key_lists.compromise(current, key_id, _moment(since), head)
         return changed if successor is None else key_lists.activate(changed, successor)
 
     _change(change, listed, root, now, days, as_json=as_json)
@@ -284,6 +300,12 @@ def _tell(terminal: Terminal, path: Path, listed: KeyList) -> None:
             "keys": json.loads(key_lists.build(listed))["keys"],
         }
     )
+
+
+def _log_head(path: Path, current: KeyList) -> Head:
+    """Read a checkpoint that a key of the list has signed; when it was kept is checked at the publication."""
+    note = read_bounded(path, NOTE_CHARS_MAX * 4).decode("utf-8", "replace")
+    return open_note(note, [key.public_key for key in current.keys], verify)[0].head
 
 
 def _load_root(chosen: Path | None) -> SigningKey:

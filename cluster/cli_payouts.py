@@ -20,7 +20,9 @@ from domain.money import format_money
 
 FOLLOW_S = 60.0  # some 2,000 payouts; more go on by themselves
 FOLLOW_PAUSE_S = 1.0
-UNFINISHED = frozenset({"approved", "cleared", "booked", "sent", "refused"})
+UNFINISHED = frozenset(
+    {"approved", "awaiting_account", "awaiting_balance", "cleared", "booked", "sent", "refused"}
+)
 
 app = typer.Typer(no_args_is_help=True, help="Payouts: draft, list, show, approve, withdraw, run.")
 

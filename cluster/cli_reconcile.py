@@ -222,7 +222,7 @@ def close(
     token_file: TokenOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Accept a difference as it is; the case opens again only if its amounts change."""
+    """Accept a difference as it is; the case opens again if it changes, or comes back after it was gone."""
     _decide("close", case_id, reason, url, token_file, as_json=as_json)
 
 
@@ -253,4 +253,6 @@ def _line(case: dict[str, Any]) -> str:
     if case["expected_minor"] is not None and currency in CURRENCY_DECIMALS:
         expected, actual = (format_money(case[name], currency) for name in ("expected_minor", "actual_minor"))
         shown.append(f"expected {expected}, there is {actual}")
+    if case["status"] == "open" and (before := case["dismissal"]) is not None:
+        shown.append(f"accepted before, by {before['by']} at {before['at'][:19]}Z: {before['reason']}")
     return "  ".join(shown) + f"\n    {case['detail']} {case['proposal']}"

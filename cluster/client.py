@@ -302,6 +302,32 @@ class MarketplaceClient:
         """Return the licence's offline file."""
         return self._response("GET", f"/v1/licences/{_segment(licence_id)}/offline").text
 
+    def text(self, path: str) -> str:
+        """Return an answer's text."""
+        return self._response("GET", path).text
+
+    def data(self, path: str) -> bytes:
+        """Return an answer's bytes."""
+        return self._response("GET", path).content
+
+    def log_proof(self, subject_id: str, size: int | None = None) -> dict[str, Any]:
+        """Return the proof that an event, licence or delivery is in the audit log, or in its first part."""
+        query = {} if size is None else {"size": str(size)}
+        return self._get(f"/v1/audit/proofs/{_segment(subject_id)}", query)
+
+    def document_log_proof(self, document: str, size: int) -> dict[str, Any]:
+        """Return the proof that a document that one holds is in the first part of the audit log."""
+        return self._write("POST", "/v1/audit/proofs", {"document": document, "size": size}, None)
+
+    def log_entries(self, begin: int, limit: int) -> list[dict[str, Any]]:
+        """Return entries of the audit log (operators, auditors)."""
+        page = self._get("/v1/audit/entries", {"from": str(begin), "limit": str(limit)})
+        return [one for one in page["items"] if isinstance(one, dict)]
+
+    def checkpoint_before(self, before: str) -> dict[str, Any]:
+        """Return the last checkpoint that was kept before a time (operators, auditors)."""
+        return self._get("/v1/audit/checkpoints", {"before": before})
+
     def act_on_licence(self, licence_id: str, act: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
         """POST to one of a licence's lists: ``activations``, ``transfers``, ``renewals`` and so on."""
         return self._write("POST", f"/v1/licences/{_segment(licence_id)}/{act}", body, key)

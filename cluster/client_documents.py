@@ -121,6 +121,7 @@ class QuotedLine(TypedDict):
     unit_price_minor: int
     discount_minor: int
     taxes: list[Tax]
+    rounding_minor: int
     amount_minor: int
 
 

@@ -5,6 +5,7 @@ together and what is asked of the marketplace. A file that is not there is skipp
 """
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from cluster import receiving, trust
@@ -21,7 +22,9 @@ from cluster.verification import (
     judged,
     open_delivery_manifest,
 )
+from domain.audit.proofs import LogProof, read_proof
 from domain.dsse import ENVELOPE_BYTES_MAX
+from domain.errors import RejectedError
 from domain.licences import Licence
 
 
@@ -61,16 +64,30 @@ def check_release(client: MarketplaceClient, release_id: str) -> Check:
     return Check("online: release", OK, "The release was not taken off sale.")
 
 
+def _log_proof(client: MarketplaceClient, document: str, size: int) -> LogProof | None:
+    try:
+        return read_proof(client.document_log_proof(document, size)["proof"])
+    except (ApiError, RejectedError, KeyError):
+        return None  # without a proof the manifest is not believed, and the check says so
+
+
 def check_delivery(
-    base: Path, chosen: Path | None, licence: Licence | None, trusted: trust.TrustedKeys
+    base: Path,
+    chosen: Path | None,
+    licence: Licence | None,
+    trusted: trust.TrustedKeys,
+    client: MarketplaceClient | None = None,
 ) -> list[Check]:
-    """Check the delivery manifest and the files beside ``base``, the path of the decrypted bundle."""
+    """Check the delivery manifest and the files beside ``base``, the path of the decrypted bundle.
+
+    ``client`` is asked for the log proof of a manifest whose key was compromised since; None: nobody is.
+    """
     path = chosen or base.with_name(f"{base.name}{MANIFEST_SUFFIX}")
     if not chosen and not path.exists():
         return [Check("delivery manifest", SKIPPED, f"There is none at {path}.")]
     try:
         text = read_bounded(path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
-        manifest = open_delivery_manifest(text, trusted)
+        manifest = open_delivery_manifest(text, trusted, partial(_log_proof, client) if client else None)
     except ClientError as error:
         return [judged("delivery manifest", holds=False, good="", bad=error.text)]
     checks = [Check("delivery manifest", OK, f"{manifest.delivery_id} is signed by a trusted key.")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.client import ClientError
 from cluster.private_files import read_bounded
 from cluster.trust import TrustedKeys
+from domain.audit.proofs import LogProof
 from domain.errors import RejectedError
 from domain.licences import ARMOURED_CHARS_MAX, armour, open_envelope, unarmour
 from domain.offline_licences import FILE_BYTES_MAX, is_offline_licence, open_file
@@ -19,11 +20,12 @@ OFFLINE_SUFFIX = ".offline-licence.txt"
 
 @dataclass(frozen=True, slots=True)
 class HeldLicence:
-    """A licence to judge, the keys to judge it by, and the revocation list that came with it."""
+    """A licence to judge, the keys to judge it by, and the list and log proof that came with it."""
 
     armoured: str
     trusted: TrustedKeys
     revocations: bytes | None = None
+    log_proof: LogProof | None = None
 
     @property
     def licence_id(self) -> str:
@@ -51,5 +53,8 @@ def read(path: Path, trusted: TrustedKeys) -> HeldLicence:
     except RejectedError as error:
         raise ClientError(f"The offline licence is refused: {error.detail}", error.code) from None
     return HeldLicence(
-        armour(opened.licence), replace(trusted, records=dict(opened.keys)), opened.revocations
+        armour(opened.licence),
+        replace(trusted, records=dict(opened.keys)),
+        opened.revocations,
+        opened.log_proof,
     )

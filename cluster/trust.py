@@ -108,6 +108,21 @@ def root_from_file(path: Path) -> bytes:
     return record.public_key
 
 
+def chosen(
+    trust_key: Path | None,
+    trust_root: Path | None,
+    folder: Path,
+    base_url: str,
+    shows: Shows | None,
+    now: datetime,
+) -> TrustedKeys:
+    """Return the keys that the user names, else those of the root named or pinned; see ``pinned``."""
+    if trust_key:
+        return from_file(trust_key)
+    root = root_from_file(trust_root) if trust_root else None
+    return pinned(folder, base_url, shows, now, root)
+
+
 def pinned(
     folder: Path, base_url: str, shows: Shows | None, now: datetime, root: bytes | None = None
 ) -> TrustedKeys:

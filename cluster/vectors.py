@@ -35,19 +35,21 @@ def _secret(name: str, size: int = 32) -> bytes:
     return hashlib.sha256(f"illuvrse delivery vector: {name}".encode()).digest()[:size]
 
 
-def plaintext() -> bytes:
-    """Return the bundle of the vector."""
-    blocks = (_secret(f"plaintext {number}") for number in range(PLAINTEXT_BYTES // 32 + 1))
-    return b"".join(blocks)[:PLAINTEXT_BYTES]
+def plaintext(size: int = PLAINTEXT_BYTES) -> bytes:
+    """Return the bundle of the vector, or one of another size in bytes."""
+    blocks = (_secret(f"plaintext {number}") for number in range(size // 32 + 1))
+    return b"".join(blocks)[:size]
 
 
-def delivery_vector() -> dict[str, Any]:
-    """Return the vector's document."""
+def delivery_vector(plaintext_bytes: int = PLAINTEXT_BYTES) -> dict[str, Any]:
+    """Return the vector's document; larger ones are for trying how long a reader takes."""
     signer = DevelopmentKeyFile(_secret("platform key"), _secret("wrapping key"))
     identity, file_key = _secret("identity"), _secret("file key", 16)
     header = wrap_file_key(file_key, public_half(identity), ephemeral=_secret("ephemeral"))
     payload = io.BytesIO()
-    digest = encrypt_payload(file_key, io.BytesIO(plaintext()), payload, nonce=_secret("nonce", 16))
+    digest = encrypt_payload(
+        file_key, io.BytesIO(plaintext(plaintext_bytes)), payload, nonce=_secret("nonce", 16)
+    )
     manifest = DeliveryManifest(
         delivery_id=f"dlv_{_ID}",
         order_id=f"ord_{_ID}",

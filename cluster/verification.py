@@ -5,7 +5,7 @@ same order, release and bundle. Online: what the marketplace holds of the licenc
 A check that was not asked for is ``skipped`` and says so; it never counts as passed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -14,9 +14,12 @@ from cluster.client import ClientError
 from cluster.client_documents import LicenceReport
 from cluster.trust import TrustedKeys, unknown_key_text
 from domain import activations, canonical_json, delivery_manifests
+from domain.audit.entries import DELIVERY
+from domain.audit.proofs import LogProof, read_proof
 from domain.delivery_manifests import DeliveryManifest
+from domain.dsse import Envelope
 from domain.errors import RejectedError
-from domain.licence_verification import Finding, Revocations
+from domain.licence_verification import Finding, Revocations, in_log
 from domain.licence_verification import check as check_envelope
 from domain.licences import Licence, unarmour
 from domain.platform_documents import open_signed
@@ -50,15 +53,25 @@ def judged(name: str, *, holds: bool, good: str, bad: str) -> Check:
     return Check(name, OK, good) if holds else Check(name, FAILED, bad)
 
 
-def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys) -> DeliveryManifest:
+Proves = Callable[[str, int], LogProof | None]
+"""Asks for the proof that a document is among the first entries of the audit log; None: there is none."""
+
+
+def open_delivery_manifest(
+    envelope: str | dict[str, Any], trusted: TrustedKeys, proves: Proves | None = None
+) -> DeliveryManifest:
     """Verify a delivery manifest's signature and read it.
+
+    One that a compromised key has signed is believed if ``proves`` gives a proof that leads to the head of
+    the audit log that the key list names.
 
     Raises:
         ClientError: ``manifest_untrusted`` or ``manifest_malformed``.
     """
     try:
         text = envelope if isinstance(envelope, str) else canonical_json.dumps(envelope).decode()
-        parsed = open_signed(text, PAYLOAD_TYPE, "a delivery manifest", trusted.public_keys, verify)
+        believed = trusted.public_keys | _logged_before(text, trusted, proves)
+        parsed = open_signed(text, PAYLOAD_TYPE, "a delivery manifest", believed, verify)
         return delivery_manifests.parse(parsed.payload)
     except RejectedError as error:
         if error.code == "signature_untrusted":
@@ -71,6 +84,16 @@ def open_delivery_manifest(envelope: str | dict[str, Any], trusted: TrustedKeys)
         ) from None
 
 
+def _logged_before(text: str, trusted: TrustedKeys, proves: Proves | None) -> dict[str, bytes]:
+    """Return the compromised key that signed a manifest, if the manifest was in the log before."""
+    envelope = Envelope.parse(text)
+    key = trusted.records.get(envelope.signatures[0].key_id or "") if envelope.signatures else None
+    if key is None or key.log is None or proves is None:
+        return {}
+    proof = proves(text, key.log.size)
+    return {key.key_id: key.public_key} if in_log(key, DELIVERY, envelope, proof) else {}
+
+
 def check_licence(
     armoured: str,
     trusted: TrustedKeys,
@@ -78,11 +101,13 @@ def check_licence(
     buyer_id: str | None = None,
     logged_at: datetime | None = None,
     listed: RevocationList | None = None,
+    log_proof: LogProof | None = None,
 ) -> tuple[Licence | None, list[Check]]:
     """Check a licence offline; the licence is returned only if its signature is good.
 
     Whether it was revoked since is known from a verified revocation list, or from ``check_online``.
-    ``logged_at`` is when it entered the platform's record, which decides once its key is compromised.
+    Once its key is compromised, ``log_proof`` decides if the key's record names a head of the audit log, else
+    ``logged_at``, when it entered the platform's record.
     """
     try:
         licence, report = check_envelope(
@@ -93,6 +118,7 @@ def check_licence(
             now=now,
             buyer_id=buyer_id,
             logged_at=logged_at,
+            log_proof=log_proof,
         )
     except RejectedError as error:
         return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
@@ -120,6 +146,14 @@ def recorded_at(report: LicenceReport | None) -> datetime | None:
     except (KeyError, TypeError, ValueError):
         return None
     return moment if moment.tzinfo is not None else None
+
+
+def told_log_proof(report: LicenceReport | None) -> LogProof | None:
+    """Return the log proof that the marketplace gives for a licence; None if it gives none, or unsoundly."""
+    try:
+        return read_proof((report or {})["key"]["log_proof"])  # type: ignore[index]
+    except (KeyError, TypeError, RejectedError):
+        return None
 
 
 def check_key_list(trusted: TrustedKeys, now: datetime) -> list[Check]:

@@ -9,8 +9,8 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from deployments.background import BackgroundDeployment
 from deployments.order_host import OrderHostDeployment
-from deployments.relay import RelayDeployment
 from deployments.settings import Settings
 from deployments.signer import SignerDeployment
 
@@ -20,7 +20,7 @@ log = logging.getLogger("marketplace.deployments")
 ORDER_HOST_ONGOING_MAX = 4_096
 QUEUED_MAX = 4_096  # per caller; beyond it callers get 503 with Retry-After at once
 SIGNER_ONGOING_MAX = 64
-RELAY_ONGOING_MAX = 16  # it is only asked how it is
+BACKGROUND_ONGOING_MAX = 16  # it is only asked how it is
 HEALTH_PERIOD_S = 2.0
 HEALTH_TIMEOUT_S = 10.0
 SHUTDOWN_GRACE_S = 25.0  # above OrderHost.close's own bound
@@ -35,7 +35,7 @@ class Backends:
     """Serve applications to be bound into the ingress; ``orders`` is None when the ingress runs them."""
 
     orders: Any | None
-    relay: Any
+    background: Any
     signer: Any
 
 
@@ -52,20 +52,20 @@ def bind_backends(settings: Settings, *, single: bool = False) -> Backends:
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": 0.1},
     ).bind(settings)
-    relay = serve.deployment(
-        RelayDeployment,
-        name="Relay",
+    background = serve.deployment(
+        BackgroundDeployment,
+        name="Background",
         num_replicas=1,
-        max_ongoing_requests=RELAY_ONGOING_MAX,
-        max_queued_requests=RELAY_ONGOING_MAX,
+        max_ongoing_requests=BACKGROUND_ONGOING_MAX,
+        max_queued_requests=BACKGROUND_ONGOING_MAX,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
-    ).bind(settings)
+    ).bind(settings, signer)
     orders = _order_hosts(settings, signer, single=single) if settings.order_hosts else None
-    return Backends(orders=orders, relay=relay, signer=signer)
+    return Backends(orders=orders, background=background, signer=signer)
 
 
 def _order_hosts(settings: Settings, signer: Any, *, single: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Payouts wired to Postgres, Finance and Stripe: the desk of an ingress, the runner beside the relay."""
+"""Payouts wired to Postgres, Finance and Stripe: an ingress's desk, the background's runner."""
 
 import time
 

@@ -15,6 +15,7 @@ from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
+from actors.signer.checkpoints import HeadClaim, LastSigned
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
@@ -110,6 +111,16 @@ class SignerDirectory:
         envelope: str = await _call("signer", self._handle.sign_licensing.remote(document), SIGNER_DEADLINE_S)
         return envelope
 
+    async def last_checkpoint(self) -> LastSigned:
+        """See ``CheckpointSigner.last``."""
+        last: LastSigned = await _call("signer", self._handle.last_checkpoint.remote(), SIGNER_DEADLINE_S)
+        return last
+
+    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+        """See ``CheckpointSigner.sign``."""
+        note: str = await _call("signer", self._handle.sign_checkpoint.remote(claim), SIGNER_DEADLINE_S)
+        return note
+
     async def ready(self) -> bool:
         """Whether a replica answers."""
         return await _answers(self._handle)
@@ -125,15 +136,15 @@ class SignerDirectory:
         return text
 
 
-class RelayDirectory:
-    """Reaches the outbox relay's deployment; only to ask how it is. No purchase needs it."""
+class BackgroundDirectory:
+    """Reaches the background deployment; only to ask how it is. No purchase needs it."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = _plain(handle)
 
     async def exposition(self) -> bytes:
-        """Return the relay's series in Prometheus' text format."""
-        text: bytes = await _call("relay", self._handle.exposition.remote(), PING_DEADLINE_S)
+        """Return the series of the background work in Prometheus' text format."""
+        text: bytes = await _call("background", self._handle.exposition.remote(), PING_DEADLINE_S)
         return text
 
 

@@ -9,11 +9,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import psycopg
 
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
+from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned
 from actors.signer.issuer import IssueRequest
 from actors.signer.metrics import SignerMetrics
 from actors.signer.roster import Roster
@@ -23,6 +25,8 @@ from deployments.settings import Settings
 from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
 from domain.revocations import RevocationList
+from domain.signing import KeyRecord
+from storage.market.audit_log import read_newest_checkpoint
 from storage.market.signing_keys import KeysOnRecord, OwnConnectionKeys, register_signing_key
 from storage.signing.backends import FILE, open_backend, parse_address
 from storage.signing.keys import register
@@ -41,17 +45,18 @@ class SignerDeployment:
 
     def __init__(self, settings: Settings) -> None:
         prepare_process(settings)
-        self._dsn = settings.postgres_dsn
-        self._keys = OwnConnectionKeys(self._dsn)
+        dsn = settings.postgres_dsn
+        self._keys = OwnConnectionKeys(dsn)
         self._metrics = SignerMetrics()
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
         self._record = KeysOnRecord(())
+        self._checkpoints = CheckpointSigner(partial(self._newest_checkpoint, dsn))
         remote = any(parse_address(one).scheme != FILE for one in settings.signing_backends)
         self._roster = Roster(
             settings.signing_backends,
             lambda address: open_backend(address, self._metrics.observe),
             self._on_record,
-            lambda public_key: register_signing_key(self._dsn, register(public_key, utc_now())),
+            lambda public_key: register_signing_key(dsn, register(public_key, utc_now())),
             ThreadPoolExecutor(PREPARING_MAX, thread_name_prefix="prepare").map if remote else map,
         )
         self._roster.refresh()  # a wrong key ends the process here, and the deployment says why
@@ -80,6 +85,14 @@ class SignerDeployment:
     async def sign_licensing(self, document: LicensingDocument) -> str:
         """See ``ReleaseSealer.sign_licensing``."""
         return await self._run(lambda: self._roster.desk.sealer.sign_licensing(document))
+
+    async def last_checkpoint(self) -> LastSigned:
+        """See ``CheckpointSigner.last``."""
+        return await self._run(lambda: self._checkpoints.last(self._roster.desk.keys))
+
+    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+        """See ``CheckpointSigner.sign``."""
+        return await self._run(lambda: self._checkpoints.sign(claim, self._roster.desk.keys))
 
     async def ping(self) -> bool:
         """Answer a readiness probe."""
@@ -117,6 +130,13 @@ class SignerDeployment:
         except psycopg.Error as error:
             raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
         return self._record
+
+    def _newest_checkpoint(self, dsn: str) -> tuple[str, list[KeyRecord]] | None:
+        try:
+            newest = read_newest_checkpoint(dsn)
+        except psycopg.Error as error:
+            raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
+        return None if newest is None else (newest.note, list(self._on_record().keys))
 
     def _look(self) -> None:
         while not self._ending.wait(WATCH_PERIOD_S):

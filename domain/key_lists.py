@@ -19,6 +19,7 @@ from domain import canonical_json, strict_json
 from domain.document_fields import closed_object, format_time, integer_field, time_field, token_field
 from domain.dsse import Envelope, Signature, decode_base64, pae
 from domain.errors import ConflictError, RejectedError
+from domain.merkle.tree import HASH_BYTES, SIZE_MAX, Head
 from domain.signing import ALGORITHM, KeyRecord, KeyState, Signer, Verifier, key_id_of
 from domain.strict_json import DocumentError
 
@@ -30,6 +31,7 @@ LIFE_DEFAULT = timedelta(days=90)
 LIFE_MAX = timedelta(days=400)  # a verifier learns of a compromise at the latest then
 _MEMBERS = frozenset({"version", "issued_at", "expires_at", "signs", "keys"})
 _KEY = frozenset({"key_id", "public_key", "algorithm", "state", "not_before", "compromised_at"})
+_LOG = frozenset({"size", "root"})
 _TRUST = (KeyState.ACTIVE, KeyState.RETIRED, KeyState.COMPROMISED)  # it only ever falls
 
 
@@ -164,6 +166,12 @@ def require_successor(old: KeyList, new: KeyList) -> None:
             and after.compromised_at > before.compromised_at
         ):
             raise _refused(f"It declares {before.key_id} compromised later than before.")
+        if before.log is not None and (
+            after.log is None
+            or after.log.size > before.log.size
+            or (after.log.size == before.log.size and after.log != before.log)
+        ):
+            raise _refused(f"It believes more of {before.key_id} than before: the log's head was another.")
 
 
 def add(listed: KeyList, key: KeyRecord) -> KeyList:
@@ -205,17 +213,27 @@ def retire(listed: KeyList, key_id: str) -> KeyList:
     return _replaced(listed, replace(key, state=KeyState.RETIRED))
 
 
-def compromise(listed: KeyList, key_id: str, since: datetime) -> KeyList:
+def compromise(listed: KeyList, key_id: str, since: datetime, log: Head | None = None) -> KeyList:
     """Take trust away from what a key signed since ``since``; if it signs now, nobody does afterwards.
+
+    ``log`` is the audit log's head as of the last checkpoint before ``since``: what is in that tree stays
+    valid. A key that was declared compromised before keeps the earlier time and the shorter tree.
 
     Raises:
         RejectedError: ``key_unlisted``.
     """
     key = _listed(listed, key_id)
     earliest = since if key.compromised_at is None else min(since, key.compromised_at)
+    heads = [head for head in (log, key.log) if head is not None]
+    shortest = min(heads, key=lambda head: head.size) if heads else None
     changed = _replaced(
         listed,
-        replace(key, state=KeyState.COMPROMISED, compromised_at=earliest.replace(microsecond=0)),
+        replace(
+            key,
+            state=KeyState.COMPROMISED,
+            compromised_at=earliest.replace(microsecond=0),
+            log=shortest,
+        ),
     )
     return replace(changed, signs=None if changed.signs == key_id else changed.signs)
 
@@ -245,11 +263,31 @@ def _key_json(key: KeyRecord) -> dict[str, Any]:
         "state": key.state.value,
         "not_before": format_time(key.not_before),
         "compromised_at": None if key.compromised_at is None else format_time(key.compromised_at),
-    }
+    } | log_json(key.log)
+
+
+def log_json(log: Head | None) -> dict[str, Any]:
+    """Write a key's head of the log as a member; none where there is none, as before the log existed."""
+    return {} if log is None else {"log": {"size": log.size, "root": base64.b64encode(log.root).decode()}}
+
+
+def read_log(members: dict[str, Any]) -> Head | None:
+    """Read the member that ``log_json`` writes.
+
+    Raises:
+        DocumentError: the codes of ``domain.document_fields``, ``base64_invalid`` or ``field_invalid``.
+    """
+    if "log" not in members:
+        return None
+    log = closed_object(members["log"], "A key's log", _LOG)
+    root = decode_base64(log["root"], "root")
+    if len(root) != HASH_BYTES:
+        raise DocumentError("field_invalid", f"The root of a log has {HASH_BYTES} bytes.")
+    return Head(integer_field(log, "size", 0, SIZE_MAX), root)
 
 
 def _parse_key(entry: object) -> KeyRecord:
-    members = closed_object(entry, "A listed key", _KEY)
+    members = closed_object(entry, "A listed key", _KEY, frozenset({"log"}))
     if members["algorithm"] != ALGORITHM or members["state"] not in list(KeyState):
         raise _invalid("A listed key has an algorithm or a state that is not known here.")
     try:
@@ -261,6 +299,7 @@ def _parse_key(entry: object) -> KeyRecord:
             compromised_at=None
             if members["compromised_at"] is None
             else time_field(members, "compromised_at"),
+            log=read_log(members),
         )
     except ValueError as error:
         raise _invalid(f"A listed key is not sound: {error}.") from None

@@ -16,6 +16,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from domain.audit.entries import LICENCE
+from domain.audit.proofs import LogProof
 from domain.dsse import Envelope, pae
 from domain.licences import Licence, open_envelope
 from domain.revocations import RevocationList
@@ -89,6 +91,7 @@ def check(
     now: datetime,
     buyer_id: str | None = None,
     logged_at: datetime | None = None,
+    log_proof: LogProof | None = None,
 ) -> tuple[Licence, VerificationReport]:
     """Read a licence's envelope and ``judge`` it.
 
@@ -105,6 +108,7 @@ def check(
         now=now,
         buyer_id=buyer_id,
         logged_at=logged_at,
+        log_proof=log_proof,
     )
     return licence, report
 
@@ -119,12 +123,14 @@ def judge(
     now: datetime,
     buyer_id: str | None = None,
     logged_at: datetime | None = None,
+    log_proof: LogProof | None = None,
 ) -> VerificationReport:
     """Verify a licence as ``open_envelope`` gave it against our own key records.
 
-    The key that the licence names must be one of ours and must have signed it; no other key is tried,
-    because the platform always names the key it used. ``logged_at`` is the proven time at which this
-    licence entered the audit log, if the caller has such a proof.
+    The key that the licence names must be one of ours and must have signed it; no other key is tried, because
+    the platform always names the key it used. ``log_proof`` leads to the head of the audit log that a
+    compromised key's record names. Where it names none, ``logged_at`` counts: when exactly this licence
+    entered the platform's record, by its own word.
     """
     signature = envelope.signatures[0]
     key = keys.get(signature.key_id or "")
@@ -137,6 +143,17 @@ def judge(
         now=now,
         buyer_id=buyer_id,
         logged_at=logged_at,
+        in_log=in_log(key, LICENCE, envelope, log_proof),
+    )
+
+
+def in_log(key: KeyRecord | None, kind: str, envelope: Envelope, log_proof: LogProof | None) -> bool:
+    """Whether a document is proven to be in the tree that its compromised key's record names."""
+    return (
+        key is not None
+        and key.log is not None
+        and log_proof is not None
+        and log_proof.holds_document(key.log, kind, envelope.dumps())
     )
 
 
@@ -149,13 +166,14 @@ def assess(
     now: datetime,
     buyer_id: str | None,
     logged_at: datetime | None = None,
+    in_log: bool = False,
 ) -> VerificationReport:
     """Turn facts about a licence into findings. Where the signature is bad, the rest is only a claim."""
     return VerificationReport(
         signature=_fine("valid", "The licence is exactly what the key signed.")
         if signature_ok
         else _refused("invalid", "The licence was altered, or the key that it names did not sign it."),
-        key_state=_key_state(licence, key, logged_at),
+        key_state=_key_state(licence, key, logged_at, in_log=in_log),
         expiry=_expiry(licence, revocations.grace if revocations else timedelta(0), now),
         revocation=_revocation(licence, revocations, now),
         ownership=_ownership(licence, buyer_id),
@@ -170,7 +188,9 @@ def _refused(state: str, reason: str) -> Finding:
     return Finding(state, acceptable=False, reason=reason)
 
 
-def _key_state(licence: Licence, key: KeyRecord | None, logged_at: datetime | None) -> Finding:
+def _key_state(
+    licence: Licence, key: KeyRecord | None, logged_at: datetime | None, *, in_log: bool
+) -> Finding:
     if key is None:
         return _refused("unknown", "The licence names a key that is not one of the platform's.")
     if licence.issued_at < key.not_before:
@@ -179,11 +199,18 @@ def _key_state(licence: Licence, key: KeyRecord | None, logged_at: datetime | No
         return _fine("active", f"{key.key_id} signs for the platform.")
     if key.state is KeyState.RETIRED:
         return _fine("retired", f"{key.key_id} no longer signs; what it signed stays valid.")
-    # The dates inside a licence prove nothing once the key is stolen: only the log's time counts.
-    if key.compromised_at is not None and logged_at is not None and logged_at < key.compromised_at:
+    # The dates inside a licence prove nothing once the key is stolen: only what was on record before counts.
+    if key.log is not None:
+        if in_log:
+            return _fine(
+                "compromised_later",
+                f"{key.key_id} was compromised later: the licence is proven to be among the first "
+                f"{key.log.size} entries of the audit log.",
+            )
+    elif key.compromised_at is not None and logged_at is not None and logged_at < key.compromised_at:
         return _fine(
             "compromised_later",
-            f"{key.key_id} was compromised after this licence entered the audit log.",
+            f"{key.key_id} was compromised after this licence entered the platform's record.",
         )
     return _refused(
         "compromised",

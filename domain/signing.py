@@ -14,6 +14,7 @@ from typing import Protocol
 
 from domain import canonical_json
 from domain.errors import RejectedError
+from domain.merkle.tree import Head
 
 ALGORITHM = "ed25519"
 PUBLIC_KEY_BYTES = 32
@@ -43,7 +44,11 @@ def key_id_of(public_key: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What we recorded of a public key. Times are UTC; ``compromised_at`` is set only in that state."""
+    """What we recorded of a public key. Times are UTC; ``compromised_at`` is set only in that state.
+
+    ``log`` is the audit log's head as of the last checkpoint before ``compromised_at``: what the key signed
+    holds only if it is in that tree. A record from before the audit log has none.
+    """
 
     key_id: str
     public_key: bytes
@@ -51,6 +56,7 @@ class KeyRecord:
     not_before: datetime
     compromised_at: datetime | None = None
     algorithm: str = ALGORITHM
+    log: Head | None = None
 
     def __post_init__(self) -> None:
         if self.algorithm != ALGORITHM or len(self.public_key) != PUBLIC_KEY_BYTES:
@@ -59,6 +65,8 @@ class KeyRecord:
             raise ValueError("the key id is not that of the public key")
         if (self.state is KeyState.COMPROMISED) != (self.compromised_at is not None):
             raise ValueError("a key has a time of compromise exactly when it is compromised")
+        if self.log is not None and self.state is not KeyState.COMPROMISED:
+            raise ValueError("only a compromised key names a head of the audit log")
 
 
 class Signer(Protocol):

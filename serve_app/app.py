@@ -25,6 +25,7 @@ from serve_app.operations import Endpoint, Guard, Operation
 from serve_app.ports import IngressPorts
 from serve_app.quoting import Quoting
 from serve_app.routes import (
+    audit,
     cases,
     catalogue,
     dead_letters,
@@ -77,6 +78,7 @@ def build_app(
         *orders.operations(watcher, quoting),
         *deliveries.operations(),
         *licences.operations(guard, monotonic),
+        *audit.operations(),
         *quotes.operations(quoting),
         *refunds.operations(),
         *disputes.operations(),

@@ -89,6 +89,7 @@ _LINE: dict[str, Any] = {
     "unit_price_minor": 1999,
     "discount_minor": 600,
     "taxes": [{"jurisdiction": "DE", "rate_ppm": 190_000, "amount_minor": 862, "inclusive": True}],
+    "rounding_minor": 0,
     "amount_minor": 5397,
 }
 QUOTE: dict[str, Any] = {
@@ -335,6 +336,8 @@ CASE = {
     "closed_at": None,
     "closed_by": None,
     "reason": None,
+    "dismissal": None,
+    "gone_at": None,
 }
 CASE_APPLIED = {
     "id": CASE["id"],
@@ -349,7 +352,8 @@ CASE_CLOSED = {
     "decision": "closed",
     "action_id": "act_01jz3k5v8m2q9x7c4b6n0t1rwf",
     "reason": "Settled with the buyer by bank transfer.",
-    "consequence": "The case is closed as it is. It opens again only if its amounts change.",
+    "consequence": "The case is closed as it is. It opens again if its amounts change, if the difference "
+    "comes back after it was gone, and after 90 days.",
 }
 RECONCILIATION = {
     "id": "rec_01jz3k5v8m2q9x7c4b6n0t1rwf",

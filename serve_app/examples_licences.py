@@ -37,6 +37,7 @@ LICENCE_REPORT: dict[str, Any] = {
         "key_id": _KEY_ID,
         "reason": f"{_KEY_ID} signs for the platform.",
         "recorded_at": None,
+        "log_proof": None,
     },
     "expiry": {"ok": True, "status": "perpetual", "reason": "The licence does not expire."},
     "revocation": {
@@ -115,6 +116,7 @@ PLATFORM_KEY = {
     "state": "active",
     "not_before": _TIME,
     "compromised_at": None,
+    "log": None,
 }
 KEY_LIST: dict[str, Any] = {
     "version": 4,

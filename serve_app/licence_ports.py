@@ -1,12 +1,17 @@
-"""What HTTP needs of licences and keys: the ports of ``serve_app.ports`` that are about them."""
+"""What HTTP needs of licences, keys and the audit log: those ports of ``serve_app.ports``."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 from actors.publisher.sealing import LicensingDocument
+from domain.audit.entries import Entry
+from domain.audit.proofs import LogProof
+from domain.merkle.tiles import Tile
+from domain.merkle.tree import Head
 from domain.ownership import Challenge
 from domain.revocations import RevocationList
+from storage.market.audit_log import KeptCheckpoint
 from storage.market.commands import Recorded, Write
 from storage.market.licences import DeliveryOwner, DeliveryRow, LicenceRow, RevocationSnapshot, Standing
 from storage.market.licensing import ActivationRow, Successor, Transfer
@@ -48,6 +53,43 @@ class SigningKeyStore(Protocol):
         self, write: Write, envelope: str, body: Mapping[str, Any], now: datetime
     ) -> Recorded | None:
         """Make a signed list the current one, once per idempotency key."""
+
+
+class AuditReads(Protocol):
+    """``storage.market.audit_log``; see there for errors."""
+
+    async def newest_checkpoint(self) -> KeptCheckpoint | None:
+        """Read the last checkpoint."""
+
+    async def checkpoint_before(self, before: datetime) -> KeptCheckpoint | None:
+        """Read the last checkpoint that was kept before a time."""
+
+    async def checkpoint_of_size(self, size: int) -> KeptCheckpoint | None:
+        """Read the first checkpoint of a size."""
+
+    async def entry(self, subject_id: str) -> Entry | None:
+        """Read an entry, with what it is about."""
+
+    async def entries(self, begin: int, limit: int) -> list[Entry]:
+        """Read entries from a position on."""
+
+    async def is_party(self, subject_id: str, buyer_id: str) -> bool:
+        """Whether an entry is about this buyer's order or document."""
+
+    async def inclusion(self, entry: Entry, size: int) -> LogProof | None:
+        """Prove that an entry is in the tree of a size."""
+
+    async def consistency(self, old: int, new: int) -> list[bytes]:
+        """Prove that a tree begins with an earlier one."""
+
+    async def head(self, size: int) -> Head:
+        """Return the tree of a size."""
+
+    async def tile(self, tile: Tile) -> bytes | None:
+        """Read a tile's hashes."""
+
+    async def bundle(self, tile: Tile) -> list[bytes] | None:
+        """Read the entries below a tile."""
 
 
 class LicensingStore(Protocol):

@@ -4,6 +4,7 @@ Problems are listed per status with their codes, so that a client can see all wa
 fail. Codes that every operation may answer are added here, once.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,7 +47,9 @@ def openapi_document(operations: Sequence[Operation], base_url: str) -> dict[str
     )
     paths: dict[str, Any] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.path.replace(":path}", "}"), {})[operation.method.lower()] = _operation(
+            operation
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -125,9 +128,8 @@ def _tag(path: str) -> str:
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
-        for part in operation.path.split("/")
-        if part.startswith("{")
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{([a-z_]+)(?::path)?}", operation.path)
     ]
     parameters += [
         {"name": name, "in": "query", "required": False, "schema": schema}

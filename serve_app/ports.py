@@ -23,7 +23,7 @@ from domain.pricing.taxes import TaxCalculator, TaxTable
 from domain.proposals.documents import Kind as GovernedKind
 from domain.proposals.state import Proposal, Status, Version
 from domain.reconciliation.cases import Case, CaseStatus
-from serve_app.licence_ports import LicenceStore, LicensingStore, Signing, SigningKeyStore
+from serve_app.licence_ports import AuditReads, LicenceStore, LicensingStore, Signing, SigningKeyStore
 from storage.market.access import Principal
 from storage.market.cases import CaseDecision, RunRow
 from storage.market.catalogue import PriceList, Release, ReleaseSummary, Sku
@@ -401,6 +401,7 @@ class IngressPorts:
     part_uploads: PartedUploads
     licences: LicenceStore
     signing_keys: SigningKeyStore
+    audit: AuditReads
     deliveries: DeliveryStore
     joiner: Joining
     licensing: LicensingStore

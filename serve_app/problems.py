@@ -75,6 +75,15 @@ TABLE: dict[str, tuple[int, str]] = {
     "manifest_signature_invalid": (422, "No key of the seller signed the manifest"),
     "manifest_mismatch": (422, "The manifest is not about this bundle"),
     "bundle_unsafe": (422, "The bundle is not safe to unpack"),
+    # The audit log
+    "audit_entry_not_found": (404, "Nothing of this id is in the log"),
+    "audit_tile_not_found": (404, "The log has no such tile"),
+    "checkpoint_missing": (404, "There is no such checkpoint"),
+    "audit_entry_pending": (409, "No checkpoint covers the entry yet"),
+    "audit_entry_erased": (410, "What the entry was about is erased"),
+    "audit_event_needed": (422, "The audit log must have this event"),
+    "audit_log_damaged": (503, "The audit log is damaged"),
+    "checkpoint_refused": (503, "The checkpoint does not follow"),
     # Orders
     "policy_blocked": (403, "The sale is not permitted"),
     "order_not_found": (404, "No such order"),

@@ -18,13 +18,14 @@ from deployments.backends import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, LOGGING, bin
 from deployments.clock import draw_id, utc_now
 from deployments.local_orders import LocalOrders
 from deployments.payouts import LocalDesk
-from deployments.placement import OrderDirectory, RelayDirectory, SignerDirectory
+from deployments.placement import BackgroundDirectory, OrderDirectory, SignerDirectory
 from deployments.process import prepare_process, settle_process
 from deployments.settings import Settings
 from domain.errors import MarketplaceError
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings, RateLimit
 from storage.market.access import AccessTokens
+from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
@@ -50,7 +51,7 @@ POOL_OPEN_TIMEOUT_S = 20.0
 ONGOING_MAX = 2_048  # open progress streams count, and each replica serves up to a thousand of them
 QUEUED_MAX = 512
 SHUTDOWN_GRACE_S = 35.0  # Serve drains an ingress for up to 30 s
-BACKGROUND_WAIT_S = 10.0  # each, for publications and joins under way
+FINISH_WAIT_S = 10.0  # each, for publications and joins under way
 SIGNER_WAIT_S = 5.0  # a replica without a signer serves all the same
 ANONYMOUS_RATE = RateLimit(
     per_s=5_000, burst=10_000
@@ -60,11 +61,11 @@ ANONYMOUS_RATE = RateLimit(
 class IngressDeployment:
     """One replica of the HTTP ingress."""
 
-    async def __init__(self, settings: Settings, orders: Any | None, signer: Any, relay: Any) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(self, settings: Settings, orders: Any | None, signer: Any, background: Any) -> None:  # type: ignore[misc] # Serve awaits it
         prepare_process(settings)
         self._settings = settings
         self._signer = SignerDirectory(signer)
-        self._relay = RelayDirectory(relay)
+        self._background = BackgroundDirectory(background)
         self._pool = build_pool(settings.postgres_dsn, name="ingress", size_max=POOL_MAX)
         await self._pool.open(wait=True, timeout=POOL_OPEN_TIMEOUT_S)
         self._store = PostgresOrderStore(self._pool)
@@ -111,6 +112,7 @@ class IngressDeployment:
             part_uploads=PartUploads(self._releases, self._uploads),
             licences=LicenceReads(self._pool),
             signing_keys=SigningKeys(self._pool),
+            audit=AuditLog(self._pool),
             deliveries=self._deliveries,
             joiner=self._joiner,
             licensing=Licensing(self._pool),
@@ -138,7 +140,7 @@ class IngressDeployment:
             },
             deferrable=frozenset({"signing_backend"}),
             collectors=(self._orders.collector,) if isinstance(self._orders, LocalOrders) else (),
-            expositions=(self._relay.exposition, self._signer.exposition),
+            expositions=(self._background.exposition, self._signer.exposition),
             clock=utc_now,
             new_id=draw_id,
             settings=IngressSettings(
@@ -172,8 +174,8 @@ class IngressDeployment:
         if hasattr(self, "_payouts"):
             if isinstance(self._orders, LocalOrders):
                 await self._orders.close()
-            await self._publisher.close(BACKGROUND_WAIT_S)
-            await self._joiner.close(BACKGROUND_WAIT_S)
+            await self._publisher.close(FINISH_WAIT_S)
+            await self._joiner.close(FINISH_WAIT_S)
             await self._payouts.close()
             if self._stripe_tax is not None:
                 await self._stripe_tax.close()
@@ -183,7 +185,7 @@ class IngressDeployment:
 
 
 def build_application(settings: Settings, *, single: bool = False) -> Any:
-    """Bind ingress, order hosts if apart, signer and relay into one Serve application.
+    """Bind ingress, order hosts if apart, signer and background work into one Serve application.
 
     ``single`` asks for one replica of each. Nothing else differs, so that going from one to more starts
     replicas and restarts none.
@@ -200,4 +202,4 @@ def build_application(settings: Settings, *, single: bool = False) -> Any:
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=SHUTDOWN_GRACE_S,
         ray_actor_options={"num_cpus": 0.1},
-    ).bind(settings, backends.orders, backends.signer, backends.relay)
+    ).bind(settings, backends.orders, backends.signer, backends.background)

@@ -71,7 +71,7 @@ class PayoutFinance:
         Raises:
             RejectedError, ConflictError: Finance refuses it, with its code.
         """
-        path = f"/v1/entries/{payout.key}/reversal"
+        path = f"/v1/entries/{payout.attempt_key}/reversal"
         answer = await self._dated(path, {"entry_key": reversal_key(payout)}, at)
         return str(answer["entry_id"])
 

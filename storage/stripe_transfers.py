@@ -1,8 +1,9 @@
 """Stripe Connect: accounts, transfers and their reversals. Adapter of ``domain.payouts.ports.Transfers``.
 
-A transfer carries the payout's key as its idempotency key. Stripe forgets those after a day and an outage may
-last longer, so what was made before is looked for first, by the key in its metadata. Only a refusal that says
-that nothing was made is a ``RejectedError``: the booking is reversed on its word.
+A transfer carries the key of the payout's try as its idempotency key: Stripe repeats a refusal under it. It
+forgets keys after a day and an outage may last longer, so what was made before, by whatever try, is looked
+for first, by the payout's own key in its metadata. Only a refusal that says that nothing was made is a
+``RejectedError``: the booking is reversed on its word.
 
 https://docs.stripe.com/api/transfers, https://docs.stripe.com/api/idempotent_requests
 """
@@ -140,7 +141,7 @@ def _params(payout: Payout) -> Mapping[str, Any]:
         "transfer_group": payout.period,
         "description": f"Payout {payout.period}",
         "metadata": {KEY_FIELD: payout.key, ID_FIELD: payout.payout_id},
-        "idempotency_key": payout.key,
+        "idempotency_key": payout.attempt_key,
     }
 
 

@@ -1,20 +1,17 @@
 """Deletes what lies in object storage and has served its time: joined deliveries and abandoned uploads.
 
-Runs beside the relay. Two at once do each other no harm, since deleting a version or aborting an upload twice
-changes nothing. An object goes before its record: whatever dies in between is found again.
+Runs in the background process. Two at once do each other no harm, since deleting a version or aborting an
+upload twice changes nothing. An object goes before its record: whatever dies in between is found again.
 Refuses to touch payloads, and any object that is not recorded as expired.
 """
 
-import asyncio
-import contextlib
 import logging
-import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
-from domain.errors import MarketplaceError
+from actors.periodic import Periodic
 from storage.market.releases import AbandonedUpload
 from storage.s3 import Bucket, StoredObject
 
@@ -46,7 +43,7 @@ class UploadStore(Protocol):
         """Forget one."""
 
 
-class StorageUpkeep:
+class StorageUpkeep(Periodic):
     """Periodic deletion for one process; see the module."""
 
     def __init__(
@@ -57,28 +54,12 @@ class StorageUpkeep:
         payloads: Bucket,
         clock: Callable[[], datetime],
     ) -> None:
+        super().__init__("storage upkeep", log, INTERVAL_S)
         self._joined = joined
         self._uploads = uploads
         self._bucket = bucket
         self._payloads = payloads
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._task is not None and not self._task.done()
-
-    def start(self) -> None:
-        """Begin on the running loop."""
-        self._task = asyncio.create_task(self._forever())
-
-    async def stop(self) -> None:
-        """Stop at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def once(self) -> int:
         """Delete up to ``BATCH`` of each kind; returns how many.
@@ -108,13 +89,5 @@ class StorageUpkeep:
             dropped += len(orphans)
         return dropped
 
-    async def _forever(self) -> None:
-        while True:
-            # Processes that were started together drift apart.
-            await asyncio.sleep(INTERVAL_S * (0.75 + random.random() / 4))  # noqa: S311 - spreads runs
-            try:
-                await self.once()
-            except MarketplaceError as failure:
-                log.warning("storage upkeep waits: %s", failure)
-            except Exception:
-                log.exception("storage upkeep failed")
+    async def _turn(self) -> None:
+        await self.once()

@@ -3,19 +3,17 @@
 Idempotency keys are kept for ``COMMANDS_KEPT_DAYS``: a request that is repeated later than that is a new one.
 Processed webhooks are kept for ``WEBHOOKS_KEPT_DAYS``: a duplicate that comes later meets an order that has
 the payment on record, and changes nothing. Records of links to deliveries are kept for ``LINKS_KEPT_DAYS``.
-Runs beside the relay. Refused: to delete anything else, above all orders, events, and dead letters.
+Runs in the background process. Refused: to delete anything else, above all orders, events, and dead letters.
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.errors import MarketplaceError
+from actors.periodic import Periodic
 
 log = logging.getLogger("marketplace.housekeeping")
 
@@ -57,8 +55,8 @@ class Purged:
     links: int = 0
 
 
-class Housekeeping:
-    """Periodic purges for one process; see the module."""
+class Housekeeping(Periodic):
+    """Periodic purges for one process; see the module. The first comes late: a start has enough to do."""
 
     def __init__(
         self,
@@ -68,27 +66,10 @@ class Housekeeping:
         backlog_pause_s: float = BACKLOG_PAUSE_S,
         batch_pause_s: float = BATCH_PAUSE_S,
     ) -> None:
+        super().__init__("housekeeping", log, interval_s)
         self._store = store
-        self._interval_s = interval_s
         self._backlog_pause_s = backlog_pause_s
         self._batch_pause_s = batch_pause_s
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._task is not None and not self._task.done()
-
-    def start(self) -> None:
-        """Begin on the running loop; the first run comes after an interval, for a start has enough to do."""
-        self._task = asyncio.create_task(self._forever())
-
-    async def stop(self) -> None:
-        """Stop at once; a batch under way is done or undone by the database."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def once(self) -> Purged | None:
         """Purge up to the bound; None when another process is at it.
@@ -117,23 +98,6 @@ class Housekeeping:
             await asyncio.sleep(self._batch_pause_s)
         return deleted, True
 
-    async def _forever(self) -> None:
-        pause_s = self._interval_s
-        while True:
-            await asyncio.sleep(_jittered(pause_s))
-            pause_s = self._interval_s
-            try:
-                purged = await self.once()
-            except MarketplaceError as failure:
-                log.warning("housekeeping waits for its store: %s", failure)
-            except Exception:
-                # Whatever it was, the next run may do better; nothing waits for this one.
-                log.exception("housekeeping failed")
-            else:
-                if purged is not None and purged.more:
-                    pause_s = self._backlog_pause_s
-
-
-def _jittered(pause_s: float) -> float:
-    """Processes that were started together drift apart; never longer than ``pause_s``."""
-    return pause_s * (0.75 + random.random() / 4)  # noqa: S311 - spreads runs, guards nothing
+    async def _turn(self) -> float | None:
+        purged = await self.once()
+        return self._backlog_pause_s if purged is not None and purged.more else None

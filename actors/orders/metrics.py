@@ -6,8 +6,6 @@ old to be believed. Label values are bounded sets. Every process reports the who
 the maximum over processes, never the sum.
 """
 
-import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from actors.grains.runtime import GrainCounts
 from actors.orders.breakers import Breaker, BreakerState
+from actors.periodic import Periodic
 from domain.errors import MarketplaceError
 from storage.market.dead_letters import COUNTED_MAX, Backlog
 
@@ -39,8 +38,11 @@ _COUNTERS = (
 )
 
 
-class BacklogWatch:
-    """Counts what waits in the database, now and then. ``now_s`` is a monotonic clock in seconds."""
+class BacklogWatch(Periodic):
+    """Counts what waits in the database, now and then. ``now_s`` is a monotonic clock in seconds.
+
+    A process without it serves on; only its metrics lack the backlog.
+    """
 
     def __init__(
         self,
@@ -49,11 +51,10 @@ class BacklogWatch:
         *,
         interval_s: float = BACKLOG_INTERVAL_S,
     ) -> None:
+        super().__init__("counting the backlog", log, interval_s, at_once=True)
         self._read = read
         self._now_s = now_s
-        self._interval_s = interval_s
         self._latest: tuple[float, Backlog] | None = None
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def latest(self) -> Backlog | None:
@@ -61,22 +62,6 @@ class BacklogWatch:
         if self._latest is None or self._now_s() - self._latest[0] > BACKLOG_AGE_S_MAX:
             return None
         return self._latest[1]
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still counts. A process without it serves on; only its metrics lack the backlog."""
-        return self._task is not None and not self._task.done()
-
-    def start(self) -> None:
-        """Begin on the running loop."""
-        self._task = asyncio.create_task(self._forever())
-
-    async def stop(self) -> None:
-        """Stop at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def once(self) -> None:
         """Count now; a database that is down leaves the last count as it is."""
@@ -90,11 +75,12 @@ class BacklogWatch:
         else:
             self._latest = (self._now_s(), backlog)
 
-    async def _forever(self) -> None:
-        while True:
-            await self.once()
-            # Longer, never shorter: processes that were started together drift apart.
-            await asyncio.sleep(self._interval_s * (1 + random.random() / 10))  # noqa: S311 - guards nothing
+    async def _turn(self) -> None:
+        await self.once()
+
+    def _jittered(self, pause_s: float) -> float:
+        """Longer, never shorter: it bounds how often the database is asked."""
+        return pause_s * (1 + random.random() / 10)  # noqa: S311 - guards nothing
 
 
 class OrderCollector(Collector):

@@ -46,7 +46,7 @@ def command_of(news: PaymentNews, at: datetime) -> c.Command:
                 news.currency,
                 news.object_status,
                 news.code,
-                news.fee_minor,
+                news.fees or ((("", news.fee_minor),) if news.fee_minor else ()),
                 at,
                 datetime.fromtimestamp(news.due_by_s, UTC) if news.due_by_s else None,
             )

@@ -13,7 +13,7 @@ from domain.errors import RejectedError
 from domain.money import is_currency
 from domain.payouts.batch import LINES_MAX, Batch, BatchLine, BatchStatus
 from domain.payouts.cut import Figures, Terms, divide
-from domain.payouts.payees import Payee, obstacle, require_account_id, require_payee_id
+from domain.payouts.payees import AccountState, Payee, obstacle, require_account_id, require_payee_id
 from domain.payouts.periods import Period, Schedule, parse_period
 from domain.payouts.ports import PayoutBooks, Transfers, Turnover
 from domain.payouts.refusals import refusal
@@ -74,6 +74,23 @@ class PayoutDesk:
             write, require_payee_id(payee_id), account_id, state, self._now()
         )
         return await self.payee(payee_id), earlier is not None
+
+    async def look_at_account(self, account_id: str) -> bool:
+        """Ask Stripe about an account that changed, record it, wake what waits; False when it is nobody's.
+
+        Raises:
+            DependencyError: ``payment_provider_unavailable``; nothing was changed.
+        """
+        if not await self.batches.account_in_use(account_id):
+            return False
+        asked_at = self._now()  # before the answer: of two looks at once the later one counts
+        try:
+            state = await self._transfers.account(account_id)
+        except RejectedError:  # its owner has cut the connection
+            state = AccountState("inactive", payouts_enabled=False)
+        await self.batches.look_at_account(account_id, state, asked_at)
+        await self.payouts.wake(account_id)
+        return True
 
     async def payee(self, payee_id: str) -> Payee:
         """Return a payee; raises NotFoundError ``payee_not_found``."""

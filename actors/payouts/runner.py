@@ -5,6 +5,7 @@ step is outside work under the payout's own key, then one commit under the fence
 the next claim repeats the step and finds what was done. Several runners at once do no harm: claims are
 exclusive while their lease runs, and the fence and the keys hold when it has run out.
 
+What waits for Stripe's balance or for the payee's account is left alone for some hours, or until it is woken.
 Refused by Finance for good, or failed too often in a way that nobody foresaw: the payout is stuck, and waits
 for an operator (docs/runbooks/payouts.md). An outage is waited out, ever more rarely.
 """
@@ -21,7 +22,7 @@ from domain.errors import BusyError, MarketplaceError, RejectedError
 from domain.payouts import decide as results
 from domain.payouts import entries
 from domain.payouts.ports import DuePayout, PayoutBooks, PayoutFigures, PayoutStore, Transfers
-from domain.payouts.state import Payout, Step, evolve, fold, next_step
+from domain.payouts.state import PAUSE, WAITING, Payout, Step, evolve, fold, next_step
 
 log = logging.getLogger("marketplace.payouts")
 
@@ -129,7 +130,10 @@ class PayoutRunner:
             result = await self._works[step](payout) if step is not None else None
             events = results.decide(payout, result, self._clock()) if result is not None else ()
             if not events:
-                await self._store.rest(payout_id, stored.nudges)
+                if payout.status in WAITING:
+                    await self._store.wait(payout_id, stored.nudges, PAUSE.total_seconds())
+                else:
+                    await self._store.rest(payout_id, stored.nudges)
                 return
             moved = payout
             for event in events:
@@ -137,7 +141,9 @@ class PayoutRunner:
             # A check goes on until there is nothing left to book back: a crash must not end it half-way.
             rests = moved.finished and step is not Step.CHECK
             if await self._store.commit(moved, payout.seq, stored.nudges, events, rests=rests):
-                if rests:
+                if moved.status in WAITING:
+                    await self._store.wait(payout_id, stored.nudges, PAUSE.total_seconds())
+                if rests or moved.status in WAITING:
                     return
                 continue
             lost += 1
@@ -154,7 +160,7 @@ class PayoutRunner:
 
     async def _book(self, payout: Payout) -> results.Result:
         return results.Booked(
-            await self._books.book(payout.key, payout, payout.moved_at, entries.booking(payout))
+            await self._books.book(payout.attempt_key, payout, payout.moved_at, entries.booking(payout))
         )
 
     async def _send(self, payout: Payout) -> results.Result:

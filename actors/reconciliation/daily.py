@@ -1,6 +1,6 @@
 """The daily reconciliation: yesterday, once its bookings have settled, and soon again what was mended.
 
-Runs in every process that has a relay; one at a time by a lock of the database, and several would do no
+Runs in every background process; one at a time by a lock of the database, and several would do no
 harm. A round looks what is due and mostly finds nothing. The work is done in a thread: it is synchronous
 and may take a minute, and the relay's loop must go on meanwhile. A run that failed or stopped at a bound is
 repeated later.

@@ -23,7 +23,6 @@ from itertools import islice, pairwise
 from actors.reconciliation.transfers import SETTLING, Payouts, judge, still_open
 from domain.errors import MarketplaceError, RejectedError
 from domain.ids import is_id
-from domain.orders.booking import moves_own_money
 from domain.orders.state import Order
 from domain.reconciliation.cases import BY_ITSELF, case_id
 from domain.reconciliation.compare import examine, suspects
@@ -38,6 +37,7 @@ from domain.reconciliation.facts import (
     Reverse,
     StripeObject,
     TellOrder,
+    is_loose,
 )
 from domain.reconciliation.report import Report
 from storage.reconciliation.ahead import ahead
@@ -53,9 +53,9 @@ GRACE = timedelta(minutes=10)  # what is younger is not judged: the others may n
 LOOKED_AT_MAX = 2_000  # orders in full per run, some 40 ms each; more differences than that have one cause
 ASKED_CHARGES_MAX = 1_000  # charges of refunds and disputes that nothing else names
 SLICES = 4  # of a window, read from Stripe at once: it answers a page in tenths of a second, and 100 in one
+ACCEPTED_LOOKED_AT_MAX = 200  # dismissed cases per run, to see whether their difference is gone
 TRANSFERS_MAX = 50_000  # of one window, held in memory
 UNDELIVERED_DAYS = 3  # Stripe gives an event up after that
-PAYOUT_KEYS = "payout:"  # entries of payouts, which are theirs to explain
 _CAUSES_MAX = f"more than {LOOKED_AT_MAX} orders differ; look for one cause, then run it again"
 _Page = tuple[list[str], Mapping[str, Order], Mapping[str, Mapping[int, str]]]
 _TRANSFERS = frozenset({"transfer", "transfer_refund", "transfer_cancel", "transfer_failure"})
@@ -105,6 +105,7 @@ class Reconciler:
         self._payouts = payouts
         self._note = note
         self._stopping = stopping
+        self._accepted: list[str] = []  # dismissed cases that this run looks for
 
     def run(self, window: Window, *, apply: bool, grace: timedelta = GRACE) -> Report:
         """Reconcile a window and look at all open cases again; ``apply`` also makes the harmless fixes.
@@ -115,17 +116,21 @@ class Reconciler:
         """
         began = time.monotonic()
         report = Report(window.since, window.until)
-        open_cases = self._market.open_cases()
+        accepted = self._market.accepted_cases(ACCEPTED_LOOKED_AT_MAX)
+        self._accepted = [one.case_id for one in accepted]
+        known = [*self._market.open_cases(), *accepted]
         with spool() as spooled:
             loose = self._gather(spooled, window, report)
-            payments = self._touch(spooled, window, open_cases)
+            payments = self._touch(spooled, window, known)
             settled_before = self._market.now() - grace
             suspected = self._compare(spooled, window, settled_before, payments, report)
             by_order = defaultdict(set, {one: set(found) for one, found in payments.items()})
             for order_id, intents in suspected.items():
                 by_order[order_id] |= intents
-            self._look_at(by_order, settled_before, open_cases, report, apply=apply)
-        self._loose_ends(loose, window, open_cases, report, apply=apply)
+            self._look_at(by_order, settled_before, known, report, apply=apply)
+        self._loose_ends(loose, window, known, report, apply=apply)
+        if report.complete:
+            self._market.seen(self._accepted)
         report.unreadable_orders = len(self._market.unreadable)
         report.open_by_kind = self._market.open_by_kind()
         report.stripe_minor = self._stripe.balance()
@@ -138,6 +143,7 @@ class Reconciler:
         began = time.monotonic()
         now = self._market.now()
         report = Report(now, now)
+        self._accepted = []
         open_cases = self._market.open_cases()
         payments = _payments(open_cases)
         self._look_at(payments, now - grace, open_cases, report, apply=apply)
@@ -186,7 +192,7 @@ class Reconciler:
         order_id = entry.entry_key.partition(":")[0]
         if is_id("ord", order_id):
             spooled.add_entry(order_id, entry)
-        elif _is_loose(entry) and taken.window.holds(entry.occurred_at):
+        elif is_loose(entry) and taken.window.holds(entry.occurred_at):
             taken.loose.append(_loose_entry(entry))
 
     def _name(self, spooled: Spool) -> None:
@@ -283,7 +289,8 @@ class Reconciler:
                 for one in self._examine_in_full(order_id, payments[order_id], settled_before, report)
             ]
             kept = self._keep(found, report)
-            report.resolved += self._market.resolve(page, [case_id(one) for one in found])
+            read = [order_id for order_id in page if order_id not in self._market.unreadable]
+            report.resolved += self._market.resolve(read, [case_id(one) for one in found], self._accepted)
             for one in kept:
                 self._mend(one, report, wanted=apply, asked=case_id(one) in asked)
 
@@ -293,6 +300,8 @@ class Reconciler:
         self._pause()
         report.looked_at += 1
         order = self._market.orders([order_id]).get(order_id)
+        if order_id in self._market.unreadable:
+            return ()  # a newer build has moved it; to call it unknown would be wrong
         if order is not None and order.payment_intent_id is not None:
             payments = payments | {order.payment_intent_id}
         entries = self._ledger.of_order(order_id)
@@ -373,7 +382,9 @@ class Reconciler:
         """Close cases of transfers and reversals that their payouts have recorded since."""
         known = [one for one in open_cases if one.kind in SETTLING]
         if self._payouts is not None and known:
-            report.resolved += self._market.resolve_loose(SETTLING, still_open(self._payouts, known))
+            report.resolved += self._market.resolve_loose(
+                SETTLING, still_open(self._payouts, known), self._accepted
+            )
 
     def _loose_ends(
         self,
@@ -387,7 +398,7 @@ class Reconciler:
         told = self._webhooks(window)
         self._keep(told, report)
         kinds = [Kind.WEBHOOK_ENDPOINT_DISABLED.value, Kind.EVENTS_UNDELIVERED.value]
-        report.resolved += self._market.resolve_loose(kinds, [case_id(one) for one in told])
+        report.resolved += self._market.resolve_loose(kinds, [case_id(one) for one in told], self._accepted)
         transfers = [one for one in loose if one.kind is not Kind.BOOKED_WITHOUT_ORDER]
         self._settled_transfers(open_cases, report)
         for one in self._keep(transfers, report):
@@ -412,7 +423,7 @@ class Reconciler:
         standing = self._keep(list(kept.values()), report)
         asked = {one.case_id for one in known if one.asked}
         report.resolved += self._market.resolve_loose(
-            [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()]
+            [Kind.BOOKED_WITHOUT_ORDER.value], [case_id(one) for one in kept.values()], self._accepted
         )
         for loose in standing:
             self._mend(loose, report, wanted=False, asked=case_id(loose) in asked)
@@ -463,11 +474,6 @@ def _payments(open_cases: Sequence[OpenCase]) -> dict[str, set[str]]:
         if one.order_id:
             found[one.order_id].add(one.payment_intent_id)
     return dict(found)
-
-
-def _is_loose(entry: Booked) -> bool:
-    ours = entry.entry_key.startswith(PAYOUT_KEYS) or moves_own_money(entry.postings)
-    return not (entry.undone or ours)
 
 
 def _loose_entry(entry: Booked) -> Difference:

@@ -4,14 +4,11 @@ Label values are bounded sets: shards are numbers below 16, consumers are named 
 the shards that it owns, so sums and maxima over all processes describe the whole outbox.
 """
 
-import math
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from actors.reconciliation.daily import CaseFigures
 from actors.relay.relay import RelayFigures
-from domain.reconciliation.facts import Kind
 
 
 class RelayMetrics:
@@ -53,17 +50,6 @@ class RelayMetrics:
             "marketplace_relay_refusals", "Refusals that stopped an order.", registry=self.registry
         )
         self._counted = (0, 0)
-        self._cases = Gauge(
-            "marketplace_reconciliation_open_cases",
-            "Differences between orders, Finance and Stripe that are open.",
-            ("kind",),
-            registry=self.registry,
-        )
-        self._reconciled = Gauge(
-            "marketplace_reconciliation_last_run_seconds",
-            "Age of the last daily reconciliation; NaN before the first.",
-            registry=self.registry,
-        )
 
     def record(self, figures: RelayFigures, parked: Mapping[str, int]) -> None:
         """Take over a relay's figures and the parked events by consumer."""
@@ -81,13 +67,6 @@ class RelayMetrics:
         self._published.inc(figures.published - published)
         self._refused.inc(figures.refused - refused)
         self._counted = (figures.published, figures.refused)
-
-    def record_cases(self, figures: CaseFigures) -> None:
-        """Take over open cases by kind, zero for those without one, and the age of the last daily run."""
-        for kind in Kind:
-            self._cases.labels(kind.value).set(figures.open_by_kind.get(kind.value, 0))
-        age_s = figures.last_run_age_s
-        self._reconciled.set(math.nan if age_s is None else age_s)
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

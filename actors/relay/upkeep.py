@@ -5,13 +5,11 @@ an event of such an order that comes again is still known as a duplicate, and a 
 Without it the table would grow by a row per order and consumer for ever.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from domain.errors import MarketplaceError
+from actors.periodic import Periodic
 
 log = logging.getLogger("marketplace.relay")
 
@@ -31,36 +29,19 @@ class Settles(Protocol):
         """Count parked events by consumer."""
 
 
-class ConsumerUpkeep:
+class ConsumerUpkeep(Periodic):
     """Runs in every process that has a relay; several at once do no harm."""
 
     def __init__(self, store: Settles, consumers: Sequence[str], *, interval_s: float = INTERVAL_S) -> None:
+        super().__init__("upkeep of consumers", log, interval_s, at_once=True)
         self._store = store
         self._consumers = consumers
-        self._interval_s = interval_s
         self._parked: Mapping[str, int] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the loop runs."""
-        return self._task is not None and not self._task.done()
 
     @property
     def parked(self) -> Mapping[str, int]:
         """Parked events by consumer, as of the last round."""
         return self._parked
-
-    def start(self) -> None:
-        """Begin on the running loop."""
-        self._task = asyncio.create_task(self._forever())
-
-    async def stop(self) -> None:
-        """Stop at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(self._task, return_exceptions=True)
 
     async def once(self) -> None:
         """Count parked events and settle what is due; raises ``DependencyError``."""
@@ -73,12 +54,5 @@ class ConsumerUpkeep:
                     break
                 after = await self._store.settle(consumer, QUIET_S, PAGE_ROWS, after)
 
-    async def _forever(self) -> None:
-        while True:
-            try:
-                await self.once()
-            except MarketplaceError as failure:
-                log.warning("upkeep of consumers waits: %s", failure)
-            except Exception:
-                log.exception("upkeep of consumers failed")
-            await asyncio.sleep(self._interval_s)
+    async def _turn(self) -> None:
+        await self.once()

@@ -1,14 +1,11 @@
 """Measures one Ray actor per order, the usual design; ``bench grains`` runs it as a child for comparison.
 
-A Ray of its own on loopback, with a token and without a dashboard; each actor holds the same order as a grain
-and runs the same decider. Memory is each process's unique set (what the machine gets back when it ends),
-because Ray's workers share their libraries' pages. Everything that it starts ends with it.
+Each actor holds the same order as a grain and runs the same decider. Memory is each process's unique set
+(what the machine gets back when it ends), because Ray's workers share their libraries' pages.
 """
 
 import argparse
 import json
-import os
-import secrets
 import sys
 import time
 from datetime import UTC, datetime
@@ -16,46 +13,21 @@ from typing import Any
 
 import psutil
 
+from cluster.bench import lone_ray
 from cluster.bench.order_actor import OrderActor
 from cluster.bench.synthetic_store import order_id_of
-from cluster.local.layout import make_temporary, remove_tree, write_private
 from domain.orders.commands import RecordPaymentFailure
 
 ACTORS_MAX = 20  # some 50 MB each; the figure is per actor, so more would only cost time
 CALLS_PER_ACTOR = 100
 SERIAL_CALLS = 200
-OBJECT_STORE_BYTES = 100 * 1024 * 1024
 CREATE_TIMEOUT_S = 120.0
 
 
 def measure(actors: int) -> dict[str, Any]:
     """Start Ray and ``actors`` actors; returns the figures."""
-    temporary = make_temporary()
-    token_file = temporary / "ray-token"
-    write_private(token_file, secrets.token_hex(32))
-    os.environ.update(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN_PATH=str(token_file),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # keeps 127.0.0.1 as the node's address
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_worker_niceness="0",
-    )
-    import ray  # noqa: PLC0415 - reads the environment above when it is imported
-
-    try:
-        ray.init(
-            address="local",
-            num_cpus=1,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(temporary / "ray"),
-        )
+    with lone_ray.running(cpus=1) as ray:
         return _measure(ray, actors)
-    finally:
-        ray.shutdown()
-        remove_tree(temporary)
 
 
 def _measure(ray: Any, actors: int) -> dict[str, Any]:

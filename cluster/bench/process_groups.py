@@ -28,7 +28,12 @@ _BY_TEXT = (
     ("postgres", "postgres"),
     ("weed", "weed"),
 )
-_BY_DEPLOYMENT = (("ingress", "ingress"), ("order", "order_hosts"), ("signer", "signer"))
+_BY_DEPLOYMENT = (
+    ("ingress", "ingress"),
+    ("order", "order_hosts"),
+    ("signer", "signer"),
+    ("background", "background"),
+)
 _REPLICA = "ServeReplica:"
 
 

@@ -1,4 +1,4 @@
-"""Twenty planted differences between orders, Finance and Stripe, each made by the parts themselves.
+"""Planted differences between orders, Finance and Stripe, each made by the parts themselves.
 
 Payments, refunds and disputes are made at the Stripe simulator, which sends no webhooks here; entries over
 Finance's contract; orders by the domain's own decider through the order store. What is left out or made
@@ -8,7 +8,7 @@ find.
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from domain.orders.booking import (
 from domain.orders.booking import fee_postings as fee_postings_of
 from domain.orders.decide import decide, licence_id
 from domain.orders.ports import Idempotency, Turn
+from domain.orders.return_invariants import movements_of
 from domain.orders.state import Order
 from domain.reconciliation.facts import Kind
 from storage.finance_client import entry_body
@@ -124,6 +125,17 @@ class Planter:
             )
             assert answer.status_code == httpx.codes.CREATED, answer.text
 
+    def reverse(self, entry_key: str) -> None:
+        """Undo an entry at Finance."""
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        body = {"entry_key": f"{entry_key}:reversal", "occurred_at": at}
+        answer = self.finance.post(f"/v1/entries/{entry_key}/reversal", json=body)
+        assert answer.status_code == httpx.codes.CREATED, answer.text
+
+    async def sold_unbooked(self) -> Order:
+        """Make an order that Finance knows nothing of."""
+        return await self.record(self.pay(new_order_id()))
+
     async def sold(self, amount_minor: int = PRICE_MINOR, currency: str = "usd", card: str = "visa") -> Order:
         """Make an order that all three agree on, but for what the arguments say."""
         order = await self.record(self.pay(new_order_id(), amount_minor, currency, card))
@@ -168,7 +180,7 @@ async def capture_without_order(planter: Planter) -> None:
 
 async def not_booked(planter: Planter) -> None:
     """Finance acknowledged, and has no entry."""
-    await planter.record(planter.pay(new_order_id()))
+    await planter.sold_unbooked()
 
 
 async def booked_too_little(planter: Planter) -> None:
@@ -245,11 +257,18 @@ async def dispute_lost_unheard(planter: Planter) -> None:
     """A dispute is lost at Stripe and open at the order."""
     order = await planter.sold()
     made = planter.control("/disputes", charge=planter.charge_of(str(order.payment_intent_id)))
-    order = await _disputed(
-        planter, order, made["id"], made["amount"], made["balance_transactions"][0]["fee"]
-    )
+    order = await _disputed(planter, order, made["id"], made["amount"], _fees(made))
     _book_returns(planter, order)
     planter.control(f"/disputes/{made['id']}/decide", outcome="lost")
+
+
+async def dispute_fee_given_back_unheard(planter: Planter) -> None:
+    """Stripe gives a dispute's fee back, and no webhook tells."""
+    order = await planter.sold()
+    made = planter.control("/disputes", charge=planter.charge_of(str(order.payment_intent_id)))
+    order = await _disputed(planter, order, made["id"], made["amount"], _fees(made))
+    _book_returns(planter, order)
+    planter.control(f"/disputes/{made['id']}/fee", amount=_fees(made)[0][1], given_back="true")
 
 
 async def fee_differs(planter: Planter) -> None:
@@ -285,24 +304,28 @@ async def _refunded(planter: Planter, order: Order, stripe_refund_id: str, statu
 
 
 async def _disputed(
-    planter: Planter, order: Order, dispute_id: str, amount_minor: int, fee_minor: int = 0
+    planter: Planter,
+    order: Order,
+    dispute_id: str,
+    amount_minor: int,
+    fees: tuple[tuple[str, int], ...] = (),
 ) -> Order:
     return await planter.go_on(
         order,
         c.NoticeDispute(
             *(dispute_id, str(order.payment_intent_id), amount_minor, "USD", "needs_response", "fraudulent"),
-            fee_minor,
+            fees,
             datetime.now(UTC),
         ),
     )
 
 
+def _fees(dispute: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    return tuple((one["id"], one["fee"]) for one in dispute["balance_transactions"])
+
+
 def _book_returns(planter: Planter, order: Order) -> None:
-    movements = [f"refund:{one.refund_id}" for one in order.refunds]
-    for dispute in order.disputes:
-        movements += [f"dispute:{dispute.dispute_id}"]
-        movements += [f"dispute_fee:{dispute.dispute_id}"] if dispute.fee_minor else []
-    for movement in movements:
+    for movement in movements_of(order):
         at, postings = return_postings(order, movement)
         planter.post((return_entry_key(order.order_id, movement), postings), at=at)
 
@@ -326,6 +349,7 @@ PLANTS: Sequence[tuple[Callable[[Planter], Awaitable[None]], Kind]] = (
     (dispute_not_recorded, Kind.DISPUTE_NOT_RECORDED),
     (dispute_missing_at_stripe, Kind.DISPUTE_MISSING_AT_STRIPE),
     (dispute_lost_unheard, Kind.DISPUTE_DIFFERS),
+    (dispute_fee_given_back_unheard, Kind.DISPUTE_DIFFERS),
     (fee_differs, Kind.FEE_DIFFERS),
     (paid_without_licence, Kind.PAID_WITHOUT_LICENCE),
     (licence_without_payment, Kind.LICENCE_WITHOUT_PAYMENT),

@@ -2,27 +2,23 @@
 
 The actor holds a development key and does what the signer does with every signature: it verifies it against
 the public key before it answers. A check costs twice a signature, so the plain loop is given both ways.
-A Ray of its own on loopback; everything that it starts ends with it.
 """
 
 import argparse
 import json
-import os
 import secrets
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 
-from cluster.local.layout import make_temporary, remove_tree, write_private
+from cluster.bench import lone_ray
 from domain.signing import MESSAGES_MAX, SIGNATURE_BYTES
 from storage.signing.devfile import DevelopmentKeyFile
 
-OBJECT_STORE_BYTES = 100 * 1024 * 1024
 MESSAGE_BYTES_MAX = 4_096
 ACTOR_THREADS = 2  # libsodium lets go of the interpreter's lock, so two batches use two cores
 IN_FLIGHT = 4  # batches that are under way, so that the actor never waits for its caller
@@ -57,7 +53,8 @@ def measure(seconds: float, batch: int, size: int) -> dict[str, Any]:
             crypto_sign_open(signature + message, public_key)
         return len(messages)
 
-    with _actor() as (ray, actor):
+    with lone_ray.running(cpus=2) as ray:
+        actor = ray.remote(num_cpus=0, max_concurrency=ACTOR_THREADS)(SigningActor).remote()
         ray.get(actor.sign.remote(messages))
         rounds = [
             (
@@ -88,37 +85,6 @@ def _through_actor(ray: Any, actor: Any, messages: Sequence[bytes], seconds: flo
     # What is under way is waited for and counted, or the next round would share the cores with it.
     done += sum(len(signed) for signed in ray.get(waiting))
     return round(done / (time.perf_counter() - began))
-
-
-@contextmanager
-def _actor() -> Iterator[tuple[Any, Any]]:
-    """Give Ray and an actor of its own."""
-    temporary = make_temporary()
-    token_file = temporary / "ray-token"
-    write_private(token_file, secrets.token_hex(32))
-    os.environ.update(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN_PATH=str(token_file),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # keeps 127.0.0.1 as the node's address
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_worker_niceness="0",
-    )
-    import ray  # noqa: PLC0415 - reads the environment above when it is imported
-
-    try:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(temporary / "ray"),
-        )
-        yield ray, ray.remote(num_cpus=0, max_concurrency=ACTOR_THREADS)(SigningActor).remote()
-    finally:
-        ray.shutdown()
-        remove_tree(temporary)
 
 
 def main() -> None:

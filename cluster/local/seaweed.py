@@ -96,6 +96,8 @@ def spec(
             *(f"-ip={HOST}", f"-ip.bind={HOST}", f"-metricsIp={HOST}"),
             *("-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
             *("-s3.autoCreateBucket=false", "-master.telemetry=false", *port_flags),
+            # Without these, pages of every origin may do everything; what they may is each bucket's own rule.
+            *("-s3.allowedOrigins=", "-filer.allowedOrigins="),
             *(f"-filer.localSocket={temporary / 'filer.sock'}", f"-s3.localSocket={temporary / 's3.sock'}"),
         ),
         env={

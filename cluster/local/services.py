@@ -44,6 +44,7 @@ STRIPE_EVENTS = (
     *("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed"),
     *("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"),
     "transfer.reversed",
+    "account.updated",
 )
 _DROPPED_PREFIXES = ("MARKETPLACE_", "RAY_", "PG", "AWS_", "WEED_", "FINANCE_", "STRIPE_")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from actors.orders.host import PlacedOrder
 from cluster.simulation.aftersale import Aftersale, wants_of
 from cluster.simulation.faults import FaultPlan
-from cluster.simulation.hosts import Cluster
+from cluster.simulation.hosts import EPOCH, Cluster
 from cluster.simulation.ingress import Acknowledgements, Cart, Ingress, is_worth_repeating
 from cluster.simulation.loop import Process
 from cluster.simulation.network import Network
@@ -24,13 +24,14 @@ from cluster.simulation.stripe import Stripe
 from cluster.simulation.visits import visit
 from domain.catalogue import Offer
 from domain.errors import ConflictError, DependencyError, MarketplaceError, RejectedError
-from domain.ids import RANDOM_BYTES, new_id
+from domain.ids import RANDOM_BYTES, derive_id, new_id
 from domain.orders import decide
 from domain.orders.commands import PlaceOrder
 from domain.orders.events import PaymentOpened
 from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.state import TERMINAL
 from domain.pricing import terms
+from domain.pricing.discounts import Discount
 from domain.pricing.taxes import Rate, tax_on
 from domain.pricing.terms import Rules, Wanted
 from domain.proposals.documents import SELLER, PlatformFees, PriceModel, RoyaltySplits, Share
@@ -55,6 +56,31 @@ RATES = (
     (Rate("DE", 190_000, inclusive=True),),
     (Rate("US_CA", 72_500, inclusive=False), Rate("US_CA_LA", 22_500, inclusive=False)),
 )
+
+
+def _code(
+    discount_id: str,
+    seller_id: str | None,
+    percent_bps: int,
+    *,
+    uses_max: int,
+    uses_per_buyer_max: int | None = None,
+) -> Discount:
+    return Discount(
+        discount_id=discount_id,
+        code=discount_id,
+        seller_id=seller_id,
+        percent_bps=percent_bps,
+        amounts_minor={},
+        minimum_minor={},
+        sku_ids=frozenset(),
+        uses_max=uses_max,
+        uses_per_buyer_max=uses_per_buyer_max,
+        valid_from=EPOCH,
+        valid_until=None,
+    )
+
+
 HABITS = (
     *("prompt", "prompt", "prompt", "declined first", "late", "late", "abandons", "pays wrongly"),
     *("is asked", "cancels", "cancels and pays", "cancels at once"),
@@ -62,6 +88,13 @@ HABITS = (
 FLAGGED = 0.3  # share of carts so large that screening wants somebody to look
 FLAGGED_AIMED = 0.8  # where the seed aims at their capture
 FLAGGED_PRICE_MINOR = 600_000
+FREE = 0.08  # share of carts that cost nothing by their prices
+CODED = 0.25  # share of carts with a code; there are fewer uses than carts that want one
+CODES = {
+    "dsc_fair": _code("dsc_fair", None, 500, uses_max=2),
+    "dsc_seller": _code("dsc_seller", "seller_0", 2_000, uses_max=1, uses_per_buyer_max=1),
+    "dsc_gift": _code("dsc_gift", "seller_0", 10_000, uses_max=1),  # what seller_0 sells is then free
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +115,20 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
     """Draw a buyer's intentions; some follow from what the seed aims at."""
     captures = plan.aims_at("stripe.capture_intent")
     flagged = number > LAST_ABANDONS and rng.random() < (FLAGGED_AIMED if captures else FLAGGED)
-    lines = tuple(
-        _line(
+    free = number > LAST_ABANDONS and not flagged and rng.random() < FREE
+    wanted = [
+        _wanted(
             line_no,
             f"seller_{rng.randrange(2)}",
-            price_minor=rng.randrange(1, 5_000) + (FLAGGED_PRICE_MINOR if flagged and line_no == 1 else 0),
+            price_minor=0
+            if free
+            else rng.randrange(1, 5_000) + (FLAGGED_PRICE_MINOR if flagged and line_no == 1 else 0),
             quantity=rng.randrange(1, 4),
         )
         for line_no in range(1, rng.randrange(2, 5))
-    )
+    ]
+    code = rng.choice(list(CODES.values())) if rng.random() < CODED and not flagged else None
+    lines, discount_id = _priced(wanted, code)
     # The first ones cover, in every seed, what is rare otherwise.
     mode = "released_key" if number == 0 or rng.random() < 0.3 else "recipient"  # noqa: PLR2004 - a share
     method = ("payment_intent", "checkout")[number % 2]
@@ -103,11 +141,11 @@ def wish_of(number: int, rng: random.Random, plan: FaultPlan, arrivals_s: float)
     return Wish(
         number=number,
         arrives_s=rng.random() * (arrivals_s / 2 if number < EARLY else arrivals_s),
-        cart=Cart(f"buyer_{number}", lines, delivery, method),
+        cart=Cart(f"buyer_{number}", lines, delivery, method, discount_id),
         habit=habit,
         clicks_twice=rng.random() < 0.4,  # noqa: PLR2004 - a share
         reuses_key=rng.random() < 0.2,  # noqa: PLR2004 - a share
-        wants=wants_of(rng) if number else (),
+        wants=wants_of(rng) if number and any(line.amount_minor for line in lines) else (),
         ends=("approve",) if flagged and captures else ends_of(rng) if flagged else (),
     )
 
@@ -118,7 +156,7 @@ def canary(number: int, at: datetime) -> PlaceOrder:
         order_id=new_id("ord", int(at.timestamp() * 1000), number.to_bytes(RANDOM_BYTES)),
         buyer_id=f"canary_{number}",
         currency="USD",
-        lines=(_line(1, "seller_0", price_minor=100, quantity=1),),
+        lines=_priced([_wanted(1, "seller_0", price_minor=100, quantity=1)], None)[0],
         delivery=DeliveryChoice("recipient", "age1recipient"),
         payment_method="payment_intent",
         country=None,
@@ -164,6 +202,8 @@ class Buyer:
         self.order_id = order_id = placed[0].order.order_id
         if wish.reuses_key:
             await self._reuse(key)
+        if not placed[0].order.total_minor:
+            await self._be_charged_for_nothing(order_id)
         await self._pay(order_id)
         if wish.ends and wish.habit != "abandons":
             await self._reviewing(order_id).happen(wish.ends)
@@ -182,11 +222,26 @@ class Buyer:
             try:
                 return await self._ask("place", lambda ingress: ingress.place(wish.cart, key))
             except MarketplaceError as error:
+                if error.code == "discount_used_up":
+                    self._network.plan.situation("code used up")
+                    return None
                 if not is_worth_repeating(error) and not isinstance(error, ConflictError):
                     self._broken(f"an order in good form was refused: {error}")
                     return None
         self._broken(f"an order was not taken in {TRIES_MAX} tries")
         return None
+
+    async def _be_charged_for_nothing(self, order_id: str) -> None:
+        """Now and then somebody charges a free order by hand, and returns some of it in the order's name."""
+        self._network.plan.situation("free order")
+        if self._wish.habit != "pays wrongly":
+            return
+        self._network.plan.situation("payment for a free order")
+        self._network.note("stripe", "is charged by hand", order_id)
+        intent = self._stripe.charge_by_hand(order_id, 500, "USD")
+        await asyncio.sleep(3.0 * self._network.rng.random())
+        named = {"refund_id": derive_id("rfd", order_id, "by hand")}
+        self._stripe.refund_intent(intent.intent_id, 200, named)
 
     async def _cancel_at_once(self) -> None:
         """Cancel as soon as there is an order, whatever has become of its payment."""
@@ -332,8 +387,7 @@ class Buyer:
         self._acknowledged.broken.append(("I10", self.order_id or "", words))
 
 
-def _line(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> Line:
-    """Return a line with its terms: the second's are taxed and shared, the third's discounted and taxed."""
+def _wanted(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> Wanted:
     offer = Offer(
         sku_id=f"sku_{line_no}",
         sku_name="logline",
@@ -345,11 +399,22 @@ def _line(line_no: int, seller_id: str, *, price_minor: int, quantity: int) -> L
         unit_price_minor=price_minor,
         currency="USD",
     )
-    wanted = Wanted(offer, quantity)
-    off_minor = wanted.price_minor // 7 if line_no == len(RATES) else 0
-    taxes = tax_on(wanted.price_minor - off_minor, RATES[line_no - 1])
-    (line,) = terms.lines([wanted], [off_minor], [taxes], RULES, platform_discount=False)
-    return replace(line, line_no=line_no)
+    return Wanted(offer, quantity)
+
+
+def _priced(wanted: list[Wanted], code: Discount | None) -> tuple[tuple[Line, ...], str | None]:
+    """Return the lines with their terms, and the code's id if it fits; the second and third are taxed."""
+    try:
+        off = terms.discounts(wanted, code, RULES, "USD", EPOCH)
+    except RejectedError:  # it takes nothing off this cart
+        code, off = None, [0] * len(wanted)
+    taxes = [
+        tax_on(one.price_minor - off_minor, rates)
+        for one, off_minor, rates in zip(wanted, off, RATES, strict=False)
+    ]
+    platform = code is not None and code.seller_id is None
+    lines = terms.lines(wanted, off, taxes, RULES, platform_discount=platform)
+    return lines, None if code is None else code.discount_id
 
 
 def _unanswered(why: str) -> DependencyError:

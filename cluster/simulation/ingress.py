@@ -58,6 +58,7 @@ class Cart:
     lines: tuple[Line, ...]
     delivery: DeliveryChoice
     payment_method: str
+    discount_id: str | None = None
 
     def digest(self) -> bytes:
         """SHA-256 of what is asked, as ``serve_app.idempotency`` takes it of a body."""
@@ -126,6 +127,7 @@ class Ingress:
             payment_method=cart.payment_method,
             country=None,
             at=now,
+            discount_id=cart.discount_id,
             payment_terms=TERMS,
         )
         idempotency = Idempotency(key, cart.digest())

@@ -20,6 +20,7 @@ from domain.orders import decide
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeFeeChanged,
     DisputeLost,
     DisputeWon,
     Event,
@@ -99,8 +100,21 @@ class SafetyWatch:
         for violation in check_order(facts_of(commit.order_id, self._outside, charges=None)):
             self._add(violation.invariant, violation.order_id, violation.detail)
         self._check_timers(commit)
+        self._check_uses(commit)
         for kind in repeated_facts(self._outside.database.orders[commit.order_id].events):
             self._add("I6", commit.order_id, f"the same fact is recorded twice: {kind}")
+
+    def _check_uses(self, commit: Commit) -> None:
+        """No code is used more often than it may be, at any moment."""
+        discount_id = commit.turn.order.discount_id
+        if discount_id is None:
+            return
+        database = self._outside.database
+        uses = [buyer for used, buyer in database.discount_uses.values() if used == discount_id]
+        rule = database.discounts[discount_id]
+        if rule.uses_max is not None and len(uses) > rule.uses_max:
+            words = f"{discount_id} is used {len(uses)} times, and may be {rule.uses_max} times"
+            self._add("I6", commit.order_id, words)
 
     def _check_timers(self, commit: Commit) -> None:
         """No timer fires before its time by the database's clock, whatever a host's own clock says."""
@@ -168,6 +182,7 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
             for (of_order, step), effect in database.effects.items()
             if of_order == order_id
         ],
+        discount_uses=[use for of_order, use in database.discount_uses.items() if of_order == order_id],
         dropped_steps=[step for of_order, step in database.dropped if of_order == order_id],
         webhooks=[
             StoredWebhook(
@@ -181,18 +196,20 @@ def facts_of(order_id: str, outside: Outside, charges: list[Charge] | None) -> O
             for entry in outside.finance.entries.values()
             if entry.entry_key.startswith(order_id)
         ],
-        charges=None
-        if charges is None
-        else [
-            KnownCharge(
-                one.intent_id,
-                one.amount_minor,
-                one.currency,
-                refunded_minor=_gone(outside.stripe.returns.refunds.values(), one.intent_id),
-                disputed_minor=_gone(outside.stripe.returns.disputes.values(), one.intent_id),
-            )
-            for one in charges
-        ],
+        charges=None if charges is None else [_known_charge(one, outside) for one in charges],
+    )
+
+
+def _known_charge(charge: Charge, outside: Outside) -> KnownCharge:
+    returns = outside.stripe.returns
+    of_charge = [one for one in returns.disputes.values() if one.intent_id == charge.intent_id]
+    return KnownCharge(
+        charge.intent_id,
+        charge.amount_minor,
+        charge.currency,
+        refunded_minor=_gone(returns.refunds.values(), charge.intent_id),
+        disputed_minor=_gone(of_charge, charge.intent_id),
+        dispute_fee_minor=sum(dispute.fee_minor for dispute in of_charge),
     )
 
 
@@ -219,6 +236,8 @@ def repeated_facts(events: list[Event]) -> list[str]:
                 counts[f"{type(event).__name__} {event.refund_id}"] += 1
             case OrderDisputed() | DisputeWon() | DisputeLost():
                 counts[f"{type(event).__name__} {event.dispute_id}"] += 1
+            case DisputeFeeChanged():
+                counts[f"DisputeFeeChanged {event.dispute_id} {event.transaction_id}"] += 1
             case ReturnBooked():
                 counts[f"ReturnBooked {event.movement}"] += 1
             case _:

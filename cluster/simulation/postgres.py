@@ -16,6 +16,7 @@ from domain.errors import ConflictError
 from domain.events import shard_of
 from domain.events.ports import OutboxRow
 from domain.ids import derive_id
+from domain.orders import decide
 from domain.orders.decide import licence_id, step_kind
 from domain.orders.events import (
     DeliveryKeysForgotten,
@@ -35,6 +36,9 @@ from domain.orders.ports import (
     StoredOrder,
     Turn,
 )
+from domain.orders.state import Order
+from domain.pricing.discounts import Discount
+from storage.market.discounts import FREE_ORDERS_A_DAY_MAX
 
 STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 EFFECT_LEASE_S = 3  # as in storage.market.turn_rows: the head start of the grain that committed an effect
@@ -141,6 +145,9 @@ class Postgres:
     commits: list[Commit] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
+    discounts: dict[str, Discount] = field(default_factory=dict)
+    discount_uses: dict[str, tuple[str, str]] = field(default_factory=dict)  # (discount, buyer) by order
+    free_since: dict[str, list[datetime]] = field(default_factory=dict)  # when a buyer placed free orders
     dropped: set[tuple[str, str]] = field(default_factory=set)  # effects, by order and step
     dropped_webhooks: set[str] = field(default_factory=set)
     watchers: list[Callable[[Commit], None]] = field(default_factory=list)
@@ -149,17 +156,27 @@ class Postgres:
     # What the port offers.
 
     def place(self, turn: Turn, idempotency: Idempotency) -> bool:
-        """Insert an order with its key; False when the key was used before."""
+        """Insert an order with its key; False when the key was used before.
+
+        Raises:
+            ConflictError: ``discount_used_up``, ``free_orders_full``; nothing was written.
+        """
         order = turn.order
         key = (order.buyer_id, idempotency.key)
         if key in self.commands:
             return False
         if order.order_id in self.orders:
             raise IntegrityError(f"orders: {order.order_id} exists")
+        self.require_use(order)
+        self._require_free(order)
         self.commands[key] = RecordedCommand(idempotency.request_digest, order.order_id)
         self.orders[order.order_id] = OrderRow(
             order.buyer_id, 0, "", order.currency, order.total_minor, [], []
         )
+        if order.discount_id is not None:
+            self.discount_uses[order.order_id] = (order.discount_id, order.buyer_id)
+        if not order.total_minor:
+            self.free_since.setdefault(order.buyer_id, []).append(self.clock())
         self._write(turn, seq_before=0)
         return True
 
@@ -173,6 +190,23 @@ class Postgres:
             raise ConflictError("webhook_dropped", "An operator has dropped this webhook.")
         self._write(turn, seq_before=row.seq)
         return True
+
+    def require_use(self, order: Order) -> None:
+        """Refuse a code that is used up; ``place`` counts the use in the same transaction."""
+        if order.discount_id is None:
+            return
+        rule = self.discounts[order.discount_id]
+        buyers = [buyer for used, buyer in self.discount_uses.values() if used == order.discount_id]
+        full = rule.uses_max is not None and len(buyers) >= rule.uses_max
+        per_buyer = rule.uses_per_buyer_max
+        if rule.ended_at or full or (per_buyer and buyers.count(order.buyer_id) >= per_buyer):
+            raise ConflictError("discount_used_up", "This code was used as often as it may be.")
+
+    def _require_free(self, order: Order) -> None:
+        day_ago = self.clock() - timedelta(days=1)
+        lately = [at for at in self.free_since.get(order.buyer_id, ()) if at > day_ago]
+        if not order.total_minor and len(lately) >= FREE_ORDERS_A_DAY_MAX:
+            raise ConflictError("free_orders_full", "You have had as many free orders as a day has.")
 
     def fence_holds(self, row: OrderRow, turn: Turn) -> bool:
         """``WHERE seq = fence``."""
@@ -345,6 +379,8 @@ class Postgres:
             for delivered in self.deliveries.values():
                 if delivered.order_id == order_id:
                     delivered.wrapped_identity = None
+        if decide.gives_discount_back(turn.events):
+            self.discount_uses.pop(order_id, None)
         self.enqueue(order_id, first_seq, order.seq)
         for watcher in self.watchers:
             watcher(self.commits[-1])

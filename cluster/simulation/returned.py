@@ -15,7 +15,10 @@ FAILS_AT_ONCE = 0.25  # shares of refunds, not limits
 PENDS = 0.4
 FAILS_LATE = 0.15
 WON = 0.5
+FEE_GIVEN_BACK = 0.5  # of the won ones
+FEE_RAISED = 0.2  # of all, some time after they were opened
 DISPUTE_FEE_MINOR = 1_500
+RAISE_MINOR = 500
 SETTLES_S_MAX, CLOSES_S_MAX = 25.0, 45.0
 
 
@@ -51,11 +54,17 @@ class Dispute:
     amount_minor: int
     currency: str
     status: str = "needs_response"
+    fees: tuple[tuple[str, int], ...] = ()
 
     @property
     def returns(self) -> bool:
         """Whether the money is gone."""
         return self.status != "won"
+
+    @property
+    def fee_minor(self) -> int:
+        """What was taken for it and not given back."""
+        return sum(minor for _, minor in self.fees)
 
 
 @dataclass
@@ -116,8 +125,11 @@ class Returns:
         one = Dispute(self.new_id("dp"), intent_id, order_id, amount_minor, currency)
         self.disputes[one.dispute_id] = one
         self._tell_dispute("charge.dispute.created", one)
+        self._change_fee(one, DISPUTE_FEE_MINOR)
         self._tell_dispute("charge.dispute.funds_withdrawn", one)
         self.later(CLOSES_S_MAX * self.chance(), lambda: self._close(one))
+        if self.chance() < FEE_RAISED:
+            self.later(CLOSES_S_MAX * self.chance(), lambda: self._raise_fee(one))
 
     def returned_minor(self, intent_id: str) -> int:
         """Return what is gone of a payment."""
@@ -136,8 +148,17 @@ class Returns:
     def _close(self, one: Dispute) -> None:
         one.status = "won" if self.chance() < WON else "lost"
         if one.status == "won":
+            if self.chance() < FEE_GIVEN_BACK:
+                self._change_fee(one, -one.fee_minor)
             self._tell_dispute("charge.dispute.funds_reinstated", one)
         self._tell_dispute("charge.dispute.closed", one)
+
+    def _raise_fee(self, one: Dispute) -> None:
+        self._change_fee(one, RAISE_MINOR)
+        self._tell_dispute("charge.dispute.updated", one)
+
+    def _change_fee(self, one: Dispute, minor: int) -> None:
+        one.fees = (*one.fees, (self.new_id("txn"), minor))
 
     def _tell_refund(self, kind: str, one: Refund) -> None:
         self.emit(
@@ -169,7 +190,7 @@ class Returns:
                 "",
                 object_id=one.dispute_id,
                 object_status=one.status,
-                fee_minor=0 if kind == "charge.dispute.created" else DISPUTE_FEE_MINOR,
+                fees=one.fees,
             )
         )
 

@@ -54,7 +54,9 @@ class Signer:
     def _fulfil(self, order: Order) -> Fulfilment:
         entry = self.finance.entries.get(capture_entry_key(order.order_id))
         # Of the lines that were returned first the signer is not told, but they were captured and booked.
-        if entry is None or cleared_minor(entry.postings) != order.total_minor:
+        # Of an order that costs nothing there is no entry, and must be none.
+        held_minor = 0 if entry is None else cleared_minor(entry.postings)
+        if held_minor != order.total_minor or (entry is None) != (order.total_minor == 0):
             self.early.append(order.order_id)
         self._seals += 1
         assert order.booked_at is not None, "I4: asserted by production, too"

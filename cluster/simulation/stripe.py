@@ -240,11 +240,12 @@ class Stripe:
         )
         self._emit(SUCCEEDED, intent)
 
-    def charge_by_hand(self, order_id: str, amount_minor: int, currency: str) -> None:
+    def charge_by_hand(self, order_id: str, amount_minor: int, currency: str) -> Intent:
         """Charge an order a second time, or wrongly: a person's mistake in Stripe's dashboard."""
         intent = self._new_intent(order_id, amount_minor, currency)
         intent.stray, intent.status = True, "processing"
         self.capture(intent)
+        return intent
 
     def _payable(self, handle: str) -> Intent | None:
         if handle.startswith("page/"):

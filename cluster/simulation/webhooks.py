@@ -149,7 +149,10 @@ def _returned(news: PaymentNews) -> dict[str, Any]:
         "metadata": own,
         "failure_reason": news.code or None,
         "reason": news.code or None,
-        "balance_transactions": [{"fee": news.fee_minor, "currency": currency}],
+        "balance_transactions": [
+            {"id": transaction_id, "fee": fee_minor, "currency": currency}
+            for transaction_id, fee_minor in news.fees
+        ],
     }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cluster.simulation.aftermath import canaries, late_duplicates
-from cluster.simulation.buyers import Buyer, wish_of
+from cluster.simulation.buyers import CODES, Buyer, wish_of
 from cluster.simulation.faults import FaultPlan
 from cluster.simulation.finance import Finance
 from cluster.simulation.hosts import EPOCH, Cluster, Outside
@@ -90,6 +90,7 @@ class _World:
         self.acknowledged = Acknowledgements()
         finance = Finance()
         self.outside = Outside(Postgres(self._now), Stripe(self._emit), finance, Signer(finance))
+        self.outside.database.discounts = dict(CODES)
         self.outside.stripe.returns.chance = rng.random
         self.outside.stripe.returns.later = lambda delay_s, what: loop.call_later(
             delay_s, what, context=WORLD.context.copy()

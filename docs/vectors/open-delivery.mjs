@@ -7,7 +7,7 @@
 //   const manifest = await openDelivery(opening, payload, identity, trustedKeys, sink)
 //
 // opening      the answer of GET /v1/deliveries/{id}/opening; only its `manifest` is believed, once verified
-// payload      async iterable of Uint8Array, for instance (await fetch(opening.payload.url)).body
+// payload      a ReadableStream or another async iterable of Uint8Array: (await fetch(opening.payload.url)).body
 // identity     'AGE-SECRET-KEY-1…'
 // trustedKeys  the platform's Ed25519 keys as Uint8Array, from a channel that you trust, not from `opening`
 
@@ -94,18 +94,31 @@ const stream = (counter, last) => {
 };
 
 // Cuts a stream of any pieces into `first` bytes and then chunks of `size`; the last one may be shorter.
-async function* exactly(pieces, first, size) {
+async function* exactly(payload, first, size) {
   let held = new Uint8Array(0), wanted = first;
-  for await (const piece of pieces) {
+  for await (const piece of pieces(payload)) {
     held = concat(held, piece);
+    let at = 0;
     // One byte more must be there before a chunk is known not to be the last.
-    while (held.length > wanted) {
-      yield { bytes: held.slice(0, wanted), last: false };
-      held = held.slice(wanted);
+    while (held.length - at > wanted) {
+      yield { bytes: held.subarray(at, at + wanted), last: false };
+      at += wanted;
       wanted = size;
     }
+    held = held.slice(at);
   }
   yield { bytes: held, last: wanted === size };
+}
+
+// Not every browser can iterate over its streams.
+async function* pieces(payload) {
+  if (payload[Symbol.asyncIterator]) return yield* payload;
+  const reader = payload.getReader();
+  try {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+  } finally {
+    await reader.cancel(); // the rest is not wanted when a chunk was refused
+  }
 }
 
 function bech32(encoded) {
@@ -213,13 +226,18 @@ function chacha(key, nonce, counter, data) {
 }
 
 function poly1305(key, message) {
-  const p = (1n << 130n) - 5n, r = fromBytes(key.slice(0, 16)) & 0x0ffffffc0ffffffc0ffffffc0fffffffn;
+  const word = ({ buffer, byteOffset }, at) => {
+    const view = new DataView(buffer, byteOffset + at, 16);
+    return view.getBigUint64(0, true) | (view.getBigUint64(8, true) << 64n);
+  };
+  const bits = (1n << 130n) - 1n, p = bits - 4n, r = word(key, 0) & 0x0ffffffc0ffffffc0ffffffc0fffffffn;
   let sum = 0n;
+  // AEAD pads its message to whole blocks. 2^130 is 5 modulo p, so that a fold keeps the sum small.
   for (let at = 0; at < message.length; at += 16) {
-    const block = message.slice(at, at + 16);
-    sum = ((sum + fromBytes(block) + (1n << BigInt(8 * block.length))) * r) % p;
+    sum = (sum + word(message, at) + (1n << 128n)) * r;
+    sum = (sum & bits) + 5n * (sum >> 130n);
   }
-  return toBytes((sum + fromBytes(key.slice(16, 32))) & ((1n << 128n) - 1n), 16);
+  return toBytes(((sum % p) + word(key, 16)) & ((1n << 128n) - 1n), 16);
 }
 
 function decrypt(key, nonce, sealed, reason = "the payload was altered or cut") {

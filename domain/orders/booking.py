@@ -17,11 +17,18 @@ Stripe's balance transactions tell it: the order's history knows nothing of it.
     stripe:clearing            - fee
 
 A movement is one of ``refund:<id>``, ``refund_reversal:<id>``, ``dispute:<id>``, ``dispute_won:<id>`` and
-``dispute_fee:<id>``; its entry's key is the order's id, a colon and the movement.
+``dispute_fee:<id>:<transaction>``; its entry's key is the order's id, a colon and the movement. A dispute's
+fee has an entry for each of Stripe's balance transactions that takes some, or gives it back:
+
+    stripe:dispute_fees        + fee          negative when it was given back
+    stripe:clearing            - fee
+
+One that was recorded before transactions were told apart is ``dispute_fee:<id>``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Protocol, TypeVar
 
 from domain.errors import RejectedError
 from domain.orders.lines import Share
@@ -40,6 +47,7 @@ __all__ = [
     "capture_entry_key",
     "capture_postings",
     "cleared_minor",
+    "fee_of_dispute",
     "return_entry_key",
     "return_postings",
 ]
@@ -90,14 +98,23 @@ def return_postings(order: Order, movement: str) -> tuple[datetime, list[tuple[s
                 return refund.accepted_at, _returned(order, refund.shares, 1)
             if refund.ended_at is not None and not refund.returns:
                 return refund.ended_at, _returned(order, refund.shares, -1)
+    elif kind == DISPUTE_FEE:
+        dispute_id, _, transaction_id = of_id.partition(":")
+        charged = order.find_dispute(dispute_id)
+        for fee in charged.fees if charged is not None else ():
+            if fee.transaction_id == transaction_id:
+                return fee.at, [(CLEARING, -fee.amount_minor), (DISPUTE_FEES, fee.amount_minor)]
     elif (dispute := order.find_dispute(of_id)) is not None:
         if kind == DISPUTE:
             return dispute.opened_at, _returned(order, dispute.shares, 1)
-        if kind == DISPUTE_FEE and dispute.fee_minor:
-            return dispute.fee_at, [(CLEARING, -dispute.fee_minor), (DISPUTE_FEES, dispute.fee_minor)]
         if kind == DISPUTE_WON and dispute.closed_at is not None and not dispute.returns:
             return dispute.closed_at, _returned(order, dispute.shares, -1)
     raise RejectedError("return_unknown", f"{order.order_id} has no movement {movement}.")
+
+
+def fee_of_dispute(dispute_id: str, transaction_id: str) -> str:
+    """Name one fee of a dispute: what follows ``dispute_fee:`` in its movement."""
+    return f"{dispute_id}:{transaction_id}" if transaction_id else dispute_id
 
 
 def fee_entry_key(order_id: str, object_id: str = "") -> str:
@@ -126,6 +143,30 @@ def moves_own_money(postings: Iterable[tuple[str, int]]) -> bool:
     It is about no order, and takes nothing from anybody.
     """
     return all(account == CLEARING or account.startswith(OWN_MONEY) for account, _ in postings)
+
+
+class Reversible(Protocol):
+    """An entry, as far as ``standing`` asks. ``undone``: it was reversed or is a reversal."""
+
+    @property
+    def entry_key(self) -> str:
+        """Its idempotency key."""
+
+    @property
+    def undone(self) -> bool:
+        """Whether it and another entry come to nothing."""
+
+
+E = TypeVar("E", bound=Reversible)
+
+
+def standing(entries: Sequence[E]) -> Iterator[tuple[str, E]]:
+    """Yield the entries that hold, by the key they stand for: a correction stands for what was undone."""
+    undone = {entry.entry_key for entry in entries if entry.undone}
+    for entry in entries:
+        if not entry.undone:
+            of_key = entry.entry_key.removesuffix(CORRECTED)
+            yield (of_key if of_key in undone else entry.entry_key), entry
 
 
 def _returned(order: Order, shares: Sequence[Share], sign: int) -> list[tuple[str, int]]:

@@ -254,7 +254,10 @@ class NoticeRefund:
 
 @dataclass(frozen=True, slots=True)
 class NoticeDispute:
-    """A verified webhook about a dispute: opened, moved on or closed, as ``status`` says in its words."""
+    """A verified webhook about a dispute: opened, moved on or closed, as ``status`` says in its words.
+
+    ``fees`` are (balance transaction, minor units) of all fees so far; what was given back is below zero.
+    """
 
     dispute_id: str
     payment_intent_id: str
@@ -262,7 +265,7 @@ class NoticeDispute:
     currency: str
     status: str
     reason: str
-    fee_minor: int
+    fees: tuple[tuple[str, int], ...]
     at: datetime
     due_by: datetime | None = None
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from domain import policy
 from domain.errors import ConflictError, DependencyError, NotFoundError, RejectedError
 from domain.ids import derive_id
-from domain.money import AMOUNT_MINOR_MAX, is_currency
+from domain.money import AMOUNT_MINOR_MAX, is_currency, smallest_step
 from domain.orders import commands as c
 from domain.orders import payments, returns
 from domain.orders.booking import (
@@ -30,10 +30,12 @@ from domain.orders.booking import (
     REFUND,
     REFUND_REVERSAL,
     capture_entry_key,
+    fee_of_dispute,
 )
 from domain.orders.events import (
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeFeeChanged,
     DisputeUpdated,
     DisputeWon,
     Event,
@@ -201,6 +203,8 @@ def _effects_after_return(event: Event) -> tuple[list[Effect], list[str]]:
             return [_booking_of(kind, event.dispute_id) for kind, due in kinds.items() if due], []
         case DisputeUpdated(fee_added=True):
             return [_booking_of(DISPUTE_FEE, event.dispute_id)], []
+        case DisputeFeeChanged():
+            return [_booking_of(DISPUTE_FEE, fee_of_dispute(event.dispute_id, event.transaction_id))], []
         case DisputeWon(counted=True):
             return [_booking_of(DISPUTE_WON, event.dispute_id)], []
         case EvidencePrepared():
@@ -321,6 +325,12 @@ def _total(command: c.PlaceOrder) -> int:
     for line in command.lines:
         if not is_sound(line):
             raise RejectedError("terms_unsound", f"Line {line.line_no}: its parts do not make up its amount.")
+        if line.amount_minor % smallest_step(command.currency):
+            raise RejectedError(
+                "terms_unsound",
+                f"Line {line.line_no}: Stripe does not charge {line.amount_minor} minor units of "
+                f"{command.currency}.",
+            )
     total_minor = sum(line.amount_minor for line in command.lines)
     if total_minor > AMOUNT_MINOR_MAX:
         raise RejectedError(

@@ -250,27 +250,40 @@ class RefundFailed:
 
 @dataclass(frozen=True, slots=True)
 class OrderDisputed:
-    """The buyer's bank took money back; ``fee_minor`` is what Stripe charges for it, as far as known."""
+    """The buyer's bank took money back. ``fee_minor`` is of events from before ``DisputeFeeChanged``."""
 
     dispute_id: str
     shares: tuple[Share, ...]
-    fee_minor: int
     reason: str
     stage: str
     at: datetime
     due_by: datetime | None = None  # until when evidence can be sent, as far as known
+    fee_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DisputeUpdated:
-    """An open dispute's stage, fee or deadline changed; ``fee_minor`` is the whole fee as of now."""
+    """An open dispute's stage or deadline changed. Fees are of events from before ``DisputeFeeChanged``."""
 
     dispute_id: str
     stage: str
-    fee_minor: int
-    fee_added: bool
     at: datetime
     due_by: datetime | None = None
+    fee_minor: int = 0
+    fee_added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeFeeChanged:
+    """Stripe took a fee for a dispute, or gave one back: then ``amount_minor`` is below zero.
+
+    ``transaction_id`` is the balance transaction that says so; empty: news from before they were named.
+    """
+
+    dispute_id: str
+    transaction_id: str
+    amount_minor: int
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +405,7 @@ Event = (
     | RefundFailed
     | OrderDisputed
     | DisputeUpdated
+    | DisputeFeeChanged
     | DisputeWon
     | DisputeLost
     | EvidencePrepared
@@ -429,6 +443,7 @@ KINDS: dict[str, type[Event]] = {
     "order.refund_failed": RefundFailed,
     "order.disputed": OrderDisputed,
     "order.dispute_updated": DisputeUpdated,
+    "order.dispute_fee_changed": DisputeFeeChanged,
     "order.dispute_won": DisputeWon,
     "order.dispute_lost": DisputeLost,
     "order.evidence_prepared": EvidencePrepared,

@@ -89,16 +89,7 @@ def record(state: Order, command: c.RecordEvidence) -> list[Event]:
     open_now = dispute.status is DisputeStatus.OPEN
     if open_now and dispute.stage != UNDER_REVIEW and command.status == UNDER_REVIEW:
         # What its webhook will tell again.
-        events.append(
-            DisputeUpdated(
-                dispute.dispute_id,
-                UNDER_REVIEW,
-                dispute.fee_minor,
-                fee_added=False,
-                at=command.at,
-                due_by=dispute.due_by,
-            )
-        )
+        events.append(DisputeUpdated(dispute.dispute_id, UNDER_REVIEW, command.at, dispute.due_by))
     return events
 
 

@@ -21,6 +21,7 @@ from domain.orders.booking import (
     capture_postings,
     is_fee_entry,
     return_entry_key,
+    standing,
 )
 from domain.orders.decide import delivery_id, effects_after, licence_id
 from domain.orders.events import (
@@ -45,7 +46,6 @@ from domain.orders.ledger_invariants import (
     LedgerEntry,
     check_entry,
     check_fee,
-    standing_entries,
     words,
 )
 from domain.orders.lines import Line
@@ -358,7 +358,7 @@ class Examination:
         capture_key = capture_entry_key(order.order_id)
         if self.booked and self.booked.entry_key != capture_key:
             yield "I4", f"order.booked names entry {self.booked.entry_key} instead of {capture_key}"
-        held = standing_entries(entries)
+        held = dict(standing(entries))
         if self.booked and capture_key not in held:
             yield "I4", f"is booked, but Finance has no entry {capture_key}"
         returned = return_entries(order) if order.refunds or order.disputes else {}

@@ -1,4 +1,4 @@
-"""Entries and charges as the checker knows them: what holds of each by itself, and which entries stand (I1).
+"""Entries and charges as the checker knows them: what holds of each by itself (I1).
 
 A part of ``domain.orders.invariants``, which compares them with an order.
 """
@@ -34,8 +34,8 @@ class LedgerEntry:
 class Charge:
     """A payment that Stripe says has succeeded. ``captured_at`` None: long ago.
 
-    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``fee_minor`` what Stripe took for
-    it, in ``fee_currency``; None is "not asked".
+    ``refunded_minor`` and ``disputed_minor`` are what it returned since, ``dispute_fee_minor`` what disputes
+    cost in its currency, ``fee_minor`` what Stripe took for it, in ``fee_currency``; None is "not asked".
     """
 
     payment_intent_id: str
@@ -46,17 +46,7 @@ class Charge:
     disputed_minor: int | None = None
     fee_minor: int | None = None
     fee_currency: str = ""
-
-
-def standing_entries(entries: Sequence[LedgerEntry]) -> dict[str, LedgerEntry]:
-    """Return the entries that hold by the key they stand for: a correction stands for what was undone."""
-    undone = {entry.entry_key for entry in entries if entry.undone}
-    standing = {}
-    for entry in entries:
-        if not entry.undone:
-            of_key = entry.entry_key.removesuffix(CORRECTED)
-            standing[of_key if of_key in undone else entry.entry_key] = entry
-    return standing
+    dispute_fee_minor: int | None = None
 
 
 def check_entry(entry: LedgerEntry) -> Iterator[tuple[str, str]]:

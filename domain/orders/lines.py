@@ -26,7 +26,8 @@ class Line:
 
     ``line_no`` counts from 1; amounts are minor units. ``fee_minor`` is the platform's, ``payees`` are
     (payee, amount) of what is left; none named is the seller alone. ``fee_minor`` None: an order from before
-    lines held their terms, of which ``parts`` knows what held then.
+    lines held their terms, of which ``parts`` knows what held then. ``rounding_minor`` is what the buyer pays
+    more or less than price and tax on top, so that Stripe can charge it; it is in the platform's fee.
     """
 
     line_no: int
@@ -44,6 +45,7 @@ class Line:
     taxes: tuple[Tax, ...] = ()
     fee_minor: int | None = None
     payees: tuple[tuple[str, int], ...] = ()
+    rounding_minor: int = 0
 
     @property
     def price_minor(self) -> int:
@@ -53,7 +55,7 @@ class Line:
     @property
     def amount_minor(self) -> int:
         """What the buyer pays for the line."""
-        amount_minor = self.unit_price_minor * self.quantity - self.discount_minor
+        amount_minor = self.unit_price_minor * self.quantity - self.discount_minor + self.rounding_minor
         if self.taxes:
             amount_minor += sum(tax.amount_minor for tax in self.taxes if not tax.inclusive)
         return amount_minor

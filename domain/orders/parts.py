@@ -41,6 +41,11 @@ def parts_of_share(line: Line, share: Share) -> Iterator[tuple[str, int]]:
     return zip(_accounts(line), given, strict=True)
 
 
+def earners(lines: Iterable[Line]) -> set[str]:
+    """Return everybody who sells or has a share in what is sold."""
+    return {one for line in lines for one in (line.seller_id, *(payee for payee, _ in line.payees))}
+
+
 def is_sound(line: Line) -> bool:
     """Whether a line's parts sum to its amount, and none is negative."""
     parts = _amounts(line)

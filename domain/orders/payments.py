@@ -39,6 +39,7 @@ from domain.orders.events import (
     ReviewApproved,
     ReviewRejected,
 )
+from domain.orders.parts import earners
 from domain.orders.state import Order, ReviewStatus, Status
 from domain.policy import BLOCK, REVIEW, Verdict
 from domain.proposals.documents import PaymentFlow
@@ -261,9 +262,10 @@ def decide_review(state: Order, command: c.DecideReview) -> list[Event]:
     """Take a person's decision about a flagged order."""
     if not state.flagged:
         raise NotFoundError("review_not_found", "This order was not flagged; there is nothing to review.")
-    if command.reviewer_id in {state.buyer_id, *(line.seller_id for line in state.lines)}:
+    if command.reviewer_id in {state.buyer_id, *earners(state.lines)}:
         raise RejectedError(
-            "reviewer_not_independent", "Who buys or sells in an order cannot review it. Ask a colleague."
+            "reviewer_not_independent",
+            "Who buys, sells or earns in an order cannot review it. Ask a colleague.",
         )
     wanted = ReviewStatus.APPROVED if command.approves else ReviewStatus.REJECTED
     if state.review in (ReviewStatus.APPROVED, ReviewStatus.REJECTED):

@@ -132,14 +132,16 @@ class PaymentNews:
     message: str
     attempts: int = 0
     unforeseen: int = 0
-    # Of a refund or dispute: Stripe's id and status, our refund's id from its metadata, what a dispute costs.
+    # Of a refund or dispute: Stripe's id and status, our refund's id from its metadata.
     object_id: str = ""
     object_status: str = ""
     refund_id: str = ""
-    fee_minor: int = 0
+    fee_minor: int = 0  # of a dispute, in news from before ``fees``
     # Of a declined attempt; ``code`` is then Stripe's error code.
     decline_code: str = ""
     due_by_s: int = 0  # Unix seconds; 0: not told
+    # What a dispute cost so far, by balance transaction; what was given back is below zero.
+    fees: tuple[tuple[str, int], ...] = ()
 
 
 # Stripe's event types that say that a hosted page can no longer be paid. Its ``completed`` and

@@ -12,6 +12,7 @@ from domain.orders.booking import (
     DISPUTE_WON,
     REFUND,
     REFUND_REVERSAL,
+    fee_of_dispute,
     return_entry_key,
     return_postings,
 )
@@ -52,8 +53,9 @@ def movements_of(order: Order) -> list[str]:
             if refund.status is RefundStatus.FAILED:
                 movements.append(f"{REFUND_REVERSAL}:{refund.refund_id}")
     for dispute in order.disputes:
-        if dispute.fee_minor:
-            movements.append(f"{DISPUTE_FEE}:{dispute.dispute_id}")
+        movements += [
+            f"{DISPUTE_FEE}:{fee_of_dispute(dispute.dispute_id, fee.transaction_id)}" for fee in dispute.fees
+        ]
         if not dispute.shares:
             continue  # told of only after it was won
         movements.append(f"{DISPUTE}:{dispute.dispute_id}")
@@ -123,6 +125,11 @@ def check_refunded(order: Order, charge: Charge) -> Found:
     for what, known_minor, told_minor in (
         ("refunded", refunded_minor, charge.refunded_minor),
         ("disputed", order.disputed_minor, charge.disputed_minor),
+        (
+            "took for disputes",
+            sum(one.fee_minor for one in order.disputes),
+            charge.dispute_fee_minor,
+        ),
     ):
         if told_minor is not None and told_minor != known_minor:
             yield "I1", f"Stripe {what} {told_minor} of {charge.payment_intent_id}, the order {known_minor}"

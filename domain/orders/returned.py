@@ -5,7 +5,7 @@ bound, kept by ``domain.orders.returns`` and by the database: of a line never mo
 so of an order never more than was captured. Nothing is decided here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -76,19 +76,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class DisputeFee:
+    """What Stripe took for a dispute by one balance transaction; below zero when it gave it back.
+
+    ``transaction_id`` empty: recorded before transactions were told apart.
+    """
+
+    transaction_id: str
+    amount_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Dispute:
-    """One dispute. ``stage`` is Stripe's word for where an open one stands; ``fee_minor`` is Stripe's fee.
+    """One dispute. ``stage`` is Stripe's word for where an open one stands.
 
     ``due_by`` is until when evidence can be sent; None: not told.
     """
 
     dispute_id: str
     shares: tuple[Share, ...]
-    fee_minor: int
     reason: str
     stage: str
     opened_at: datetime
-    fee_at: datetime
+    fees: tuple[DisputeFee, ...] = ()
     status: DisputeStatus = DisputeStatus.OPEN
     closed_at: datetime | None = None
     due_by: datetime | None = None
@@ -100,12 +111,34 @@ class Dispute:
         return sum(share.amount_minor for share in self.shares)
 
     @property
+    def fee_minor(self) -> int:
+        """What Stripe took for it and has not given back."""
+        return sum(fee.amount_minor for fee in self.fees)
+
+    @property
     def returns(self) -> bool:
         """Whether it counts as returned."""
         return self.status is not DisputeStatus.WON
 
 
 Return = Refund | Dispute
+
+
+def fees_to_record(recorded: Sequence[DisputeFee], told: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return those of Stripe's (balance transaction, amount) that a dispute has not recorded.
+
+    A fee that was recorded before transactions were told apart stands for the first charges that make it up.
+    """
+    earlier_minor = sum(fee.amount_minor for fee in recorded if not fee.transaction_id)
+    known = {fee.transaction_id for fee in recorded}
+    missing: list[tuple[str, int]] = []
+    for transaction_id, amount_minor in told:
+        if 0 < amount_minor <= earlier_minor:
+            earlier_minor -= amount_minor
+        elif transaction_id not in known and (transaction_id or not recorded):
+            missing.append((transaction_id, amount_minor))
+            known.add(transaction_id)
+    return missing
 
 
 def shares_returned(returns: Iterable[Return]) -> Iterator[Share]:

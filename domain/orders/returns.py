@@ -9,7 +9,8 @@ Legal order of a refund::
 
 and of a dispute, told by webhooks only::
 
-    NoticeDispute -> disputed                       -> effects book:dispute:<id>, book:dispute_fee:<id>
+    NoticeDispute -> disputed                       -> effect book:dispute:<id>
+    NoticeDispute, any -> dispute_fee_changed       -> effect book:dispute_fee:<id>:<balance transaction>
     NoticeDispute(won) -> dispute_won               -> effect book:dispute_won:<id>
     NoticeDispute(lost) -> dispute_lost
 
@@ -35,6 +36,7 @@ from domain.orders import commands as c
 from domain.orders import evidence
 from domain.orders.booking import cleared_minor, return_entry_key, return_postings
 from domain.orders.events import (
+    DisputeFeeChanged,
     DisputeLost,
     DisputeUpdated,
     DisputeWon,
@@ -52,7 +54,14 @@ from domain.orders.events import (
 )
 from domain.orders.lines import Share
 from domain.orders.parts import shares_of
-from domain.orders.returned import DisputeStatus, Refund, RefundStatus, left_by_line, shares_returned
+from domain.orders.returned import (
+    DisputeStatus,
+    Refund,
+    RefundStatus,
+    fees_to_record,
+    left_by_line,
+    shares_returned,
+)
 from domain.orders.state import Order, Status, evolve
 
 REFUNDS_MAX = 100  # per order: two per line of the longest cart; bounds its history
@@ -184,11 +193,7 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
             () if won else _spread(state, command.amount_minor, command.currency, "dispute_exceeds_captured")
         )
         stage = _STAGES[0] if outcome else command.status
-        events.append(
-            OrderDisputed(
-                command.dispute_id, shares, command.fee_minor, command.reason, stage, at, command.due_by
-            )
-        )
+        events.append(OrderDisputed(command.dispute_id, shares, command.reason, stage, at, command.due_by))
     else:
         counted = bool(known.shares)
         if counted and (command.amount_minor, command.currency) != (known.amount_minor, state.currency):
@@ -199,11 +204,9 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
             )
         open_now = known.status is DisputeStatus.OPEN
         stage = _later(known.stage, command.status) if open_now and not outcome else known.stage
-        fee_added = known.fee_minor == 0 and command.fee_minor > 0
-        fee_minor = command.fee_minor if fee_added else known.fee_minor
         due_by = command.due_by if open_now and command.due_by else known.due_by
-        if stage != known.stage or fee_added or due_by != known.due_by:
-            events.append(DisputeUpdated(known.dispute_id, stage, fee_minor, fee_added, at, due_by))
+        if stage != known.stage or due_by != known.due_by:
+            events.append(DisputeUpdated(known.dispute_id, stage, at, due_by))
         # A bank may give a lost dispute up after all: the money is back, the licence stays revoked.
         reversed_now = outcome is DisputeStatus.WON and known.status is DisputeStatus.LOST
         if outcome and not open_now and not reversed_now:
@@ -212,6 +215,11 @@ def notice_dispute(state: Order, command: c.NoticeDispute) -> list[Event]:
                     "dispute_contradicted", f"Dispute {known.dispute_id} was {known.status} before."
                 )
             outcome = None
+    # Of a closed one, too: a fee is given back when it is won, and may be raised later.
+    events += [
+        DisputeFeeChanged(command.dispute_id, transaction_id, amount_minor, at)
+        for transaction_id, amount_minor in fees_to_record(known.fees if known else (), command.fees)
+    ]
     if outcome is DisputeStatus.WON:
         events.append(DisputeWon(command.dispute_id, known is not None, at))
     elif outcome is DisputeStatus.LOST:
@@ -282,7 +290,8 @@ def _concerns(state: Order, payment_intent_id: str) -> bool:
         DependencyError: ``payment_not_recorded``; that cannot be said before the payment itself is known.
     """
     if state.paid_at is None:
-        never = state.stage in (Status.CANCELLED, Status.EXPIRED) and not state.to_void
+        ended = state.stage in (Status.CANCELLED, Status.EXPIRED) and not state.to_void
+        never = ended or state.total_minor == 0  # a payment that names a free order is none of its
         if never or state.payment_intent_id not in (None, payment_intent_id):
             return False
         raise DependencyError(
@@ -371,10 +380,10 @@ def _wanted(state: Order, command: c.RequestRefund) -> list[tuple[int, int]]:
         raise RejectedError("refund_amount_invalid", "Give lines, or one amount for the order, not both.")
     if not command.lines:
         total_left = sum(left.values())
-        parts = _split(left, min(command.amount_minor or total_left, total_left))
+        parts = _split(left, min(command.amount_minor or total_left, total_left), state.currency)
         if not parts or (command.amount_minor or 0) > total_left:
             raise _exceeds(state, command.amount_minor or state.total_minor, total_left)
-        return _in_steps(state, parts)
+        return _in_steps(state, parts, left)
     line_nos = [line_no for line_no, _ in command.lines]
     if len(set(line_nos)) < len(line_nos):
         raise RejectedError(
@@ -389,12 +398,14 @@ def _wanted(state: Order, command: c.RequestRefund) -> list[tuple[int, int]]:
         if amount is not None and amount > left[line_no]:
             raise _exceeds(state, amount, left[line_no], f" of line {line_no}")
         parts.append((line_no, left[line_no] if amount is None else amount))
-    return _in_steps(state, parts)
+    return _in_steps(state, parts, left)
 
 
-def _in_steps(state: Order, parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _in_steps(state: Order, parts: list[tuple[int, int]], left: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Require the currency's steps, but for what is left after a refund off them, made at Stripe by hand."""
     step = smallest_step(state.currency)
-    if sum(amount for _, amount in parts) % step:
+    rest = all(amount == left[line_no] for line_no, amount in parts)
+    if sum(amount for _, amount in parts) % step and not rest:
         raise RejectedError(
             "refund_amount_invalid", f"Amounts in {state.currency} are multiples of {step} minor units."
         )
@@ -419,15 +430,28 @@ def _spread(state: Order, amount_minor: int, currency: str, code: str) -> tuple[
         if any(one.status is RefundStatus.REQUESTED for one in state.refunds):
             raise DependencyError("refund_undecided", "Stripe has not answered yet to a refund of ours.", 1)
         raise _exceeds(state, amount_minor, total_left, code=code)
-    return _shares(state, _split(left, amount_minor))
+    return _shares(state, _split(left, amount_minor, state.currency))
 
 
-def _split(left: Mapping[int, int], amount_minor: int) -> list[tuple[int, int]]:
-    """Split an amount over lines by what is left of each, which no part then exceeds."""
+def _split(left: Mapping[int, int], amount_minor: int, currency: str) -> list[tuple[int, int]]:
+    """Split an amount over lines by what is left of each, which no part then exceeds.
+
+    In the currency's steps, so that what is left of each line can be refunded by itself. What is off them
+    goes first to lines that are off them already.
+    """
     if not any(left.values()):
         return []
-    parts = zip(left, split_by_weight(amount_minor, list(left.values())), strict=True)
-    return [(line_no, part_minor) for line_no, part_minor in parts if part_minor]
+    step = smallest_step(currency)
+    steps = {line_no: minor // step for line_no, minor in left.items()}
+    whole = min(amount_minor // step, sum(steps.values()))
+    shared = split_by_weight(whole, list(steps.values())) if whole else [0] * len(left)
+    parts = {line_no: count * step for line_no, count in zip(left, shared, strict=True)}
+    odd_minor = amount_minor - whole * step
+    for line_no in sorted(left, key=lambda one: -(left[one] % step)):
+        more_minor = min(odd_minor, left[line_no] - parts[line_no])
+        parts[line_no] += more_minor
+        odd_minor -= more_minor
+    return [(line_no, part_minor) for line_no, part_minor in parts.items() if part_minor]
 
 
 def _require_left(state: Order, parts: Sequence[tuple[int, int]]) -> None:

@@ -11,6 +11,7 @@ from domain.orders.events import (
     REFUND_WINDOW_S_UNGOVERNED,
     DeliveryKeyReleased,
     DeliveryKeysForgotten,
+    DisputeFeeChanged,
     DisputeLost,
     DisputeUpdated,
     DisputeWon,
@@ -49,6 +50,7 @@ from domain.orders.lines import DeliveryChoice, Line
 from domain.orders.returned import (
     UNDECIDED,
     Dispute,
+    DisputeFee,
     DisputeStatus,
     Evidence,
     Refund,
@@ -346,18 +348,12 @@ def _returns(state: Order, event: Event) -> dict[str, Any]:
         case RefundAccepted() | OrderRefunded() | RefundFailed():
             return {"refunds": _refunds(state, event)}
         case OrderDisputed():
+            fees = (DisputeFee("", event.fee_minor, event.at),) if event.fee_minor else ()
             dispute = Dispute(
-                event.dispute_id,
-                event.shares,
-                event.fee_minor,
-                event.reason,
-                event.stage,
-                event.at,
-                event.at,
-                due_by=event.due_by,
+                event.dispute_id, event.shares, event.reason, event.stage, event.at, fees, due_by=event.due_by
             )
             return {"disputes": (*state.disputes, dispute)}
-        case DisputeUpdated() | DisputeWon() | DisputeLost():
+        case DisputeUpdated() | DisputeFeeChanged() | DisputeWon() | DisputeLost():
             return {"disputes": _disputes(state, event)}
         case EvidencePrepared() | EvidenceSent() | EvidenceRefused():
             return {"disputes": _with_evidence(state, event)}
@@ -406,18 +402,19 @@ def _refunds(state: Order, event: RefundAccepted | OrderRefunded | RefundFailed)
     return tuple(changed(one) if one.refund_id == event.refund_id else one for one in state.refunds)
 
 
-def _disputes(state: Order, event: DisputeUpdated | DisputeWon | DisputeLost) -> tuple[Dispute, ...]:
+def _disputes(
+    state: Order, event: DisputeUpdated | DisputeFeeChanged | DisputeWon | DisputeLost
+) -> tuple[Dispute, ...]:
     def changed(dispute: Dispute) -> Dispute:
         match event:
             case DisputeUpdated():
-                fee_at = event.at if event.fee_added else dispute.fee_at
-                return replace(
-                    dispute,
-                    stage=event.stage,
-                    fee_minor=event.fee_minor,
-                    fee_at=fee_at,
-                    due_by=event.due_by or dispute.due_by,
-                )
+                fees = dispute.fees
+                if event.fee_added:
+                    fees = (*fees, DisputeFee("", event.fee_minor, event.at))
+                return replace(dispute, stage=event.stage, fees=fees, due_by=event.due_by or dispute.due_by)
+            case DisputeFeeChanged():
+                fee = DisputeFee(event.transaction_id, event.amount_minor, event.at)
+                return replace(dispute, fees=(*dispute.fees, fee))
             case DisputeWon():
                 return replace(dispute, status=DisputeStatus.WON, stage="won", closed_at=event.at)
             case DisputeLost():

@@ -14,9 +14,10 @@ from domain.orders.booking import (
     cleared_minor,
     is_fee_entry,
     return_entry_key,
+    standing,
 )
 from domain.orders.invariants import Examination, Violation
-from domain.orders.ledger_invariants import LedgerEntry, standing_entries
+from domain.orders.ledger_invariants import LedgerEntry
 from domain.orders.return_invariants import return_entries
 
 
@@ -53,7 +54,7 @@ class Totals:
             self.booked_minor[order.currency] += booked_minor
             # Not those that Finance knows and the order does not yet.
             known.add(capture_entry_key(order.order_id))
-            for key, entry in standing_entries(examined.facts.entries or ()).items():
+            for key, entry in standing(examined.facts.entries or ()):
                 if key in known:
                     self.cleared_minor[entry.currency] += entry.cleared_minor
         self._add_charges(examined)
@@ -64,7 +65,7 @@ class Totals:
         for charge in examined.facts.charges:
             self.charged_minor[charge.currency] += charge.amount_minor
             self.unbooked_fees_minor[charge.fee_currency] += charge.fee_minor or 0
-        for key, entry in standing_entries(examined.facts.entries or ()).items():
+        for key, entry in standing(examined.facts.entries or ()):
             if is_fee_entry(examined.facts.order_id, key):
                 self.unbooked_fees_minor[entry.currency] += entry.cleared_minor
 

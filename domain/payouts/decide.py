@@ -12,7 +12,7 @@ from domain.errors import RejectedError
 from domain.payouts import events as e
 from domain.payouts.cut import BALANCE_SHORT, clear
 from domain.payouts.payees import NOT_READY, AccountState
-from domain.payouts.state import Payout, Status
+from domain.payouts.state import PASSING, WAIT_MAX, Payout, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +65,23 @@ def decide(payout: Payout, result: Result, at: datetime) -> Sequence[e.Event]:
         RejectedError: ``payout_over_returned``.
     """
     match result, payout.status:
-        case Standing(), Status.APPROVED:
-            return [_judge(payout, result, at)]
+        case Standing(), (Status.APPROVED | Status.AWAITING_ACCOUNT | Status.AWAITING_BALANCE):
+            return _judge(payout, result, at)
         case Booked(), Status.CLEARED:
             return [e.PayoutBooked(result.entry_id, at)]
         case Sent(), Status.BOOKED:
             return [e.PayoutSent(result.transfer_id, result.made_at, at)]
         case Booked(), Status.SENT:
             return [e.PayoutSettled(result.entry_id, at)]
-        case Refused(), Status.APPROVED:
+        case Refused(), (Status.APPROVED | Status.AWAITING_ACCOUNT | Status.AWAITING_BALANCE):
             return [e.PayoutFailed(result.code, result.detail, at)]
         case Refused(), Status.BOOKED:
             return [e.PayoutRefused(result.code, result.detail, at)]
         case Booked(), Status.REFUSED:
             assert payout.failure is not None, "a refusal has its reason"
+            code, detail = payout.failure
+            if code in PASSING:
+                return _wait(payout, PASSING[code], detail, at)
             return [e.PayoutFailed(*payout.failure, at)]
         case Reversed(), (Status.SETTLED | Status.RETURNED):
             return _returned(payout, result, at)
@@ -86,9 +89,9 @@ def decide(payout: Payout, result: Result, at: datetime) -> Sequence[e.Event]:
             return []
 
 
-def _judge(payout: Payout, standing: Standing, at: datetime) -> e.Event:
+def _judge(payout: Payout, standing: Standing, at: datetime) -> Sequence[e.Event]:
     if not standing.account.ready:
-        return e.PayoutFailed(NOT_READY, "Stripe does not let the account be paid at the moment.", at)
+        return _wait(payout, NOT_READY, "Stripe does not let the account be paid at the moment.", at)
     amount_minor = clear(
         payout.approved_minor,
         payout.held_back_minor,
@@ -98,8 +101,16 @@ def _judge(payout: Payout, standing: Standing, at: datetime) -> e.Event:
     )
     if not amount_minor:
         words = f"Only {standing.owed_minor} minor units were owed when it was to be sent."
-        return e.PayoutFailed(BALANCE_SHORT, words, at)
-    return e.PayoutCleared(amount_minor, at)
+        return [e.PayoutFailed(BALANCE_SHORT, words, at)]
+    return [e.PayoutCleared(amount_minor, at)]
+
+
+def _wait(payout: Payout, code: str, detail: str, at: datetime) -> Sequence[e.Event]:
+    """Wait, wait on, or give up after ``WAIT_MAX``."""
+    if payout.waiting_since is not None and at >= payout.waiting_since + WAIT_MAX:
+        return [e.PayoutFailed(code, detail, at)]
+    waits_on = payout.waiting is not None and payout.waiting[0] == code
+    return [] if waits_on else [e.PayoutWaits(code, detail, at)]
 
 
 def _returned(payout: Payout, result: Reversed, at: datetime) -> Sequence[e.Event]:

@@ -1,11 +1,12 @@
 """How a payout is booked at Finance. Debits are positive; every entry sums to zero.
 
-    booking     <key>                  seller:<id>:payable + amount    payouts:in_transit - amount
+    booking     <key>, <key>:<n>       seller:<id>:payable + amount    payouts:in_transit - amount
+    reversal    <booking's>:reversal   the booking undone in full
     settlement  <key>:settled          payouts:in_transit + amount     stripe:clearing - amount
-    reversal    <key>:reversal         the booking undone in full
     return      <key>:returned:<trr>   stripe:clearing + returned      seller:<id>:payable - returned
 
-``<key>`` is ``payout:<payee>:<currency>:<period>``, so no period of a payee is booked twice.
+``<key>`` is ``payout:<payee>:<currency>:<period>``, so no period of a payee is settled twice. The second try
+and later ones are booked under their number, after the one before was reversed.
 """
 
 import re
@@ -38,8 +39,13 @@ def settlement_key(payout: Payout) -> str:
 
 
 def reversal_key(payout: Payout) -> str:
-    """Return the entry key of the reversed booking."""
-    return f"{payout.key}:reversal"
+    """Return the entry key of this try's reversed booking."""
+    return reversal_of(payout.attempt_key)
+
+
+def reversal_of(booking_key: str) -> str:
+    """Return the entry key that undoes a booking."""
+    return f"{booking_key}:reversal"
 
 
 def return_key(payout: Payout, reversal_id: str) -> str:
@@ -48,8 +54,13 @@ def return_key(payout: Payout, reversal_id: str) -> str:
 
 
 def booking(payout: Payout) -> Postings:
-    """Return the booking's postings."""
-    return [(payable(payout.payee_id), payout.amount_minor), (IN_TRANSIT, -payout.amount_minor)]
+    """Return the postings of this try's booking."""
+    return booking_of(payout, payout.amount_minor)
+
+
+def booking_of(payout: Payout, amount_minor: int) -> Postings:
+    """Return the postings of a booking of any try; those of its reversal are of ``-amount_minor``."""
+    return [(payable(payout.payee_id), amount_minor), (IN_TRANSIT, -amount_minor)]
 
 
 def settlement(payout: Payout) -> Postings:

@@ -68,6 +68,15 @@ class PayoutRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class PayoutWaits:
+    """It cannot be sent now and is tried again: nothing is booked. ``code`` says what it waits for."""
+
+    code: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PayoutFailed:
     """Nothing was sent and nothing is booked any more; the balance is carried."""
 
@@ -93,6 +102,7 @@ Event = (
     | PayoutSent
     | PayoutSettled
     | PayoutRefused
+    | PayoutWaits
     | PayoutFailed
     | PayoutReturned
 )
@@ -104,6 +114,7 @@ KINDS: dict[str, type[Event]] = {
     "payout.sent": PayoutSent,
     "payout.settled": PayoutSettled,
     "payout.refused": PayoutRefused,
+    "payout.waits": PayoutWaits,
     "payout.failed": PayoutFailed,
     "payout.returned": PayoutReturned,
 }

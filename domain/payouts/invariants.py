@@ -11,8 +11,15 @@ from datetime import datetime
 
 from domain.orders.ledger_invariants import LedgerEntry
 from domain.payouts import entries
-from domain.payouts.events import Event, PayoutBooked, PayoutFailed, PayoutReturned, PayoutSettled
-from domain.payouts.state import Payout, Status, fold
+from domain.payouts.events import (
+    Event,
+    PayoutBooked,
+    PayoutFailed,
+    PayoutReturned,
+    PayoutSettled,
+    PayoutWaits,
+)
+from domain.payouts.state import Payout, Status, attempt_key, evolve, fold
 
 KEY_PARTS = 4  # payout:<payee>:<currency>:<period>
 
@@ -66,7 +73,7 @@ def check_payouts(
 def _check_entries(
     payout: Payout, facts: PayoutFacts, found: Mapping[str, LedgerEntry], settled_before: datetime
 ) -> Iterator[str]:
-    due = _recorded(payout, facts, settled_before)
+    due = _recorded(facts, settled_before)
     allowed = {**due, **_possible(payout)}
     for key in sorted(due.keys() - found.keys()):
         yield f"the books lack {key}"
@@ -80,18 +87,20 @@ def _check_entries(
             yield f"the books have {key} with other amounts than the payout's"
 
 
-def _recorded(payout: Payout, facts: PayoutFacts, settled_before: datetime) -> Mapping[str, entries.Postings]:
+def _recorded(facts: PayoutFacts, settled_before: datetime) -> Mapping[str, entries.Postings]:
     """What the payout has recorded as booked, long enough ago."""
     due: dict[str, entries.Postings] = {}
+    payout: Payout | None = None
     for _, event in facts.events:
+        before, payout = payout, evolve(facts.payout_id, payout, event)
         if event.at > settled_before:
             continue
         if isinstance(event, PayoutBooked):
-            due[payout.key] = entries.booking(payout)
+            due[payout.attempt_key] = entries.booking(payout)
         elif isinstance(event, PayoutSettled):
             due[entries.settlement_key(payout)] = entries.settlement(payout)
-        elif isinstance(event, PayoutFailed) and payout.amount_minor:
-            due[entries.reversal_key(payout)] = _undone(payout)
+        elif isinstance(event, PayoutFailed | PayoutWaits) and before and before.amount_minor:
+            due[entries.reversal_key(before)] = _undone(before)
         elif isinstance(event, PayoutReturned):
             key = entries.return_key(payout, event.reversal_id)
             due[key] = entries.returned(payout, event.amount_minor)
@@ -99,15 +108,19 @@ def _recorded(payout: Payout, facts: PayoutFacts, settled_before: datetime) -> M
 
 
 def _undone(payout: Payout) -> entries.Postings:
-    return [(account, -amount) for account, amount in entries.booking(payout)]
+    return entries.booking_of(payout, -payout.amount_minor)
 
 
 def _possible(payout: Payout) -> Mapping[str, entries.Postings]:
     """What may be in the books by now, recorded or not."""
     may: dict[str, entries.Postings] = {}
+    for number, amount_minor in enumerate(payout.undone_minor, 1):
+        key = attempt_key(payout.key, number)
+        may[key] = entries.booking_of(payout, amount_minor)
+        may[entries.reversal_of(key)] = entries.booking_of(payout, -amount_minor)
     if not payout.amount_minor:
-        return may  # never cleared: nothing
-    may[payout.key] = entries.booking(payout)
+        return may  # not cleared: nothing more
+    may[payout.attempt_key] = entries.booking(payout)
     if payout.status in (Status.REFUSED, Status.FAILED):
         may[entries.reversal_key(payout)] = _undone(payout)
     if payout.status in (Status.SENT, Status.SETTLED, Status.RETURNED):

@@ -7,6 +7,7 @@ Whether an account can be paid is Stripe's to say: ``transfers`` is the state of
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeGuard
 
 from domain.payouts.refusals import refusal
 
@@ -48,9 +49,14 @@ def require_payee_id(text: str) -> str:
     return text
 
 
+def is_account_id(value: object) -> TypeGuard[str]:
+    """Whether it is formed as an account's id."""
+    return isinstance(value, str) and _ACCOUNT.fullmatch(value) is not None
+
+
 def require_account_id(text: str) -> str:
     """Return a well-formed account's id; raises RejectedError ``payee_account_unknown``."""
-    if _ACCOUNT.fullmatch(text) is None:
+    if not is_account_id(text):
         raise refusal("payee_account_unknown")
     return text
 

@@ -111,6 +111,9 @@ class PayoutStore(Protocol):
     async def rest(self, payout_id: str, nudges: int) -> None:
         """Nothing is to be done, unless somebody asked again meanwhile."""
 
+    async def wait(self, payout_id: str, nudges: int, delay_s: float) -> None:
+        """Look again after ``delay_s``, or at once if somebody asked meanwhile. Nothing has failed."""
+
     async def defer(self, payout_id: str, delay_s: float, error: str, *, unforeseen: bool = False) -> None:
         """Try again later and keep why."""
 

@@ -7,6 +7,9 @@ the platform's fee is on what remains without tax, and the payees share what the
 remainder. The parts of a line sum to what the buyer pays for it; nothing is rounded twice and nothing is
 lost.
 
+Stripe charges some currencies in steps, and tax on top need not keep to them. The line is then rounded to the
+step, half up, and the platform's fee bears it: the tax office and the payees have what they had without it.
+
 A seller's discount lowers what the seller's line earns, fee and payees alike. An operator's is the platform's
 own: it comes out of the fee, is never more than it, and leaves the payees what they had earned without it.
 """
@@ -17,7 +20,7 @@ from datetime import datetime
 
 from domain.catalogue import Offer
 from domain.errors import RejectedError
-from domain.money import BASIS_POINTS, split_by_weight
+from domain.money import BASIS_POINTS, smallest_step, split_by_weight
 from domain.orders.lines import Line, Tax
 from domain.pricing.discounts import Discount, Priced, taken_off
 from domain.pricing.taxes import TaxableLine
@@ -119,6 +122,7 @@ def _line(
         # The net without the discount: prices may hold tax, of which a discount takes its part away.
         whole_minor = net_minor + off_minor * net_minor // left_minor
         fee_minor = max(0, fee_on(whole_minor, rules.fees, offer.currency) - (whole_minor - net_minor))
+    rounding_minor = _rounding(taxes, fee_minor, offer.currency)
     return Line(
         line_no=line_no,
         sku_id=offer.sku_id,
@@ -133,9 +137,18 @@ def _line(
         licence_days=offer.licence_days,
         discount_minor=off_minor,
         taxes=taxes,
-        fee_minor=fee_minor,
+        fee_minor=fee_minor + rounding_minor,
         payees=_payees(offer, net_minor - fee_minor, rules.splits),
+        rounding_minor=rounding_minor,
     )
+
+
+def _rounding(taxes: Sequence[Tax], fee_minor: int, currency: str) -> int:
+    """Return what brings tax on top to the currency's step, half up; up where the fee cannot bear less."""
+    step = smallest_step(currency)
+    on_top_minor = sum(tax.amount_minor for tax in taxes if not tax.inclusive)
+    rounding_minor = (2 * on_top_minor + step) // (2 * step) * step - on_top_minor
+    return rounding_minor if fee_minor + rounding_minor >= 0 else rounding_minor + step
 
 
 def _payees(offer: Offer, earned_minor: int, splits: RoyaltySplits) -> tuple[tuple[str, int], ...]:

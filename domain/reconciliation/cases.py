@@ -2,17 +2,20 @@
 
 A case's id is made of what differs (kind, order, subject) and not of the amounts: it is opened once,
 changed when the amounts change, **resolved** when a run does not find it any more, opened again when it
-comes back, and **dismissed** by an operator who accepts it as it is; then only other amounts open it again.
+comes back, and **dismissed** by an operator who accepts it as it is. A dismissal ends when the amounts
+change, when a run finds the difference again after another one has not (``gone_at``), and after
+``DISMISSED_FOR``: then the case is open again and names the dismissal.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from domain.ids import derive_id
 from domain.reconciliation.facts import Difference, Fix, Kind, Post, Rebook, Reverse, TellOrder
 
 CASE_PREFIX = "cas"
+DISMISSED_FOR = timedelta(days=90)  # whoever accepted it, and why, is asked again once a quarter
 _OF_NO_ORDER = f"{CASE_PREFIX}_{'0' * 26}"
 CaseStatus = Literal["open", "resolved", "dismissed"]
 FixWord = Literal["tell_order", "post", "reverse", "rebook"]
@@ -62,7 +65,10 @@ BY_HAND: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kept difference. Times are UTC; ``fix`` None: a person has to decide."""
+    """A kept difference. Times are UTC; ``fix`` None: a person has to decide.
+
+    ``dismissal`` is the last one, also of a case that came back: ``action_id``, ``by``, ``at``, ``reason``.
+    """
 
     case_id: str
     kind: str
@@ -83,6 +89,8 @@ class Case:
     closed_at: datetime | None
     closed_by: str | None
     reason: str | None
+    dismissal: dict[str, str | None] | None = None
+    gone_at: datetime | None = None
 
     @property
     def proposal(self) -> str:

@@ -26,10 +26,11 @@ from domain.orders.booking import (
     is_fee_entry,
     return_entry_key,
     return_postings,
+    standing,
 )
 from domain.orders.ports import PaymentNews
 from domain.orders.return_invariants import movements_of
-from domain.orders.returned import Dispute, DisputeStatus, Refund, RefundStatus
+from domain.orders.returned import Dispute, DisputeStatus, Refund, RefundStatus, fees_to_record
 from domain.orders.state import Order, Status
 from domain.reconciliation.facts import (
     CHARGE,
@@ -45,7 +46,6 @@ from domain.reconciliation.facts import (
     Reverse,
     StripeObject,
     TellOrder,
-    standing,
 )
 
 LICENCE_DUE = timedelta(hours=1)  # after payment; a licence takes a second, an outage of an hour is a case
@@ -213,6 +213,8 @@ def _refund(facts: Facts, refund: Refund | None, one: StripeObject) -> Iterator[
 
 
 def _disputes(facts: Facts, order: Order) -> Iterator[Difference]:
+    if order.total_minor == 0:
+        return  # of a payment that names a free order: its charge says what is left
     at_stripe = [one for one in facts.objects if one.kind == DISPUTE and _is_own(order, one)]
     if not at_stripe and not order.disputes:
         return
@@ -237,7 +239,6 @@ def _dispute(facts: Facts, dispute: Dispute | None, one: StripeObject) -> Iterat
     held = one.status in _DISPUTED
     closed = one.status in ("won", "lost")
     tell = _news(facts, one, "charge.dispute.closed" if closed else "charge.dispute.updated")
-    fee_minor = one.fee_minor if one.fee_currency == one.currency else 0
     if dispute is None:
         if held or closed:
             yield _about(
@@ -253,13 +254,15 @@ def _dispute(facts: Facts, dispute: Dispute | None, one: StripeObject) -> Iterat
     known_minor = dispute.amount_minor if dispute.returns else 0
     told_minor = one.amount_minor if held else 0
     unfinished = dispute.status is DisputeStatus.OPEN and closed
-    if known_minor != told_minor or unfinished or dispute.fee_minor != fee_minor:
+    fee_minor = sum(fee for _, fee in one.fees)
+    fees_missing = bool(fees_to_record(dispute.fees, one.fees))
+    if known_minor != told_minor or unfinished or fees_missing or dispute.fee_minor != fee_minor:
         # A bank may give up what is open, and also what it had won.
         takes_end = dispute.status is DisputeStatus.OPEN or (
             dispute.status is DisputeStatus.LOST and one.status == "won"
         )
         same = one.amount_minor == dispute.amount_minor
-        mendable = (takes_end and same) or (known_minor == told_minor and dispute.fee_minor == 0)
+        mendable = (takes_end and same) or (known_minor == told_minor and fees_missing)
         yield _about(
             Kind.DISPUTE_DIFFERS,
             facts,
@@ -428,7 +431,7 @@ def _news(facts: Facts, one: StripeObject, kind: str, *, about: str = "") -> Tel
     if any(known == subject for _, known, _ in facts.waiting):
         return None
     # Once for each thing that there is to tell: a dispute's fee may come after its status.
-    told = f"{one.status}:{one.fee_minor}" if one.kind == DISPUTE else one.status
+    told = f"{one.status}:{len(one.fees)}" if one.kind == DISPUTE else one.status
     return TellOrder(
         PaymentNews(
             event_id=f"{subject}:{told}:reconciled",
@@ -442,7 +445,7 @@ def _news(facts: Facts, one: StripeObject, kind: str, *, about: str = "") -> Tel
             object_id="" if one.kind == CHARGE else one.object_id,
             object_status="" if one.kind == CHARGE else one.status,
             refund_id=one.refund_id,
-            fee_minor=one.fee_minor if one.kind == DISPUTE and one.fee_currency == one.currency else 0,
+            fees=one.fees,
         )
     )
 

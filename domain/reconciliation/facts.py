@@ -3,15 +3,17 @@
 Amounts are minor units. Refuses to interpret: Stripe's words are kept as they are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from domain.orders.booking import CORRECTED
+from domain.orders.booking import CLEARING, moves_own_money
+from domain.orders.ledger_invariants import LedgerEntry
 from domain.orders.ports import PaymentNews
 from domain.orders.state import Order
+from domain.payouts.invariants import is_payout_entry
 
 CHARGE, REFUND, DISPUTE = "charge", "refund", "dispute"
 
@@ -22,8 +24,8 @@ class StripeObject:
 
     ``amount_minor`` is what was captured, refunded or disputed, in the currency of the payment;
     ``returned_minor`` what a charge has given back by refunds. ``fee_minor`` is what Stripe took for it so
-    far, in the currency that it settles in. ``at`` is when it first moved money. ``refund_id`` is ours,
-    from its metadata.
+    far, in the currency that it settles in; ``fees`` are a dispute's in the payment's currency, by balance
+    transaction. ``at`` is when it first moved money. ``refund_id`` is ours, from its metadata.
     """
 
     object_id: str
@@ -38,6 +40,7 @@ class StripeObject:
     returned_minor: int = 0
     refund_id: str = ""
     reason: str = ""
+    fees: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,14 @@ class Booked:
     undone: bool = False
 
 
-def standing(entries: Sequence[Booked]) -> Iterator[tuple[str, Booked]]:
-    """Yield the entries that hold, by the key they stand for: a correction stands for what was undone."""
-    undone = {entry.entry_key for entry in entries if entry.undone}
-    for entry in entries:
-        if not entry.undone:
-            of_key = entry.entry_key.removesuffix(CORRECTED)
-            yield (of_key if of_key in undone else entry.entry_key), entry
+def is_loose(entry: Booked | LedgerEntry) -> bool:
+    """Whether an entry that names no order is nobody's, though it moves what Stripe holds for us.
+
+    Payouts explain theirs; what people book between Stripe and our own accounts takes nothing from anybody.
+    """
+    touches = any(account == CLEARING for account, _ in entry.postings)
+    explained = is_payout_entry(entry.entry_key) or moves_own_money(entry.postings)
+    return touches and not entry.undone and not explained
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import get_args
 
 from starlette.responses import Response
 
-from domain.reconciliation.cases import CASE_PREFIX, CaseStatus
+from domain.reconciliation.cases import CASE_PREFIX, DISMISSED_FOR, CaseStatus
 from domain.reconciliation.facts import Kind
 from serve_app import examples
 from serve_app.auth import AUDITOR, OPERATOR
@@ -48,7 +48,8 @@ _NO_STORE = {"Cache-Control": "no-store"}
 CONSEQUENCES: dict[Verb, str] = {
     "apply": "The reconciler makes the fix within a minute, if it still applies, and closes the case "
     "once the difference is gone.",
-    "close": "The case is closed as it is. It opens again only if its amounts change.",
+    "close": "The case is closed as it is. It opens again if its amounts change, if the difference "
+    f"comes back after it was gone, and after {DISMISSED_FOR.days} days.",
 }
 
 

@@ -2,7 +2,7 @@
 
 Verification reports its findings apart from each other and never fails on a bad licence: that is a
 finding. Nothing that a document says about its key is believed; keys come from our own records. A licence of
-a key that is compromised since holds only if this very text entered our record before.
+a key that is compromised since holds only if this very text is in the audit log that the key's record names.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import orjson
 from starlette.responses import Response
 
 from domain import canonical_json, offline_licences, revocations
+from domain.audit.proofs import LogProof
 from domain.errors import BusyError, DependencyError, NotFoundError, RejectedError
 from domain.licence_refusals import refusal
 from domain.licence_verification import Finding, Revocations, VerificationReport, judge
@@ -98,9 +99,10 @@ class LicenceRoutes:
         keys = await self.keys_by_id(call)
         now = call.ports.clock()
         key_id = envelope.signatures[0].key_id
-        logged_at = None
+        logged_at = log_proof = None
         if (key := keys.get(key_id or "")) is not None and key.state is KeyState.COMPROMISED:
             logged_at = await call.ports.licences.recorded_at(licence.licence_id, text)
+            log_proof = await _log_proof(call, licence.licence_id, key)
         standing = await call.ports.licences.standing(licence.licence_id)
         status, grace = standing.status, timedelta(days=standing.grace_days)
         # The database is the list that is always current. A licence that it does not know is judged by
@@ -115,10 +117,11 @@ class LicenceRoutes:
             now=now,
             buyer_id=question.buyer_id,
             logged_at=logged_at,
+            log_proof=log_proof,
         )
         if question.proof is not None and report.signature.acceptable:
             report = replace(report, ownership=await _proof_finding(call, licence, report, question.proof))
-        document = schemas.report_document(licence, key_id, report, logged_at)
+        document = schemas.report_document(licence, key_id, report, logged_at, log_proof)
         if revoked:
             document["revocation"] = {
                 "ok": False,
@@ -166,10 +169,12 @@ class LicenceRoutes:
         row = await self._own_licence(call)
         if row.status != _ACTIVE:
             raise refusal("licence_superseded" if row.status == "superseded" else "licence_not_active")
-        listed, keys = await self._current_list(call), (await self._on_record(call)).keys
-        seal = offline_licences.seal_of(row.envelope, listed, keys, call.ports.clock())
+        listed, record = await self._current_list(call), await self._on_record(call)
+        key = record.find(row.key_id)
+        proof = None if key is None else await _log_proof(call, row.licence_id, key)
+        seal = offline_licences.seal_of(row.envelope, listed, record.keys, call.ports.clock(), proof)
         envelope = await call.ports.signing.sign_licensing(seal)
-        text = offline_licences.write(envelope, row.envelope, listed, keys)
+        text = offline_licences.write(envelope, row.envelope, listed, record.keys, proof)
         name = f"{row.licence_id}.offline-licence.txt"
         headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{name}"'}
         return Response(text, 200, headers, TEXT)
@@ -212,6 +217,14 @@ class LicenceRoutes:
             self._record = await call.ports.signing_keys.on_record()
             self._record_until_s = self._monotonic() + KEYS_TTL_S
         return self._record
+
+
+async def _log_proof(call: Call, document_id: str, key: KeyRecord) -> LogProof | None:
+    """Prove that a document is in the tree that its compromised key's record names; None if it is not."""
+    if key.log is None:
+        return None
+    entry = await call.ports.audit.entry(document_id)
+    return None if entry is None else await call.ports.audit.inclusion(entry, key.log.size)
 
 
 async def _signed_list(call: Call) -> tuple[int, str, bytes]:

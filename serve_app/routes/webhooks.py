@@ -21,6 +21,7 @@ from domain.errors import BusyError, DependencyError, MarketplaceError, NotFound
 from domain.ids import is_id
 from domain.money import AMOUNT_MINOR_MAX
 from domain.orders.ports import CHECKOUT_NEWS, DISPUTE_NEWS, REFUND_NEWS, PaymentNews
+from domain.payouts.payees import is_account_id
 from serve_app import examples
 from serve_app.calls import Call, parse_json, reply
 from serve_app.observability import IngressMetrics
@@ -36,6 +37,7 @@ DUE_BY_S_MAX = 253_402_300_799  # the end of the year 9999
 ID_CHARS_MAX = 255
 TEXT_CHARS_MAX = 500  # a decline's message for the buyer
 TRANSFER_REVERSED = "transfer.reversed"
+ACCOUNT_NEWS = frozenset({"account.updated", "account.application.deauthorized"})
 CAPTURABLE = "payment_intent.amount_capturable_updated"
 PAYMENT_KINDS = (
     *("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled"),
@@ -47,7 +49,9 @@ CHECKOUT_ENDS = {
     "checkout.session.expired": ("checkout_expired", "The page to pay on was closed before it was paid."),
     "checkout.session.async_payment_failed": ("payment_failed", "The payment did not go through."),
 }
+DISPUTE_MOVES_MAX = 50  # Stripe makes one or two for a dispute, and one for each change of its fee
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,100}")  # it becomes part of a step's and of an entry's name
+_TRANSACTION_ID = re.compile(r"[A-Za-z0-9_]{1,50}")  # so does this one, behind an object's id
 
 
 def verify_signature(header: bytes, body: bytes, secrets: Sequence[str], now: datetime) -> None:
@@ -191,20 +195,28 @@ def _return_news(event_id: str, kind: str, about: Mapping[str, Any]) -> PaymentN
         object_id=object_id,
         object_status=str(status),
         refund_id=str(refund_id) if known and named else "",
-        fee_minor=_dispute_fee(about, currency) if kind in DISPUTE_NEWS else 0,
+        fees=_dispute_fees(about, currency) if kind in DISPUTE_NEWS else (),
         due_by_s=_due_by(about) if kind in DISPUTE_NEWS else 0,
     )
 
 
-def _dispute_fee(dispute: Mapping[str, Any], currency: str) -> int:
-    """What Stripe charged for it, so far; 0 when it was charged in another currency than the payment's."""
-    moves = dispute.get("balance_transactions")
-    fees: list[int] = [
-        move["fee"]
-        for move in (moves if isinstance(moves, list) else [])
-        if isinstance(move, dict) and move.get("currency") == currency and type(move.get("fee")) is int
-    ]
-    return min(AMOUNT_MINOR_MAX, sum(fee for fee in fees if fee > 0))
+def _dispute_fees(dispute: Mapping[str, Any], currency: str) -> tuple[tuple[str, int], ...]:
+    """What Stripe took for it so far, by balance transaction; none in another currency than the payment's."""
+    moves = dispute.get("balance_transactions") or []
+    if not isinstance(moves, list) or len(moves) > DISPUTE_MOVES_MAX:
+        raise _malformed()
+    fees: list[tuple[str, int]] = []
+    for move in moves:
+        if not isinstance(move, dict):
+            raise _malformed()
+        transaction_id, fee_minor = move.get("id"), move.get("fee")
+        if not isinstance(transaction_id, str) or not _TRANSACTION_ID.fullmatch(transaction_id):
+            raise _malformed()
+        if type(fee_minor) is not int or abs(fee_minor) > AMOUNT_MINOR_MAX:
+            raise _malformed()
+        if fee_minor and move.get("currency") == currency:
+            fees.append((transaction_id, fee_minor))
+    return tuple(fees)
 
 
 def _due_by(dispute: Mapping[str, Any]) -> int:
@@ -269,7 +281,8 @@ async def _receive(call: Call) -> str:
     )
     event = parse_json(body)
     if isinstance(event, dict) and event.get("account"):
-        return "ignored"  # of a connected account: a payee may say there what it likes, our order ids too
+        # Of a connected account: a payee may say there what it likes, our order ids too.
+        return await _look_at_account(call, event)
     if isinstance(event, dict) and event.get("type") == TRANSFER_REVERSED:
         return await _look_at_payout(call, event)
     news = news_of(event)
@@ -295,6 +308,14 @@ async def _receive(call: Call) -> str:
         if not known:
             raise _unknown(news) from None
         return "stored"
+
+
+async def _look_at_account(call: Call, event: Mapping[str, Any]) -> str:
+    """A connected account changed: Stripe is asked about it anew, so the news itself may be old."""
+    account_id = event.get("account")
+    if event.get("type") not in ACCOUNT_NEWS or not is_account_id(account_id):
+        return "ignored"
+    return "applied" if await call.ports.payouts.look_at_account(account_id) else "ignored"
 
 
 async def _look_at_payout(call: Call, event: Mapping[str, Any]) -> str:

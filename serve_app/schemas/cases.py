@@ -1,5 +1,7 @@
 """Bodies of reconciliation cases and runs."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,6 +12,15 @@ from serve_app.schemas.base import Document, rfc3339
 from storage.market.cases import RunRow
 
 CaseStatusWord = Literal["open", "resolved", "dismissed"]
+
+
+class CaseDismissal(Document):
+    """Who accepted a difference as it was, when and why; ``action_id`` is the record of it."""
+
+    action_id: str | None
+    by: str
+    at: str
+    reason: str
 
 
 class Case(Document):
@@ -35,6 +46,8 @@ class Case(Document):
     closed_at: str | None
     closed_by: str | None = Field(description="Null on a closed one: it closed by itself")
     reason: str | None
+    dismissal: CaseDismissal | None = Field(description="The last one, also of a case that came back")
+    gone_at: str | None = Field(description="Of a dismissed one: a run has not found it any more")
 
 
 class CasePage(Document):
@@ -97,7 +110,15 @@ def case_document(case: CaseRow) -> dict[str, Any]:
         "closed_at": None if case.closed_at is None else rfc3339(case.closed_at),
         "closed_by": case.closed_by,
         "reason": case.reason,
+        "dismissal": _dismissal(case.dismissal),
+        "gone_at": None if case.gone_at is None else rfc3339(case.gone_at),
     }
+
+
+def _dismissal(dismissal: Mapping[str, str | None] | None) -> dict[str, str | None] | None:
+    if dismissal is None:
+        return None
+    return {**dismissal, "at": rfc3339(datetime.fromisoformat(str(dismissal["at"])))}
 
 
 def run_document(run: RunRow) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field
 
+from domain.audit.proofs import LogProof, proof_json
 from domain.document_fields import format_time
 from domain.dsse import ENVELOPE_BYTES_MAX
-from domain.key_lists import KeyList
+from domain.key_lists import KeyList, log_json
 from domain.licence_verification import Finding, VerificationReport
 from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
 from domain.signing import KeyRecord
+from serve_app.schemas.audit import LogProofBody
 from serve_app.schemas.base import Document, Request, rfc3339
 from storage.market.licences import LicenceRow
 from storage.signing.keys import public_key_pem
@@ -47,6 +49,7 @@ class KeyFinding(Document):
     key_id: str | None
     reason: str
     recorded_at: str | None  # only for a compromised key: when this very licence entered our record
+    log_proof: LogProofBody | None  # … and the proof that it is in the log's tree that the key list names
 
 
 class StatusFinding(Document):
@@ -121,6 +124,13 @@ class RevocationList(Document):
     envelope: dict[str, Any]
 
 
+class KeyLog(Document):
+    """The audit log as of the last checkpoint before a key's compromise: what is in it stays valid."""
+
+    size: int
+    root: str
+
+
 class PlatformKey(Document):
     """A public signing key in the forms that tools read."""
 
@@ -132,6 +142,7 @@ class PlatformKey(Document):
     state: str
     not_before: str
     compromised_at: str | None
+    log: KeyLog | None
 
 
 class PlatformKeys(Document):
@@ -184,7 +195,11 @@ def licence_document(row: LicenceRow) -> dict[str, Any]:
 
 
 def report_document(
-    licence: Licence, key_id: str | None, report: VerificationReport, recorded_at: datetime | None
+    licence: Licence,
+    key_id: str | None,
+    report: VerificationReport,
+    recorded_at: datetime | None,
+    log_proof: LogProof | None,
 ) -> dict[str, Any]:
     """Write a ``LicenceReport`` of a well-formed licence."""
     return {
@@ -196,6 +211,7 @@ def report_document(
             "key_id": key_id,
             "reason": report.key_state.reason,
             "recorded_at": None if recorded_at is None else rfc3339(recorded_at),
+            "log_proof": None if log_proof is None else proof_json(log_proof),
         },
         "expiry": _finding(report.expiry),
         "revocation": _finding(report.revocation),
@@ -216,6 +232,7 @@ def unreadable_document(reason: str) -> dict[str, Any]:
             "key_id": None,
             "reason": unknown["reason"],
             "recorded_at": None,
+            "log_proof": None,
         },
         "expiry": unknown,
         "revocation": unknown,
@@ -235,6 +252,7 @@ def key_document(key: KeyRecord) -> dict[str, Any]:
         "state": key.state.value,
         "not_before": rfc3339(key.not_before),
         "compromised_at": None if key.compromised_at is None else rfc3339(key.compromised_at),
+        "log": log_json(key.log).get("log"),
     }
 
 

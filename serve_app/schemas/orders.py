@@ -14,6 +14,7 @@ from domain.orders.decide import licence_id
 from domain.orders.declines import advice
 from domain.orders.events import (
     DeliveryKeyReleased,
+    DisputeFeeChanged,
     DisputeLost,
     DisputeUpdated,
     DisputeWon,
@@ -351,7 +352,7 @@ def _public_return(event: Event) -> dict[str, Any]:
             return {"dispute_id": event.dispute_id, "amount_minor": amount_minor, "reason": event.reason}
         case DisputeUpdated():
             return {"dispute_id": event.dispute_id, "stage": event.stage}
-        case DisputeWon() | DisputeLost():
+        case DisputeFeeChanged() | DisputeWon() | DisputeLost():
             return {"dispute_id": event.dispute_id}
         case EvidenceSent():
             return {"dispute_id": event.dispute_id, "submitted": event.submitted}

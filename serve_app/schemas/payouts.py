@@ -20,7 +20,18 @@ from storage.market.payouts import ListedPayout
 Reason = Annotated[
     str, Field(min_length=REASON_CHARS_MIN, max_length=REASON_CHARS_MAX, pattern=REASON_PATTERN)
 ]
-PayoutStatus = Literal["approved", "cleared", "booked", "sent", "settled", "refused", "failed", "returned"]
+PayoutStatus = Literal[
+    "approved",
+    "awaiting_account",
+    "awaiting_balance",
+    "cleared",
+    "booked",
+    "sent",
+    "settled",
+    "refused",
+    "failed",
+    "returned",
+]
 CarriedReason = Literal["negative_balance", "held_back", "below_minimum", "no_account", "account_not_ready"]
 
 
@@ -145,6 +156,7 @@ class Payout(Document):
     account_id: str
     transfer_id: str | None
     failure: PayoutFailure | None
+    waiting: PayoutFailure | None = Field(description="Tried again by itself; what it waits for")
     stuck: PayoutFailure | None = Field(description="Waits for an operator, and why")
     approved_at: str
     moved_at: str
@@ -244,13 +256,16 @@ def payout_document(listed: ListedPayout) -> dict[str, Any]:
         "returned_minor": payout.returned_minor,
         "account_id": payout.account_id,
         "transfer_id": payout.transfer_id,
-        "failure": None
-        if payout.failure is None
-        else {"code": payout.failure[0], "reason": payout.failure[1]},
+        "failure": _why(payout.failure),
+        "waiting": _why(payout.waiting),
         "stuck": stuck,
         "approved_at": rfc3339(payout.approved_at),
         "moved_at": rfc3339(payout.moved_at),
     }
+
+
+def _why(why: tuple[str, str] | None) -> dict[str, str] | None:
+    return None if why is None else {"code": why[0], "reason": why[1]}
 
 
 _TIME = "2026-11-03T09:30:00Z"
@@ -324,6 +339,7 @@ EXAMPLE_PAYOUT = {
     **EXAMPLE_ACCOUNT,
     "transfer_id": "tr_1NV0FfGSc6c2o8mN",
     "failure": None,
+    "waiting": None,
     "stuck": None,
     "approved_at": _TIME,
     "moved_at": _TIME,

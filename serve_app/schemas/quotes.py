@@ -48,7 +48,7 @@ class Tax(Document):
 
 
 class QuotedLine(Document):
-    """A line as it would be bought now; ``amount_minor`` is what it costs with discount and tax."""
+    """A line as it would be bought now; ``amount_minor`` is what it costs with discount, tax and rounding."""
 
     line_no: int
     sku_id: str
@@ -60,6 +60,7 @@ class QuotedLine(Document):
     unit_price_minor: int
     discount_minor: int
     taxes: list[Tax]
+    rounding_minor: int = Field(description="Of tax on top, to what can be charged in the currency")
     amount_minor: int
 
 
@@ -87,6 +88,7 @@ def line_document(line: Line) -> dict[str, Any]:
         "unit_price_minor": line.unit_price_minor,
         "discount_minor": line.discount_minor,
         "taxes": [_tax(one) for one in line.taxes],
+        "rounding_minor": line.rounding_minor,
         "amount_minor": line.amount_minor,
     }
 

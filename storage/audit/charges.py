@@ -58,11 +58,11 @@ def spooled(charges: Iterable[tuple[str, Charge]], as_of: datetime) -> Iterator[
                 "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
                 "CREATE TABLE charges (order_id TEXT, payment_intent_id TEXT, amount_minor INTEGER,"
                 " currency TEXT, captured_at INTEGER, refunded_minor INTEGER, disputed_minor INTEGER,"
-                " fee_minor INTEGER, fee_currency TEXT)"
+                " fee_minor INTEGER, fee_currency TEXT, dispute_fee_minor INTEGER)"
             )
             db.execute("BEGIN")
             db.executemany(
-                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (_row(*pair) for pair in charges)
+                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (_row(*pair) for pair in charges)
             )
             db.execute("COMMIT")
             db.execute("CREATE INDEX by_order ON charges (order_id)")
@@ -77,9 +77,13 @@ def captured_charges(api_base: str, secret_key: str) -> Iterator[tuple[str, Char
     """
     with _client(api_base, secret_key) as client:
         disputed: Counter[str] = Counter()
+        fees: Counter[str] = Counter()
         for dispute in _pages(client, "/v1/disputes", {}):
             if dispute["status"] in _HELD:
                 disputed[dispute["charge"]] += dispute["amount"]
+            for booked in dispute["balance_transactions"]:
+                if booked["currency"] == dispute["currency"]:
+                    fees[dispute["charge"]] += booked["fee"]
         # Listed after the disputes: a charge that is disputed meanwhile shows as one, and is asked for apart.
         for charge in _pages(client, "/v1/charges", {"expand": ["data.balance_transaction"]}):
             order_id = (charge["metadata"] or {}).get("order_id")
@@ -97,6 +101,7 @@ def captured_charges(api_base: str, secret_key: str) -> Iterator[tuple[str, Char
                         disputed_minor=disputed[charge["id"]],
                         fee_minor=booked["fee"] if known else None,
                         fee_currency=booked["currency"].upper() if known else "",
+                        dispute_fee_minor=fees[charge["id"]],
                     ),
                 )
 
@@ -153,4 +158,5 @@ def _row(order_id: str, charge: Charge) -> tuple[object, ...]:
         charge.disputed_minor,
         charge.fee_minor,
         charge.fee_currency,
+        charge.dispute_fee_minor,
     )

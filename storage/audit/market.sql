@@ -127,3 +127,43 @@ SELECT EXISTS (SELECT FROM market.consumers WHERE consumer = %(consumer)s)
 -- name: snapshot_time
 -- When the page's snapshot was taken, a moment ago, by the database's clock.
 SELECT now()
+
+-- name: unlogged_of_page
+-- Facts whose entry is missing or commits to something else: mostly no row. While earlier orders are still being
+-- sent to the log, those that it has not come to are not missed.
+SELECT f.order_id, f.subject_id,
+       CASE WHEN a.position IS NULL THEN 'missing' ELSE 'differs' END, f.at
+FROM (
+    SELECT e.order_id, e.event_id AS subject_id, 'event' AS kind, e.at, market.audit_record(e) AS record
+    FROM market.order_events AS e
+    WHERE e.order_id > %(after)s AND (%(last)s::text IS NULL OR e.order_id <= %(last)s)
+    UNION ALL
+    SELECT l.order_id, l.licence_id, 'licence', l.issued_at, E'licence\n' || l.envelope
+    FROM market.licences AS l
+    WHERE l.order_id > %(after)s AND (%(last)s::text IS NULL OR l.order_id <= %(last)s)
+    UNION ALL
+    SELECT l.order_id, s.document_id, 'licence', s.recorded_at, E'licence\n' || s.envelope
+    FROM market.licences AS l JOIN market.licence_successors AS s USING (licence_id)
+    WHERE l.order_id > %(after)s AND (%(last)s::text IS NULL OR l.order_id <= %(last)s)
+    UNION ALL
+    SELECT d.order_id, d.delivery_id, 'delivery', d.created_at, E'delivery\n' || d.manifest
+    FROM market.deliveries AS d
+    WHERE d.order_id > %(after)s AND (%(last)s::text IS NULL OR d.order_id <= %(last)s)
+) AS f
+CROSS JOIN market.audit_log AS log
+LEFT JOIN LATERAL (
+    SELECT position, kind, order_id, salt, digest FROM market.audit_entries
+    WHERE subject_id = f.subject_id OFFSET 0
+) AS a ON true
+WHERE (a.position IS NULL AND (log.history_after IS NULL OR f.order_id <= log.history_after))
+   OR a.kind <> f.kind OR a.order_id <> f.order_id
+   OR (a.salt IS NOT NULL AND a.digest <> sha256(a.salt || convert_to(f.record, 'UTF8')))
+
+-- name: log_size
+SELECT size FROM market.audit_log
+
+-- name: log_entries
+SELECT position, digest FROM market.audit_entries ORDER BY position
+
+-- name: log_checkpoints
+SELECT DISTINCT size, root FROM market.audit_checkpoints ORDER BY size

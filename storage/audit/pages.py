@@ -23,7 +23,9 @@ from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
 from domain import licences, statements
+from domain.audit.invariants import Unlogged, check_log
 from domain.errors import DependencyError
+from domain.merkle.tree import Head
 from domain.orders.booking import CLEARING
 from domain.orders.events import Event, OrderPaid, decode_event
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, StoredSuccessor
@@ -47,6 +49,7 @@ from storage.audit.documents import predicate
 from storage.sql import load_queries
 
 CONNECT_TIMEOUT_S = 10
+LOG_ROWS = 10_000  # of the audit log at a time
 STATEMENT_TIMEOUT_S = 600  # the ledger's totals read every posting; everything else takes milliseconds
 # Every query has its index, whatever the statistics of a young table say.
 _OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c enable_seqscan=off -c timezone=UTC"
@@ -60,14 +63,15 @@ Connection = psycopg.Connection[TupleRow]
 class Page:
     """A page's orders, and what was found of orders that do not exist.
 
-    ``strays`` maps a table to the ids of orders that only it knows. ``entries`` are all of the books' in the
-    page's range; ``loose_entries`` those of them that belong to no order of the page, ``loose_charges``
-    likewise.
+    ``strays`` maps a table to the ids of orders that only it knows. ``unlogged`` are facts that the audit log
+    has not, by order. ``entries`` are all of the books' in the page's range; ``loose_entries`` those of them
+    that belong to no order of the page, ``loose_charges`` likewise.
     """
 
     as_of: datetime
     orders: Sequence[OrderFacts]
     strays: Mapping[str, AbstractSet[str]]
+    unlogged: Mapping[str, Sequence[Unlogged]]
     entries: Sequence[LedgerEntry]
     loose_entries: Sequence[LedgerEntry]
     loose_charges: Mapping[str, Sequence[Charge]]
@@ -91,6 +95,7 @@ class _Rows:
     outbox: Mapping[str, list[tuple[int, int]]]
     behind: Mapping[str, list[Behind]]
     uses: Mapping[str, list[tuple[str, str]]]
+    unlogged: Mapping[str, list[Unlogged]]
 
     def strays(self) -> dict[str, AbstractSet[str]]:
         """Return the ids of orders that have rows and no order, by table."""
@@ -177,6 +182,20 @@ class OrderPages:
             for axis, name, currency, orders, units, gross in rows
         }
 
+    def check_log(self) -> list[tuple[str, str]]:
+        """Read the whole audit log, of one instant and in memory that does not grow, and check its tree."""
+        with (
+            _reading(self._market, "market"),
+            self._market.cursor("log_entries") as entries,
+            self._market.cursor("log_checkpoints") as heads,
+        ):
+            size = self._ask("log_size", {})[0][0]
+            entries.itersize = heads.itersize = LOG_ROWS
+            entries.execute(_MARKET["log_entries"])
+            heads.execute(_MARKET["log_checkpoints"])
+            signed = (Head(of, bytes(root)) for of, root in heads)
+            return list(check_log(size, ((place, bytes(one)) for place, one in entries), signed))
+
     def bounds(self, orders_max: int) -> Iterator[tuple[str, str]]:
         """Cut the orders that there are into pages of ``orders_max``; what is left over has no page yet.
 
@@ -244,6 +263,7 @@ class OrderPages:
             outbox=_by_order(self._ask("outbox_of_page", bounds), lambda first, last: (first, last)),
             behind=_by_order(self._ask("behind_of_page", bounds), Behind),
             uses=_by_order(self._ask("discount_uses_of_page", bounds), lambda code, buyer: (code, buyer)),
+            unlogged=_by_order(self._ask("unlogged_of_page", bounds), Unlogged),
         )
 
     def _licences(self, bounds: Mapping[str, Any]) -> dict[str, list[StoredLicence]]:
@@ -287,6 +307,7 @@ class OrderPages:
                 for order_id, row in rows.orders.items()
             ],
             strays=rows.strays(),
+            unlogged=rows.unlogged,
             entries=entries or (),
             loose_entries=[entry for loose in own_entries.values() for entry in loose],
             loose_charges=charges or {},

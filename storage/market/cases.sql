@@ -3,7 +3,8 @@
 
 -- name: page
 SELECT case_id, kind, order_id, subject, status, happened_at, currency, expected_minor, actual_minor, detail,
-       evidence, fix, opened_at, changed_at, apply_requested_by, applied_at, closed_at, closed_by, reason
+       evidence, fix, opened_at, changed_at, apply_requested_by, applied_at, closed_at, closed_by, reason,
+       dismissal, gone_at
 FROM market.reconciliation_cases
 WHERE (opened_at, case_id) < (%(before)s, %(before_id)s)
   AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(kind)s::text IS NULL OR kind = %(kind)s)
@@ -11,7 +12,8 @@ ORDER BY opened_at DESC, case_id DESC LIMIT %(limit)s
 
 -- name: find
 SELECT case_id, kind, order_id, subject, status, happened_at, currency, expected_minor, actual_minor, detail,
-       evidence, fix, opened_at, changed_at, apply_requested_by, applied_at, closed_at, closed_by, reason
+       evidence, fix, opened_at, changed_at, apply_requested_by, applied_at, closed_at, closed_by, reason,
+       dismissal, gone_at
 FROM market.reconciliation_cases WHERE case_id = %(case_id)s
 
 -- name: close
@@ -26,7 +28,9 @@ WITH held AS MATERIALIZED (
 ), closed AS (
     UPDATE market.reconciliation_cases AS c
     SET status = 'dismissed', closed_at = now(), changed_at = now(), closed_by = %(principal_id)s, reason = %(reason)s,
-        apply_requested_by = NULL, apply_requested_at = NULL
+        apply_requested_by = NULL, apply_requested_at = NULL, gone_at = NULL, seen_at = NULL,
+        dismissal = jsonb_build_object('action_id', %(action_id)s::text, 'by', %(principal_id)s::text, 'at', now(),
+                                       'reason', %(reason)s::text)
     FROM held, claimed WHERE c.case_id = held.case_id
 )
 INSERT INTO market.operator_actions (action_id, principal_id, action, subject, reason, detail)

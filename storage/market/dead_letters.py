@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from domain.errors import ConflictError, NotFoundError
+from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.events import shard_of
 from domain.ids import is_id
 from storage.market.commands import Commands, Recorded, Write, parameters
@@ -29,6 +29,7 @@ EVENT: Kind = "event"
 KINDS: tuple[Kind, ...] = (EFFECT, WEBHOOK, EVENT)
 Verb = Literal["retry", "drop"]
 
+NEVER_DROPPED = frozenset({"audit"})  # consumers that must have every event
 COUNTED_MAX = 10_000  # letters of a kind that are counted: beyond it the exact number changes nothing
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}")  # consumers are named in code
 _STEP = re.compile(r"[a-z][A-Za-z0-9_:-]{0,150}")  # steps too, and may go on with what they are about
@@ -128,9 +129,14 @@ class DeadLetters:
         Raises:
             NotFoundError: ``dead_letter_not_found``.
             ConflictError: ``dead_letter_gone``; it is not dead any more.
-            RejectedError: ``idempotency_key_reused``.
+            RejectedError: ``idempotency_key_reused``, ``audit_event_needed``.
         """
         name = decision.name
+        if name.kind == EVENT and decision.verb == "drop" and name.work in NEVER_DROPPED:
+            raise RejectedError(
+                "audit_event_needed",
+                "The audit log holds every event, so this is not dropped. Mend what stops it, then retry.",
+            )
         values: dict[str, Any] = {
             **parameters(write, name.letter_id, body),
             "order_id": name.order_id,

@@ -343,6 +343,8 @@ def _webhook_row(news: PaymentNews) -> dict[str, Any]:
 
 def _news(row: TupleRow) -> PaymentNews:
     event_id, order_id, kind, payload, attempts, unforeseen = row
+    if "fees" in payload:
+        payload["fees"] = tuple((transaction_id, minor) for transaction_id, minor in payload["fees"])
     # By name, so that a member which a newer build added does not make the row unreadable here.
     return PaymentNews(
         event_id=event_id,

@@ -85,6 +85,20 @@ class PayoutBatches:
         }
         return await self._commands.run_once(SQL["name_account"], write, payee_id, None, values)
 
+    async def account_in_use(self, account_id: str) -> bool:
+        """Whether a payee is paid to an account, or a payout waits for it."""
+        return bool(await fetch(self._pool, SQL["account_in_use"], {"account_id": account_id}))
+
+    async def look_at_account(self, account_id: str, state: AccountState, at: datetime) -> int:
+        """Record what Stripe said of an account at ``at``, unless it was asked later; counts its payees."""
+        values = {
+            "account_id": account_id,
+            "transfers": state.transfers,
+            "payouts_enabled": state.payouts_enabled,
+            "at": at,
+        }
+        return len(await fetch(self._pool, SQL["look_at_account"], values))
+
     # -- batches -----------------------------------------------------------------------------------
 
     async def find_write(self, write: Write) -> Recorded | None:

@@ -69,6 +69,14 @@ class PostgresPayouts:
         """Leave a finished payout alone, unless somebody asked again since ``nudges`` were read."""
         await self._execute("rest", {"payout_id": payout_id, "nudges": nudges})
 
+    async def wait(self, payout_id: str, nudges: int, delay_s: float) -> None:
+        """Look again after ``delay_s``, or at once if somebody asked since ``nudges`` were read."""
+        await self._execute("wait", {"payout_id": payout_id, "nudges": nudges, "delay_s": delay_s})
+
+    async def wake(self, account_id: str) -> int:
+        """Have the payouts that wait for an account looked at now; returns how many."""
+        return len(await fetch(self._pool, SQL["wake"], {"account_id": account_id}))
+
     async def nudge(self, payout_id: str) -> bool:
         """Have a payout looked at now; False when there is none."""
         return bool(await fetch(self._pool, SQL["nudge"], {"payout_id": payout_id}))

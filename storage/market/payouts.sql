@@ -128,7 +128,8 @@ FROM jsonb_to_recordset(%(payouts)s::jsonb) AS g (payout_id text, data jsonb)
 -- name: run_batch
 -- What waits for its next try, or was given up, is due now.
 UPDATE market.payouts SET due_at = now(), attempts = 0, unforeseen = 0, dead_at = NULL, dead_code = NULL
-WHERE batch_id = %(batch_id)s AND status IN ('approved', 'cleared', 'booked', 'sent', 'refused')
+WHERE batch_id = %(batch_id)s AND status IN (
+    'approved', 'awaiting_account', 'awaiting_balance', 'cleared', 'booked', 'sent', 'refused')
 RETURNING payout_id
 
 -- name: payouts
@@ -154,7 +155,8 @@ WITH due AS (
     WHERE p.due_at <= now() AND p.dead_at IS NULL AND NOT EXISTS (
         SELECT FROM market.payouts o
         WHERE o.payee_id = p.payee_id AND o.currency = p.currency AND o.position < p.position
-          AND o.status IN ('approved', 'cleared', 'booked', 'sent', 'refused')
+          AND o.status IN (
+              'approved', 'awaiting_account', 'awaiting_balance', 'cleared', 'booked', 'sent', 'refused')
     )
     ORDER BY p.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
@@ -185,6 +187,28 @@ RETURNING seq
 -- name: rest
 UPDATE market.payouts SET due_at = NULL, attempts = 0, last_error = NULL
 WHERE payout_id = %(payout_id)s AND nudges = %(nudges)s
+
+-- name: wait
+UPDATE market.payouts SET attempts = 0, unforeseen = 0, last_error = NULL,
+       due_at = CASE WHEN nudges = %(nudges)s THEN now() + %(delay_s)s * interval '1 second' ELSE now() END
+WHERE payout_id = %(payout_id)s
+
+-- name: wake
+UPDATE market.payouts SET nudges = nudges + 1, due_at = least(due_at, now())
+WHERE account_id = %(account_id)s AND status = 'awaiting_account'
+RETURNING payout_id
+
+-- name: look_at_account
+-- What Stripe says of an account now, for every payee that is paid to it.
+UPDATE market.payees SET transfers = %(transfers)s, payouts_enabled = %(payouts_enabled)s, checked_at = %(at)s
+WHERE account_id = %(account_id)s AND checked_at <= %(at)s
+RETURNING payee_id
+
+-- name: account_in_use
+SELECT FROM market.payees WHERE account_id = %(account_id)s
+UNION ALL
+SELECT FROM market.payouts WHERE account_id = %(account_id)s AND status = 'awaiting_account'
+LIMIT 1
 
 -- name: nudge
 UPDATE market.payouts SET nudges = nudges + 1, due_at = least(due_at, now())

@@ -22,8 +22,11 @@ from domain import key_lists
 from domain.errors import ConflictError, RejectedError
 from domain.key_list_record import ROWS_MAX, Reading, StoredList, follow
 from domain.key_lists import KeyList
+from domain.merkle.tree import EMPTY_HEAD
 from domain.signing import KeyRecord, KeyState, key_id_of
 from domain.strict_json import DocumentError
+from storage.market.audit_log import SQL as LOG
+from storage.market.audit_log import checkpoint_of
 from storage.market.commands import Commands, Recorded, Write
 from storage.market.pool import CONNECT_TIMEOUT_S, Pool, fetch
 from storage.signing.keys import register, verify
@@ -141,6 +144,7 @@ class SigningKeys:
         key_lists.require_successor(before, listed)
         if current.listed is None:
             _require_recorded(current, listed)
+        await self._require_logged(before, listed)
         values = {
             "position": position + 1,
             "version": listed.version,
@@ -165,6 +169,25 @@ class SigningKeys:
                 f"The record holds {ROWS_MAX} lists. The database's owner removes those that do not count "
                 "(docs/runbooks/signing-keys.md).",
             ) from None
+
+    async def _require_logged(self, before: KeyList, listed: KeyList) -> None:
+        """Check that a compromise names the log as it was: the root cannot know what was kept when."""
+        for key in listed.keys:
+            known = before.find(key.key_id)
+            if key.compromised_at is None or (
+                known is not None and (known.compromised_at, known.log) == (key.compromised_at, key.log)
+            ):
+                continue
+            values = {"before": key.compromised_at}
+            kept = checkpoint_of(await fetch(self._pool, LOG["checkpoint_before"], values))
+            if key.log not in ((None, EMPTY_HEAD) if kept is None else (kept.head,)):
+                size = "none" if kept is None else f"that of {kept.head.size} entries"
+                raise RejectedError(
+                    "key_list_refused",
+                    f"For {key.key_id} it names another head of the audit log than the last checkpoint "
+                    f"before {key.compromised_at:%Y-%m-%dT%H:%M:%SZ}, which is {size}. Fetch that with "
+                    "`marketplace audit checkpoint --before` and name it with --log.",
+                )
 
 
 def read_list(envelope: str, root: bytes) -> KeyList:

@@ -24,7 +24,7 @@ from domain.orders.ports import Idempotency, IssuedLicence, PaymentNews, SealedD
 EFFECT_LEASE_S = 3  # head start of the grain that committed an effect; then any sweep may take it
 
 # Members that only some kinds of news have; left out of the payload where they say nothing.
-SOME_MEMBERS = ("object_id", "object_status", "refund_id", "fee_minor", "decline_code", "due_by_s")
+SOME_MEMBERS = ("object_id", "object_status", "refund_id", "fee_minor", "decline_code", "due_by_s", "fees")
 _STANDINGS = {LicencesSuspended: "suspended", LicencesRestored: "active", LicencesRevoked: "revoked"}
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ from domain.ids import new_id
 from domain.orders.events import Event, decode_event
 from domain.orders.ports import PaymentNews
 from domain.orders.state import Order, fold
-from domain.reconciliation.cases import case_id, fix_word
+from domain.reconciliation.cases import DISMISSED_FOR, case_id, fix_word
 from domain.reconciliation.facts import Difference
 from domain.reconciliation.transfers import SentPayout
 from storage.market.turn_rows import webhook_payload
@@ -43,7 +43,7 @@ _WITHOUT_MONEY = (
 
 @dataclass(frozen=True, slots=True)
 class OpenCase:
-    """An open case as a run needs it; ``order_id`` and ``payment_intent_id`` may be empty."""
+    """A case as a run needs it, open or dismissed; ``order_id`` and ``payment_intent_id`` may be empty."""
 
     case_id: str
     kind: str
@@ -176,6 +176,14 @@ class Market:
         """Return open cases."""
         return [OpenCase(*row) for row in self._ask("open_cases")]
 
+    def accepted_cases(self, limit: int) -> list[OpenCase]:
+        """Return dismissed cases whose difference is still there, those looked for longest ago first."""
+        return [OpenCase(*row) for row in self._ask("accepted_cases", limit=limit)]
+
+    def seen(self, accepted: Sequence[str]) -> None:
+        """Record that these dismissed cases were looked for."""
+        self._do("seen_cases", case_ids=list(accepted))
+
     def pending_cases(self, settling_s: float) -> int:
         """Count open cases that are to be mended, or were within ``settling_s``."""
         return int(self._ask("pending_cases", settling_s=settling_s)[0][0])
@@ -183,7 +191,7 @@ class Market:
     def record(self, differences: Sequence[Difference]) -> Counter[str]:
         """Keep differences as cases; counts ``opened`` and ``changed``."""
         rows = orjson.dumps([_row(one) for one in differences]).decode()
-        kept = self._ask("record_cases", cases=rows)
+        kept = self._ask("record_cases", cases=rows, dismissed_for=DISMISSED_FOR)
         return Counter("opened" if fresh else "changed" for _, fresh in kept)
 
     def dismissed(self, case_ids: Sequence[str]) -> set[str]:
@@ -192,12 +200,19 @@ class Market:
             {row[0] for row in self._ask("dismissed_cases", case_ids=list(case_ids))} if case_ids else set()
         )
 
-    def resolve(self, order_ids: Sequence[str], found: Sequence[str]) -> int:
-        """Close the open cases of these orders but those found."""
+    def resolve(self, order_ids: Sequence[str], found: Sequence[str], accepted: Sequence[str] = ()) -> int:
+        """Close the open cases of these orders but those found; returns how many.
+
+        Of the dismissed ones that were looked for (``accepted``) those not found are marked as gone.
+        """
+        if accepted:
+            self._do("gone_cases", order_ids=list(order_ids), accepted=list(accepted), found=list(found))
         return len(self._ask("resolve_cases", order_ids=list(order_ids), found=list(found)))
 
-    def resolve_loose(self, kinds: Sequence[str], found: Sequence[str]) -> int:
-        """Close the open cases of these kinds that are about no order, but those found."""
+    def resolve_loose(self, kinds: Sequence[str], found: Sequence[str], accepted: Sequence[str] = ()) -> int:
+        """Close the open cases of these kinds that are about no order, but those found; as ``resolve``."""
+        if accepted:
+            self._do("gone_loose_cases", kinds=list(kinds), accepted=list(accepted), found=list(found))
         return len(self._ask("resolve_loose_cases", kinds=list(kinds), found=list(found)))
 
     def applied(self, of_case: str, note: str) -> None:

@@ -16,7 +16,7 @@ WHERE order_id > %(after)s AND order_id < %(below)s ORDER BY order_id LIMIT %(li
 SELECT DISTINCT order_id FROM market.order_events
 WHERE at >= %(since)s AND at < %(until)s
   AND kind IN ('order.refund_accepted', 'order.refund_failed', 'order.disputed', 'order.dispute_updated',
-               'order.dispute_won', 'order.dispute_lost')
+               'order.dispute_fee_changed', 'order.dispute_won', 'order.dispute_lost')
 
 -- name: orders_of_payments
 SELECT data ->> 'payment_intent_id', order_id FROM market.order_events
@@ -26,7 +26,9 @@ WHERE kind = 'order.paid' AND data ->> 'payment_intent_id' = ANY(%(payments)s)
 -- By Stripe's clock, as its own list of transfers.
 SELECT p.payout_id, e.data ->> 'transfer_id', c.data ->> 'amount_minor', p.currency, e.data ->> 'made_at'
 FROM market.payout_events e
-JOIN market.payout_events c ON c.payout_id = e.payout_id AND c.kind = 'payout.cleared'
+JOIN LATERAL (  -- of the try that was sent
+    SELECT data FROM market.payout_events
+    WHERE payout_id = e.payout_id AND kind = 'payout.cleared' AND seq < e.seq ORDER BY seq DESC LIMIT 1) c ON true
 JOIN market.payouts p ON p.payout_id = e.payout_id
 WHERE e.kind = 'payout.sent'
   AND (e.data ->> 'made_at')::timestamptz >= %(since)s AND (e.data ->> 'made_at')::timestamptz < %(until)s
@@ -79,7 +81,8 @@ WHERE status = 'open' AND (apply_requested_at IS NOT NULL OR applied_at > now() 
 
 -- name: record_cases
 -- Opens what is new, changes what has other amounts, opens again what had closed by itself. A dismissed case comes
--- back only with other amounts. What is known as it is, is not touched, and not returned.
+-- back with other amounts, when it had been gone, and when its dismissal is old. What is known as it is, is not
+-- touched, and not returned.
 INSERT INTO market.reconciliation_cases AS known
     (case_id, kind, order_id, subject, happened_at, currency, expected_minor, actual_minor, detail, evidence, fix)
 SELECT case_id, kind, order_id, subject, happened_at, currency, expected_minor, actual_minor, detail, evidence, fix
@@ -88,12 +91,13 @@ FROM json_to_recordset(%(cases)s::json) AS c (case_id text, kind text, order_id 
     fix text)
 ORDER BY case_id
 ON CONFLICT (case_id) DO UPDATE SET
-    status = 'open', closed_at = NULL, closed_by = NULL, reason = NULL, changed_at = now(),
+    status = 'open', closed_at = NULL, closed_by = NULL, reason = NULL, gone_at = NULL, changed_at = now(),
     opened_at = CASE WHEN known.status = 'open' THEN known.opened_at ELSE now() END,
     applied_at = CASE WHEN known.status = 'open' THEN known.applied_at END,
     happened_at = excluded.happened_at, currency = excluded.currency, expected_minor = excluded.expected_minor,
     actual_minor = excluded.actual_minor, detail = excluded.detail, evidence = excluded.evidence, fix = excluded.fix
 WHERE known.status = 'resolved'
+   OR (known.status = 'dismissed' AND (known.gone_at IS NOT NULL OR known.closed_at < now() - %(dismissed_for)s))
    OR (known.currency, known.expected_minor, known.actual_minor)
       IS DISTINCT FROM (excluded.currency, excluded.expected_minor, excluded.actual_minor)
    OR (known.status = 'open' AND (known.detail, known.fix) IS DISTINCT FROM (excluded.detail, excluded.fix))
@@ -101,6 +105,28 @@ RETURNING case_id, opened_at = changed_at
 
 -- name: dismissed_cases
 SELECT case_id FROM market.reconciliation_cases WHERE case_id = ANY(%(case_ids)s) AND status = 'dismissed'
+
+-- name: accepted_cases
+-- Dismissed differences that are still there, as far as known; those that were looked for longest ago.
+SELECT case_id, kind, order_id, subject, coalesce(evidence ->> 'payment_intent', ''), false
+FROM market.reconciliation_cases WHERE status = 'dismissed' AND gone_at IS NULL
+ORDER BY seen_at NULLS FIRST, case_id LIMIT %(limit)s
+
+-- name: seen_cases
+UPDATE market.reconciliation_cases SET seen_at = now()
+WHERE case_id = ANY(%(case_ids)s) AND status = 'dismissed' AND gone_at IS NULL
+
+-- name: gone_cases
+-- Of the dismissed ones that were looked for, those that are not found any more.
+UPDATE market.reconciliation_cases SET gone_at = now()
+WHERE status = 'dismissed' AND gone_at IS NULL AND order_id = ANY(%(order_ids)s)
+  AND case_id = ANY(%(accepted)s) AND NOT case_id = ANY(%(found)s)
+
+-- name: gone_loose_cases
+-- The same for cases about no order, of the kinds that were looked at.
+UPDATE market.reconciliation_cases SET gone_at = now()
+WHERE status = 'dismissed' AND gone_at IS NULL AND order_id = '' AND kind = ANY(%(kinds)s)
+  AND case_id = ANY(%(accepted)s) AND NOT case_id = ANY(%(found)s)
 
 -- name: resolve_cases
 -- Cases of orders that were looked at in full, and that are not found any more.

@@ -21,20 +21,22 @@ _TABLES = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
 CREATE TABLE objects (object_id TEXT PRIMARY KEY, order_id TEXT, charge_id TEXT, kind TEXT,
     payment_intent_id TEXT, amount_minor INTEGER, currency TEXT, status TEXT, at REAL, fee_minor INTEGER,
-    fee_currency TEXT, returned_minor INTEGER, refund_id TEXT, reason TEXT) WITHOUT ROWID;
+    fee_currency TEXT, returned_minor INTEGER, refund_id TEXT, reason TEXT, fees TEXT) WITHOUT ROWID;
 CREATE TABLE entries (order_id TEXT, entry_key TEXT, currency TEXT, postings TEXT, at REAL, undone INTEGER);
 CREATE TABLE touched (order_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 # The charge's transaction tells its fee; a later one of the same object (a refund's failure) adds nothing.
+# A dispute comes with all its fees each time.
 _ADD_OBJECT = """
-INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (object_id) DO UPDATE
 SET at = min(at, excluded.at), fee_minor = max(fee_minor, excluded.fee_minor)
 """
 _OBJECT_COLUMNS = (
     "object_id, kind, payment_intent_id, amount_minor, currency, status, at, fee_minor, fee_currency, "
-    "returned_minor, refund_id, reason"
+    "returned_minor, refund_id, reason, fees"
 )
+_AT = _OBJECT_COLUMNS.split(", ").index("at")
 
 
 class Spool:
@@ -53,7 +55,7 @@ class Spool:
             (
                 *(one.object_id, order_id, charge_id, one.kind, one.payment_intent_id, one.amount_minor),
                 *(one.currency, one.status, one.at.timestamp(), one.fee_minor, one.fee_currency),
-                *(one.returned_minor, one.refund_id, one.reason),
+                *(one.returned_minor, one.refund_id, one.reason, orjson.dumps(one.fees).decode()),
             ),
         )
 
@@ -129,15 +131,13 @@ class Spool:
         """Return Stripe's objects of a page of orders, which is in order."""
         found: defaultdict[str, list[StripeObject]] = defaultdict(list)
         # Between first and last lie no other touched orders, so a range is the page.
-        for order_id, object_id, kind, payment, amount, currency, status, at, *rest in self._db.execute(
+        for order_id, *values, fees in self._db.execute(
             f"SELECT order_id, {_OBJECT_COLUMNS} FROM objects WHERE order_id BETWEEN ? AND ?",  # noqa: S608 - constants
             (order_ids[0], order_ids[-1]),
         ):
-            found[order_id].append(
-                StripeObject(
-                    object_id, kind, payment, amount, currency, status, datetime.fromtimestamp(at, UTC), *rest
-                )
-            )
+            values[_AT] = datetime.fromtimestamp(values[_AT], UTC)
+            values.append(tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees)))
+            found[order_id].append(StripeObject(*values))
         return found
 
     def entries_of(self, order_ids: Sequence[str]) -> Mapping[str, list[Booked]]:

@@ -190,7 +190,7 @@ def _object(one: Mapping[str, Any], booked: Mapping[str, Any]) -> StripeObject |
     fees = [booked] if booked else []
     if kind == DISPUTE:
         fees = [move for move in one.get("balance_transactions") or [] if isinstance(move, dict)]
-        booked = fees[0] if fees else {}
+        booked = min(fees, key=lambda move: int(move["created"]), default={})
     elif kind == CHARGE and booked.get("type", "charge") not in ("charge", "payment"):
         fees = []
     return StripeObject(
@@ -206,6 +206,11 @@ def _object(one: Mapping[str, Any], booked: Mapping[str, Any]) -> StripeObject |
         returned_minor=one["amount_refunded"] if kind == CHARGE else 0,
         refund_id=_refund_id(one) if kind == REFUND else "",
         reason=str(one.get("failure_reason" if kind == REFUND else "reason") or ""),
+        fees=tuple(
+            (move["id"], move["fee"])
+            for move in fees
+            if kind == DISPUTE and move["fee"] and move["currency"] == one["currency"]
+        ),
     )
 
 

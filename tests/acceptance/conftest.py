@@ -21,7 +21,7 @@ import pytest
 from cluster.demo.seeding import seed
 from cluster.local import processes, state
 from cluster.local.launcher import Stack
-from cluster.local.layout import Layout, remove_tree
+from cluster.local.layout import Layout, read_json, remove_tree, write_json
 
 CLI_TIMEOUT_S = 120
 RELAYED = frozenset(
@@ -38,6 +38,7 @@ class Market:
 
     layout: Layout
     local: dict[str, Any]
+    successor: str  # the address of the signing backend that does not sign yet
 
     def http(self, role: str | None = None, token: str | None = None) -> httpx.Client:
         token = token or (self.local["tokens"][role] if role else None)
@@ -45,13 +46,17 @@ class Market:
         return httpx.Client(base_url=self.local["base_url"], headers=headers, timeout=20)
 
     def new_buyer(self) -> httpx.Client:
+        return self.http(token=self.new_token()[1])
+
+    def new_token(self) -> tuple[str, str]:
+        """Return a new buyer's id and token."""
         principal = f"usr_{uuid4().hex}"
         with self.http("operator") as operator:
             issued = operator.post(
                 "/v1/ops/tokens", json={"role": "buyer", "principal_id": principal}, headers=key()
             )
         assert issued.status_code == 201, issued.text
-        return self.http(token=issued.json()["token"])
+        return principal, issued.json()["token"]
 
     def rows(self) -> dict[str, int]:
         """Rows of every table of the product, but for those that the relay fills and empties by itself."""
@@ -98,10 +103,15 @@ class Market:
 
     def cli(self, *arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run ``marketplace`` as a user would, with this marketplace's local.json."""
+        command = (sys.executable, "-m", "cluster.cli", *(str(one) for one in arguments))
+        return self.run(*command, cwd=cwd, **environment)
+
+    def run(self, *command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program where ``marketplace`` would find its files and this marketplace."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MARKETPLACE_")}
         code = str(Path(__file__).resolve().parents[2])
         return subprocess.run(
-            [sys.executable, "-m", "cluster.cli", *(str(one) for one in arguments)],
+            command,
             cwd=cwd,
             env={
                 **kept,
@@ -119,6 +129,20 @@ class Market:
         )
 
 
+class TwoKeyStack(Stack):
+    """A stack with a second signing backend behind its own, for a rotation: the record decides who signs."""
+
+    @property
+    def successor(self) -> str:
+        return f"file:{self.layout.keys / 'next-signing.json'}"
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        settings = read_json(self.layout.settings_json)
+        signing = {"backends": [*settings["signing"]["backends"], self.successor]}
+        write_json(self.layout.settings_json, settings | {"signing": signing})
+
+
 def key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid4())}
 
@@ -127,11 +151,11 @@ def key() -> dict[str, str]:
 def market():
     home = Path(tempfile.mkdtemp(prefix="ilv-acceptance-"))
     home.chmod(0o711)  # Postgres' own user must get through to its data
-    stack = Stack(home)
+    stack = TwoKeyStack(home)
     try:
         stack.start()
         seed(stack.layout, stack.local)
-        yield Market(stack.layout, stack.local)
+        yield Market(stack.layout, stack.local, stack.successor)
     finally:
         stack.stop()
         remove_tree(stack.layout.outside)

@@ -37,7 +37,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
-@pytest.fixture(scope="session")
+def _stand_lives(fixture_name, config):
+    """For all tests where many break it; else it would idle under those that come after its one."""
+    return "session" if "faults" in config.option.markexpr else "module"
+
+
+@pytest.fixture(scope=_stand_lives)
 def stand():
     """A marketplace to break. Each test leaves it whole."""
     with _harness.running(_harness.ProxiedStack(_harness.new_home())) as stack:

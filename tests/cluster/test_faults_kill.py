@@ -23,7 +23,7 @@ VICTIMS = {
     # Orders run where requests land (ADR 0008): the busy replica is their host as well.
     "the busy ingress replica": lambda stand: stand.ingress_by_load()[0],
     "the standby ingress replica": lambda stand: stand.ingress_by_load()[-1],
-    "the relay": lambda stand: stand.replicas("Relay")[0],
+    "background work": lambda stand: stand.replicas("Background")[0],
     "the signer": lambda stand: stand.replicas("Signer")[0],
     "Finance": lambda stand: stand.part("finance"),
     "Postgres": lambda stand: stand.part("postgres"),

@@ -222,6 +222,20 @@ class OrderStoreContract:
         (claimed,) = await store.claim_due_webhooks(10, 5)
         assert claimed == replace(news(), attempts=1)
 
+    async def test_a_kept_webhook_tells_all_that_it_told(self, store, expire):
+        await placed(store)
+        dispute = replace(
+            news(),
+            kind="charge.dispute.closed",
+            object_id="dp_1",
+            object_status="won",
+            due_by_s=5,
+            fees=(("txn_1", 1500), ("txn_2", -1500)),
+        )
+        await store.store_webhook(dispute)
+        await expire(4)
+        assert await store.claim_due_webhooks(10, 5) == [replace(dispute, attempts=1)]
+
     async def test_the_orders_commit_keeps_its_webhook_as_applied(self, store, expire, seen):
         """Whether it lay in the inbox before (order 1) or came straight to the order (order 2)."""
         first, second = await placed(store), await placed(store, 2)

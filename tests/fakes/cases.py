@@ -55,6 +55,12 @@ class FakeCases:
                 closed_at=case.opened_at,
                 closed_by=write.principal_id,
                 reason=decision.reason,
+                dismissal={
+                    "action_id": decision.action_id,
+                    "by": write.principal_id,
+                    "at": case.opened_at.isoformat(),
+                    "reason": decision.reason,
+                },
             )
         return None
 

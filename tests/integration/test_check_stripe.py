@@ -11,7 +11,6 @@ from domain.orders.decide import decide, effects_after
 from domain.orders.ledger_invariants import Charge
 from domain.orders.ports import Idempotency, PaymentNews, Turn
 from domain.orders.state import evolve
-from storage import migrations
 from storage.audit.charges import PAGE_CHARGES, captured_charges, spooled
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
@@ -51,9 +50,13 @@ def pay(simulator):
 
 
 @pytest.fixture
+def database(market_database):
+    return market_database
+
+
+@pytest.fixture
 async def paid_order(database):
     """Place order ``number``; pay it by the intent, unless that is None."""
-    migrations.apply(database.dsn, "storage.market", "market")
     pool = build_pool(database.dsn_for("market_app"), name="test", size_max=1)
     await pool.open(wait=True)
     store = PostgresOrderStore(pool)

@@ -17,7 +17,6 @@ from domain.events import shard_of
 from domain.events.ports import Failure
 from domain.orders.decide import BOOK, EXPIRE
 from domain.orders.state import Status, fold
-from storage import migrations
 from storage.market import dead_letters
 from storage.market.commands import Recorded, Write
 from storage.market.consumers import PostgresConsumerStore
@@ -34,12 +33,6 @@ BODY = {"decision": "retried"}
 EFFECT = f"effect:{order_id()}:{BOOK}"
 WEBHOOK = "webhook:evt_1"
 EVENT = f"event:sales:{order_id()}"
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

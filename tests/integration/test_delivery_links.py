@@ -3,19 +3,12 @@
 import psycopg
 import pytest
 
-from storage import migrations
 from storage.market.deliveries import Deliveries
 from storage.market.pool import build_pool
 from tests.contracts.deliveries import DeliveriesContract, take
 
 pytestmark = pytest.mark.integration
 TABLES = "market.delivery_links, market.delivery_link_windows, market.joined_deliveries"
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from finance_process import TOKEN, FinanceProcess
 
 from domain.errors import DependencyError, RejectedError
-from storage import migrations
 from storage.finance_client import FinanceClient
 from tests.fakes.carts import NOW
 
@@ -17,9 +16,8 @@ POSTINGS = [("stripe:clearing", 1999), ("seller:seller_1:payable", -1800), ("pla
 
 
 @pytest.fixture
-def finance(database, tmp_path):
-    migrations.apply(database.dsn, "storage.finance", "finance")
-    process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
+def finance(finance_database, tmp_path):
+    process = FinanceProcess(finance_database.dsn_for("finance_app"), tmp_path / "finance.log").start()
     yield process
     process.stop()
 

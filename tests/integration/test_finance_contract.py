@@ -18,7 +18,6 @@ from postgres_fixture import Database
 
 from serve_app.finance.access import Role
 from serve_app.finance.openapi import openapi_document
-from storage import migrations
 from tests.contracts.finance import FinanceContract
 
 pytestmark = pytest.mark.integration
@@ -27,10 +26,9 @@ DOCUMENT = openapi_document()
 
 
 @pytest.fixture(scope="module")
-def finance(module_database: Database, tmp_path_factory) -> Iterator[FinanceProcess]:
-    migrations.apply(module_database.dsn, package="storage.finance", schema="finance")
+def finance(module_finance_database: Database, tmp_path_factory) -> Iterator[FinanceProcess]:
     process = FinanceProcess(
-        module_database.dsn_for("finance_app"), tmp_path_factory.mktemp("finance") / "finance.log"
+        module_finance_database.dsn_for("finance_app"), tmp_path_factory.mktemp("finance") / "finance.log"
     )
     try:
         yield process.start()
@@ -164,7 +162,7 @@ def test_the_largest_entry_is_posted(client) -> None:
     assert client.get("/v1/entries/largest").json()["postings"] == legs
 
 
-def test_sixty_four_equal_posts_at_once_make_one_entry(finance, client, module_database) -> None:
+def test_sixty_four_equal_posts_at_once_make_one_entry(finance, client, module_finance_database) -> None:
     def post(_n: int) -> httpx.Response:
         with finance.client() as own:
             return own.post("/v1/entries", json=entry("race"))
@@ -173,7 +171,7 @@ def test_sixty_four_equal_posts_at_once_make_one_entry(finance, client, module_d
         answers = list(threads.map(post, range(64)))
     assert sorted(answer.status_code for answer in answers) == [200] * 63 + [201]
     assert len({answer.json()["entry_id"] for answer in answers}) == 1
-    with psycopg.connect(module_database.dsn) as connection:
+    with psycopg.connect(module_finance_database.dsn) as connection:
         row = connection.execute(
             "SELECT count(DISTINCT entry_id), count(*) FROM finance.entries JOIN finance.postings"
             " USING (entry_id) WHERE entry_key = 'race'"

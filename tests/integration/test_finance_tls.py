@@ -14,7 +14,6 @@ from cluster.finance import read_settings
 from cluster.local import certificates, layout
 from cluster.local.certificates import Authority, KeyPair, KeyPairFiles
 from domain.errors import DependencyError
-from storage import migrations
 from storage.finance import client_tls
 from storage.finance.client_tls import ClientTls, ClientTlsFiles
 from storage.finance_client import FinanceClient
@@ -55,9 +54,8 @@ class SecureFinance:
 
 
 @pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.finance", "finance")
-    return module_database
+def migrated(module_finance_database):
+    return module_finance_database
 
 
 @pytest.fixture

@@ -15,19 +15,12 @@ from actors.orders.housekeeping import (
     Purged,
 )
 from domain.errors import DependencyError
-from storage import migrations
 from storage.market.housekeeping import PostgresHousekeeping
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from tests.contracts.order_store import news, paid
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

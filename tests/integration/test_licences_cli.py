@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from cluster import cli_buyer
 from domain.licence_policies import LicencePolicy
-from storage import migrations
 from storage.market.commands import Commands
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing
@@ -33,8 +32,12 @@ def market():
 
 
 @pytest.fixture
+def database(market_database):
+    return market_database
+
+
+@pytest.fixture
 def owner(database):
-    migrations.apply(database.dsn, "storage.market", "market")
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         yield connection
 

@@ -16,7 +16,6 @@ from domain.licence_policies import LicencePolicy
 from domain.ownership import PAYLOAD_TYPE as PROOF_TYPE
 from domain.strict_json import DocumentError
 from serve_app.routes.ownership import CHALLENGES
-from storage import migrations
 from storage.market.commands import Commands
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing
@@ -29,12 +28,6 @@ from tests.fakes.licensing import ident, record_licence
 
 pytestmark = pytest.mark.integration
 OWNER_KEY = DevelopmentKeyFile(b"o" * 32, b"w" * 32)
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from domain.errors import MarketplaceError
 from domain.ids import new_id
 from domain.licence_refusals import TRANSFERS_A_DAY_MAX
 from domain.ownership import OPEN_MAX, Challenge
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing, Successor
@@ -34,12 +33,6 @@ def write(principal="ada", key=None):
 
 def successor(document_id=None):
     return Successor(document_id or ident("lic"), "key_1", "envelope", NOW)
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from domain.orders import commands as c
 from domain.orders import payments
 from domain.orders.ports import Idempotency
 from domain.orders.state import fold
-from storage import migrations
 from storage.market.order_store import GROUP_MAX, PostgresOrderStore
 from storage.market.pool import build_pool
 from tests.contracts.order_store import PAID, booking, fulfilment, goods, news, paid, placed, turn_of
@@ -24,12 +23,6 @@ from tests.fakes.carts import NOW, cart, order_id
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

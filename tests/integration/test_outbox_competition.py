@@ -20,7 +20,6 @@ from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.relay import Relay
 from domain.events import shard_of
-from storage import migrations
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
@@ -123,10 +122,9 @@ def first_seen(rows):
     return {order: list(seqs) for order, seqs in seen.items()}
 
 
-async def test_two_relays_one_killed_nothing_lost_nothing_out_of_order(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    dsn = database.dsn_for("market_app")
-    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as owner:
+async def test_two_relays_one_killed_nothing_lost_nothing_out_of_order(market_database):
+    dsn = market_database.dsn_for("market_app")
+    async with await psycopg.AsyncConnection.connect(market_database.dsn, autocommit=True) as owner:
         await owner.execute(TABLES)
         for number in range(KEYS):
             await owner.execute(

@@ -13,7 +13,6 @@ from domain.errors import RejectedError
 from domain.events import SHARDS, shard_of
 from domain.events.errors import SessionLostError
 from domain.events.ports import Progress
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.dead_letters import DeadLetters, Decision, LetterName
@@ -57,11 +56,10 @@ class Notes:
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    with psycopg.connect(database.dsn, autocommit=True) as owner:
+def migrated(market_database):
+    with psycopg.connect(market_database.dsn, autocommit=True) as owner:
         owner.execute(NOTES)
-    return database
+    return market_database
 
 
 @pytest.fixture

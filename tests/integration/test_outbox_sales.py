@@ -10,7 +10,6 @@ from actors.relay.consumer import Consumer
 from domain.events.ports import EventRecord
 from domain.orders.decide import decide
 from domain.orders.events import KIND_OF, OrderPaid
-from storage import migrations
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.dead_letters import DeadLetters
 from storage.market.pool import build_pool
@@ -23,15 +22,14 @@ TODAY = date(2026, 11, 24)
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    with psycopg.connect(database.dsn, autocommit=True) as owner:
+def migrated(market_database):
+    with psycopg.connect(market_database.dsn, autocommit=True) as owner:
         for number in (1, 2):
             owner.execute(
                 "INSERT INTO market.skus VALUES (%s, %s, %s, '', '')",
                 [f"sku_{number}", f"seller_{number}", f"name-{number}"],
             )
-    return database
+    return market_database
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ from finance_process import TOKEN
 from payouts_world import Bomb, Killed, World, prepare, stop, week, within
 
 from actors.reconciliation.run import Reconciler, Window
+from domain.payouts.invariants import check_payouts
+from domain.payouts.state import WAIT_MAX
 from domain.reconciliation.facts import Kind
 from domain.reconciliation.transfers import SentTransfer, compare_transfers
+from storage.audit.pages import OrderPages
 from storage.reconciliation.ledger import Ledger
 from storage.reconciliation.market import Market
 from storage.reconciliation.stripe_moves import StripeMoves
@@ -23,9 +26,9 @@ AMOUNT = 12_345
 
 
 @pytest.fixture(scope="module")
-def parts(module_database, tmp_path_factory):
-    processes = prepare(module_database, tmp_path_factory.mktemp("payouts"))
-    yield module_database, *processes
+def parts(module_whole_database, tmp_path_factory):
+    processes = prepare(module_whole_database, tmp_path_factory.mktemp("payouts"))
+    yield module_whole_database, *processes
     stop(processes)
 
 
@@ -77,26 +80,66 @@ async def test_killed_at_every_step_each_payee_is_paid_exactly_once(world):
 
 
 async def test_killed_at_every_step_of_a_refusal_nothing_is_sent_and_nothing_stays_booked(world):
+    """Stripe's balance does not cover it: it waits, and after the bound it fails."""
     for moment in itertools.count(1):
-        with world.simulator.http() as control:
-            control.post("/_sim/dials", json={"real_balances": True}).raise_for_status()
+        real_balances(world, wanted=True)
         period, batch_id, (payee,) = await approved(world, 1)
         exploded = await killed_at(world, moment)
-        assert await world.finish(batch_id) == {"failed": 1}, moment
+        await world.runner().once()
+        world.sql("UPDATE market.payouts SET due_at = now() WHERE due_at IS NOT NULL")
+        await world.runner().once()
+        assert (await world.batches.progress(batch_id))[0] == {"awaiting_balance": 1}, moment
         assert world.transfers_of(period) == []
         assert world.owed(f"seller:{payee}:payable") == AMOUNT
         assert world.owed("payouts:in_transit") == 0
+        with world.later(WAIT_MAX):
+            assert await world.finish(batch_id) == {"failed": 1}, moment
         world.book(payee, -AMOUNT, within(period))  # or each later batch would pay it too
         if not exploded:
             break
-    with world.simulator.http() as control:
-        control.post("/_sim/dials", json={"real_balances": False}).raise_for_status()
+    real_balances(world, wanted=False)
     ((failure,),) = world.sql(
         "SELECT data ->> 'code' FROM market.payout_events WHERE kind = 'payout.failed'"
         " ORDER BY at DESC LIMIT 1"
     )
     assert failure == "balance_insufficient"
+    assert await check_payouts_of(world) == []
     assert moment > 25
+
+
+async def test_killed_at_every_step_of_waiting_it_is_paid_once_there_is_a_balance(world):
+    """A refund meanwhile is not paid out; a transfer of an earlier try cannot come back."""
+    for moment in itertools.count(1):
+        real_balances(world, wanted=True)
+        period, batch_id, (payee,) = await approved(world, 1)
+        await world.runner().once()
+        assert (await world.batches.progress(batch_id))[0] == {"awaiting_balance": 1}
+        assert not await world.runner().once(), "it is left alone for a while"
+        world.book(payee, -345, within(period))
+        real_balances(world, wanted=False)
+        world.sql("UPDATE market.payouts SET due_at = now() WHERE status = 'awaiting_balance'")
+        exploded = await killed_at(world, moment)
+        assert await world.finish(batch_id) == {"settled": 1}, moment
+        (transfer,) = world.transfers_of(period)
+        assert (transfer.amount, transfer.metadata["payout"]) == (12_000, f"payout:{payee}:USD:{period}")
+        assert world.owed(f"seller:{payee}:payable") == 0
+        assert world.owed("payouts:in_transit") == 0
+        if not exploded:
+            break
+    assert await check_payouts_of(world) == []
+    assert moment > 20
+
+
+def real_balances(world, *, wanted):
+    with world.simulator.http() as control:
+        control.post("/_sim/dials", json={"real_balances": wanted}).raise_for_status()
+
+
+async def check_payouts_of(world):
+    """I7 over everything that this module has done so far, but for what was booked by hand."""
+    with OrderPages(world.database.dsn, world.database.dsn) as reader:
+        entries = [one for one in reader.payout_entries() if one.entry_key.startswith("payout:")]
+        return list(check_payouts(reader.payouts(100), entries, world.now()))
 
 
 async def test_killed_at_every_step_of_a_return_each_reversal_is_booked_back_once(world):

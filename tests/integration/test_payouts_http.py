@@ -24,9 +24,9 @@ WHY = {"reason": "Compared with the statements."}
 
 
 @pytest.fixture(scope="module")
-def parts(module_database, tmp_path_factory):
-    processes = prepare(module_database, tmp_path_factory.mktemp("payouts"))
-    yield module_database, *processes
+def parts(module_whole_database, tmp_path_factory):
+    processes = prepare(module_whole_database, tmp_path_factory.mktemp("payouts"))
+    yield module_whole_database, *processes
     stop(processes)
 
 
@@ -291,12 +291,57 @@ async def test_a_reversed_transfer_is_booked_back_by_its_webhook(world, market, 
     world.book(payee, -8_000, within(period))
 
 
+async def test_a_payout_waits_while_its_account_is_restricted_and_news_of_it_wakes_it(
+    world, market, client, period
+):
+    payee = payee_of(market)
+    world.book(payee, 6_000, within(period))
+    account = await named(world, client, market)
+    batch = (await drafted(client, period)).json()
+    restrict(world, account, payouts_enabled="false")
+    me, path = client.as_("payee"), f"/v1/payees/{payee}"
+    assert (await me.get(path)).json()["ready"], "nobody has told yet"
+    assert (await account_webhook(client, account)).json()["outcome"] == "applied"
+    shown = (await me.get(path)).json()
+    assert (shown["ready"], shown["payouts_enabled"]) == (False, False)
+    await client.as_("operator2").post(f"/v1/ops/payouts/{batch['id']}/approval", WHY)
+    await world.runner().once()
+    (payout,) = (await me.get("/v1/payouts?limit=1")).json()["items"]
+    assert (payout["status"], payout["waiting"]["code"]) == ("awaiting_account", "account_not_ready")
+    assert not await world.runner().once(), "it is left alone"
+    assert (await account_webhook(client, account)).json()["outcome"] == "applied"
+    assert await world.runner().once() == 1, "looked at again, and it still cannot be paid"
+    restrict(world, account, payouts_enabled="true")
+    await account_webhook(client, account)
+    assert await world.runner().once() == 1
+    payout = (await me.get(f"/v1/payouts/{payout['id']}")).json()
+    assert (payout["status"], payout["waiting"]) == ("settled", None)
+    assert world.owed(f"seller:{payee}:payable") == 0
+    for other, kind in (("acct_nobody", "account.updated"), ("ba_1", "account.updated"), (account, "a.b")):
+        assert (await account_webhook(client, other, kind)).json()["outcome"] == "ignored"
+
+
+def restrict(world, account, **form):
+    with world.simulator.http() as control:
+        control.post(f"/_sim/accounts/{account}/restrict", data=form).raise_for_status()
+
+
+async def account_webhook(client, account, kind="account.updated"):
+    event = {"id": "evt_2", "type": kind, "account": account, "data": {"object": {"id": account}}}
+    return await signed_event(client, event)
+
+
 async def reversed_webhook(client, stripe, transfer_id):
     return await signed(client, stripe.v1.transfers.retrieve(transfer_id).to_dict())
 
 
 async def signed(client, transfer):
-    event = {"id": "evt_1", "type": "transfer.reversed", "data": {"object": transfer}}
+    return await signed_event(
+        client, {"id": "evt_1", "type": "transfer.reversed", "data": {"object": transfer}}
+    )
+
+
+async def signed_event(client, event):
     body = json.dumps(event, default=str).encode()
     signature = sign_webhook(body, int(time.time()))
     return await client.as_(None).post(

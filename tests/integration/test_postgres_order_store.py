@@ -42,11 +42,10 @@ VALUES ('rel_1', 'sku_1', '1.0.0', 'draft', 'logline-1.0.0.tar.gz', 'k')
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    with psycopg.connect(database.dsn, autocommit=True) as owner:
+def migrated(market_database):
+    with psycopg.connect(market_database.dsn, autocommit=True) as owner:
         owner.execute(RELEASE)
-    return database
+    return market_database
 
 
 @pytest.fixture

@@ -32,12 +32,6 @@ TABLE = TaxTable.from_json({"rates": [RATE], "elsewhere": "refused"})
 ACTIONS = "SELECT action, subject, reason FROM market.operator_actions ORDER BY at"
 
 
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
-
-
 @pytest.fixture
 def owner(migrated):
     with psycopg.connect(migrated.dsn, autocommit=True) as connection:

@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import cli_ops
-from storage import migrations
 from storage.market.pool import build_pool
 from storage.market.proposals import Proposals
 from tests.fakes.api_thread import ApiThread
@@ -19,8 +18,12 @@ NAMES = ("ada", "bob", "cyd")
 
 
 @pytest.fixture
+def database(market_database):
+    return market_database
+
+
+@pytest.fixture
 def database_migrated(database, monkeypatch, tmp_path):
-    migrations.apply(database.dsn, "storage.market", "market")
     monkeypatch.setenv("MARKET_OWNER_DSN", database.dsn)
     monkeypatch.setenv("MARKET_DSN", database.dsn_for("market_app"))
     monkeypatch.setenv("FINANCE_DSN", database.dsn_for("market_app"))

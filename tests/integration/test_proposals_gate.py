@@ -13,7 +13,6 @@ from domain.errors import ConflictError, DependencyError, MarketplaceError
 from domain.proposals.documents import GENESIS, Kind, PlatformFees
 from domain.proposals.state import Status
 from domain.proposals.statements import Action
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals, init_operators
@@ -35,8 +34,7 @@ NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 def template(postgres_server):
     """Migrated once; each test has a copy, for what the gate keeps is kept for good."""
-    made = postgres_server.create_database("proposals_template")
-    migrations.apply(made.dsn, "storage.market", "market")
+    made = postgres_server.create_migrated("market")
     init(made.dsn, 2)
     yield made
     postgres_server.drop_database(made.name)
@@ -254,9 +252,8 @@ async def test_open_proposals_are_bounded_and_expired_ones_make_room(store, owne
 async def test_the_first_operators_are_put_in_once_and_by_the_owner(postgres_server, gate, store):
     with pytest.raises(ConflictError, match="operators_exist"):
         init(gate.dsn, 1)
-    bare = postgres_server.create_database()
+    bare = postgres_server.create_migrated("market")
     try:
-        migrations.apply(bare.dsn, "storage.market", "market")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             init(bare.dsn_for("market_app"), 1)
         assert len(init(bare.dsn, 1)) == 64

@@ -1,6 +1,7 @@
 """A reconciliation over real Postgres, Finance and Stripe's simulator: finds what is planted, mends it."""
 
 import asyncio
+import itertools
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,14 @@ from actors.orders.sweep import Sweep
 from actors.reconciliation.run import Reconciler, Window
 from cluster import checking
 from cluster.bench.reconcile_plants import PLANTS, Planter
+from domain.orders.booking import capture_entry_key
 from domain.orders.commands import NoticeDispute
+from domain.reconciliation.cases import DISMISSED_FOR
 from domain.reconciliation.facts import Kind
 from storage import migrations
 from storage.finance_client import FinanceClient
+from storage.market.cases import CaseDecision, Cases
+from storage.market.commands import Write
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.reconciliation.ledger import Ledger
@@ -31,6 +36,8 @@ from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 NO_GRACE = timedelta(0)
+# The migration since which a case remembers its dismissal.
+MONEY = next(one.number for one in migrations.load("storage.market") if one.name == "money")
 # What a run mends by itself, once it is told to.
 MENDED = {
     Kind.CAPTURE_NOT_RECORDED,
@@ -43,9 +50,12 @@ MENDED = {
 
 
 @pytest.fixture
+def database(whole_database):
+    return whole_database
+
+
+@pytest.fixture
 def finance(database, tmp_path):
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
     process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
     yield process
     process.stop()
@@ -77,10 +87,18 @@ def planter(store, database, finance, simulator):
 
 
 @pytest.fixture
+async def cases_of(database):
+    pool = build_pool(database.dsn_for("market_app"), name="cases", size_max=2)
+    await pool.open(wait=True)
+    yield DecidedCases(pool)
+    await pool.close()
+
+
+@pytest.fixture
 def reconcile(database, finance, simulator):
     """Run one over the last days, in a thread as in life; returns its report."""
 
-    def once(apply, look_again):
+    def once(apply, look_again, old):
         with (
             Market(database.dsn_for("market_app")) as market,
             Ledger(finance.url, TOKEN) as ledger,
@@ -89,12 +107,12 @@ def reconcile(database, finance, simulator):
             reconciler = Reconciler(market, ledger, moves)
             if look_again:
                 return reconciler.look_again(apply=apply, grace=NO_GRACE)
-            now = datetime.now(UTC)
+            now = datetime.now(UTC) - timedelta(days=20 if old else 0)
             window = Window(now - timedelta(days=2), now + timedelta(days=1))
             return reconciler.run(window, apply=apply, grace=NO_GRACE)
 
-    async def run(*, apply=False, look_again=False):
-        return await asyncio.to_thread(once, apply, look_again)
+    async def run(*, apply=False, look_again=False, old=False):
+        return await asyncio.to_thread(once, apply, look_again, old)
 
     return run
 
@@ -205,11 +223,113 @@ async def test_what_an_operator_has_accepted_is_neither_told_nor_mended(planter,
     with psycopg.connect(database.dsn, autocommit=True) as owner:
         owner.execute(
             "UPDATE market.reconciliation_cases"
-            " SET status = 'dismissed', closed_at = now(), closed_by = 'op', reason = 'known'"
+            " SET status = 'dismissed', closed_at = now(), closed_by = 'op', reason = 'known',"
+            ' dismissal = \'{"action_id": "act_1"}\''
         )
     again = await reconcile(apply=True)
     assert (again.differences, again.applied, again.dismissed) == ([], 0, 1)
     assert [status for _, _, status, _ in cases(database)] == ["dismissed"]
+
+
+async def test_what_was_accepted_comes_back_after_it_was_gone_and_after_a_time(
+    planter, reconcile, database, cases_of
+):
+    """Looked for in every run, also in one whose window has nothing of it."""
+    endpoints = planter.stripe.v1.webhook_endpoints
+    made = endpoints.create({"url": "http://127.0.0.1:9/other", "enabled_events": ["charge.succeeded"]})
+    endpoints.update(made.id, {"disabled": True})
+    order = await planter.sold_unbooked()
+    assert (await reconcile()).opened == 2
+    first = await cases_of.dismiss()
+    again = await reconcile(old=True)
+    assert (again.dismissed, again.opened, again.changed) == (2, 0, 0)
+    assert await cases_of.states() == [("dismissed", False)] * 2
+    planter.book(order)
+    endpoints.update(made.id, {"disabled": False})
+    assert (await reconcile(old=True)).dismissed == 0
+    assert await cases_of.states() == [("dismissed", True)] * 2
+    planter.reverse(capture_entry_key(order.order_id))
+    endpoints.update(made.id, {"disabled": True})
+    back = await reconcile()
+    assert (kinds(back).total(), back.opened, back.dismissed) == (2, 2, 0)
+    assert {one.case_id: one.dismissal["action_id"] for one in await cases_of.all()} == first
+    assert await cases_of.states() == [("open", False)] * 2
+    await cases_of.dismiss()
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        owner.execute("UPDATE market.reconciliation_cases SET closed_at = now() - %s", (DISMISSED_FOR,))
+    assert (await reconcile(old=True)).opened == 2
+    assert await cases_of.states() == [("open", False)] * 2
+
+
+async def test_an_order_that_this_build_cannot_read_keeps_its_case_and_gets_no_other(
+    planter, reconcile, database, cases_of
+):
+    """A newer build has moved it: neither is the difference gone, nor is the order unknown."""
+    order = await planter.sold_unbooked()
+    assert (await reconcile()).opened == 1
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO market.order_events (order_id, seq, event_id, kind, data)"
+            " SELECT order_id, seq + 1, 'evt_newer', 'order.newer', '{}' FROM market.orders"
+            " WHERE order_id = %s",
+            (order.order_id,),
+        )
+    for again in (await reconcile(), await reconcile(look_again=True)):
+        assert (again.opened, again.resolved, again.differences) == (0, 0, [])
+    assert await cases_of.states() == [("open", False)]
+
+
+class DecidedCases:
+    """Cases as operators decide about them."""
+
+    def __init__(self, pool):
+        self._cases = Cases(pool)
+        self._numbers = itertools.count()
+
+    async def all(self):
+        return await self._cases.page(None, None, None, 100)
+
+    async def states(self):
+        return [(one.status, one.gone_at is not None) for one in await self.all()]
+
+    async def dismiss(self):
+        """Dismiss all that are open; returns the actions by case."""
+        actions = {}
+        for case in await self._cases.page("open", None, None, 100):
+            number = next(self._numbers)
+            actions[case.case_id] = f"act_{number}"
+            decision = CaseDecision("close", case.case_id, f"act_{number}", "Known.")
+            await self._cases.decide(Write("op_1", f"key-{number}", b"d" * 32), decision, {})
+        return actions
+
+
+def test_cases_that_were_dismissed_before_remember_by_whom(postgres_server, monkeypatch):
+    database = postgres_server.create_database()
+    earlier = [one for one in migrations.load("storage.market") if one.number < MONEY]
+    try:
+        with monkeypatch.context() as before:
+            before.setattr(migrations, "load", lambda _package: earlier)
+            migrations.apply(database.dsn, "storage.market", "market")
+        with psycopg.connect(database.dsn, autocommit=True) as owner:
+            owner.execute(
+                "INSERT INTO market.operator_actions (action_id, principal_id, action, subject, reason)"
+                " VALUES ('act_1', 'op_1', 'case.close', 'cas_1', 'Known.')"
+            )
+            owner.execute(
+                "INSERT INTO market.reconciliation_cases (case_id, kind, order_id, subject, happened_at,"
+                " currency, detail, evidence, status, closed_at, closed_by, reason)"
+                " VALUES ('cas_1', 'not_booked', '', 's', now(), 'USD', 'd', '{}', 'dismissed', now(),"
+                " 'op_1', 'Known.')"
+            )
+        migrations.apply(database.dsn, "storage.market", "market")
+        with psycopg.connect(database.dsn) as owner:
+            ((dismissal, closed_at),) = owner.execute(
+                "SELECT dismissal, closed_at FROM market.reconciliation_cases"
+            ).fetchall()
+        assert (dismissal["action_id"], dismissal["by"], dismissal["reason"]) == ("act_1", "op_1", "Known.")
+        assert datetime.fromisoformat(dismissal["at"]) == closed_at
+    finally:
+        postgres_server.drop_database(database.name)
 
 
 async def test_webhooks_that_do_not_arrive_are_cases(planter, reconcile, monkeypatch):
@@ -240,7 +360,7 @@ async def test_another_applications_payments_are_left_alone(planter, reconcile):
 async def test_disputes_of_disputed_orders_are_listed_newest_first(planter, store):
     def notice(order, number, status):
         intent, at = order.payment_intent_id, datetime.now(UTC)
-        return NoticeDispute(f"dp_{number}", intent, order.total_minor, "USD", status, "fraudulent", 0, at)
+        return NoticeDispute(f"dp_{number}", intent, order.total_minor, "USD", status, "fraudulent", (), at)
 
     for number in range(4):
         order = await planter.sold()

@@ -7,7 +7,6 @@ import psycopg
 import pytest
 
 from domain.errors import ConflictError
-from storage import migrations
 from storage.market.catalogue import Catalogue
 from storage.market.pool import build_pool
 from storage.market.releases import Releases
@@ -16,12 +15,6 @@ from tests.fakes import releasing
 
 pytestmark = pytest.mark.integration
 TABLES = "market.release_uploads, market.releases, market.sku_prices, market.skus, market.seller_keys"
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from domain.orders.events import LicencesRestored, LicencesRevoked, LicencesSusp
 from domain.orders.ports import Idempotency, PaymentNews
 from domain.orders.returned import DisputeStatus
 from domain.orders.state import fold
-from storage import migrations
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from tests.fakes.carts import NOW, cart, line, order_id
@@ -35,11 +34,10 @@ SELECT 'rel_' || n, 'sku_1', n || '.0.0', 'draft', 'logline.tar.gz', 'k' FROM ge
 
 
 @pytest.fixture
-async def store(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    with psycopg.connect(database.dsn, autocommit=True) as owner:
+async def store(market_database):
+    with psycopg.connect(market_database.dsn, autocommit=True) as owner:
         owner.execute(RELEASES)
-    pool = build_pool(database.dsn_for("market_app"), name="test", size_max=8)
+    pool = build_pool(market_database.dsn_for("market_app"), name="test", size_max=8)
     await pool.open(wait=True)
     yield PostgresOrderStore(pool)
     await pool.close()
@@ -70,7 +68,7 @@ async def attempt(host, number):
         await host.receive(news("charge.dispute.updated", number, 400, status, f"dp_{number % 4}"))
 
 
-async def test_200_attempts_on_one_order_never_return_more_than_was_captured(store, database):
+async def test_200_attempts_on_one_order_never_return_more_than_was_captured(store, market_database):
     clock, gateway, books = FakeClock(), FakeGateway(), FakeBooks()
     hosts = [
         OrderHost(
@@ -96,7 +94,7 @@ async def test_200_attempts_on_one_order_never_return_more_than_was_captured(sto
     while True:
         for host in hosts:
             await settle(host)
-        with psycopg.connect(database.dsn, autocommit=True) as owner:
+        with psycopg.connect(market_database.dsn, autocommit=True) as owner:
             owner.execute("UPDATE market.effects SET due_at = now()")
             owner.execute("UPDATE market.inbox SET due_at = now() WHERE processed_at IS NULL")
             left = owner.execute("SELECT count(*) FROM market.effects WHERE dead_at IS NULL").fetchone()[0]
@@ -110,7 +108,7 @@ async def test_200_attempts_on_one_order_never_return_more_than_was_captured(sto
     assert 0 < order.returned_minor <= TOTAL_MINOR
     assert order.refunds
     assert order.disputes
-    with psycopg.connect(database.dsn, autocommit=True) as owner:
+    with psycopg.connect(market_database.dsn, autocommit=True) as owner:
         row = owner.execute("SELECT seq, status, returned_minor FROM market.orders").fetchone()
         licences = dict(owner.execute("SELECT line_no, status FROM market.licences").fetchall())
     assert row == (order.seq, order.status, order.returned_minor)

@@ -25,7 +25,6 @@ from domain.orders.ports import Idempotency
 from domain.orders.state import fold
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
-from storage import migrations
 from storage.finance_client import FinanceClient
 from storage.market.access import AccessTokens
 from storage.market.commands import Commands
@@ -50,9 +49,12 @@ def utc_now():
 
 
 @pytest.fixture
+def database(whole_database):
+    return whole_database
+
+
+@pytest.fixture
 def finance(database, tmp_path):
-    migrations.apply(database.dsn, "storage.market", "market")
-    migrations.apply(database.dsn, "storage.finance", "finance")
     process = FinanceProcess(database.dsn_for("finance_app"), tmp_path / "finance.log").start()
     yield process
     process.stop()
@@ -120,6 +122,10 @@ class Market:
 
     async def stripe(self, path, **form):
         return await self._ask("post", f"/_sim{path}", **form)
+
+    async def dial(self, **dials):
+        answer = await asyncio.to_thread(self._controls.post, "/_sim/dials", json=dials)
+        assert answer.status_code == httpx.codes.OK, answer.text
 
     async def charge_of(self, order):
         intent = await self._ask("get", f"/v1/payment_intents/{order.payment_intent_id}")
@@ -218,6 +224,25 @@ async def test_a_dispute_is_answered_once_and_won(market):
     await market.until(order_id, lambda one: one.status == "dispute_won")
     assert market.licences(order_id) == ["active"]
     await market.settled()
+
+
+async def test_a_disputes_fee_is_booked_as_stripe_takes_it_raises_it_and_gives_it_back(market):
+    await market.dial(dispute_fee_returned=True)
+    order = await market.delivered()
+    opened = await market.stripe("/disputes", charge=await market.charge_of(order))
+    await market.until(order.order_id, lambda one: one.disputes and one.disputes[0].fee_minor == 1_500)
+    await market.stripe(f"/disputes/{opened['id']}/fee", amount=400)
+    await market.until(order.order_id, lambda one: one.disputes[0].fee_minor == 1_900)
+    await market.settled()
+    await market.stripe(f"/disputes/{opened['id']}/decide", outcome="won")
+    won = await market.until(
+        order.order_id, lambda one: one.status == "dispute_won" and not one.disputes[0].fee_minor
+    )
+    await market.settled()
+    await market.stripe(f"/disputes/{opened['id']}/fee", amount=70)
+    await market.until(order.order_id, lambda one: one.disputes[0].fee_minor == 70)
+    await market.settled()
+    assert len(won.disputes[0].fees) == 3
 
 
 async def test_an_inquiry_does_nothing_until_it_grows_and_lost_may_still_be_won(market):

@@ -8,7 +8,6 @@ import pytest
 
 from domain.orders import commands as c
 from domain.orders.state import ReviewStatus
-from storage import migrations
 from storage.market.governed import GovernedTerms
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
@@ -22,9 +21,8 @@ TOTAL = 900_000
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    return database
+def migrated(market_database):
+    return market_database
 
 
 @pytest.fixture

@@ -5,17 +5,10 @@ import asyncio
 import psycopg
 import pytest
 
-from storage import migrations
 from storage.market.licences import LicenceReads
 from storage.market.pool import build_pool
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
-    return module_database
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ from domain.manifests import ReleaseManifest
 from domain.semver import parse_version
 from serve_app.app import build_app
 from serve_app.ports import IngressPorts, IngressSettings
-from storage import migrations
 from storage.market.access import AccessTokens, Principal, register_access_tokens
+from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
 from storage.market.commands import Commands
@@ -96,16 +96,15 @@ def s3_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def migrated(module_database):
-    migrations.apply(module_database.dsn, "storage.market", "market")
+def migrated(migrated):
     tokens = {"seller": "seller_1", "buyer": "buyer_ada", "operator": "operator_1"}
     register_access_tokens(
-        module_database.dsn_for("market_app"),
+        migrated.dsn_for("market_app"),
         [(hashlib.sha256(role.encode()).digest(), Principal(role, who)) for role, who in tokens.items()],
     )
     record = register(PLATFORM_KEYS.public_key, utc_now())
-    register_signing_key(module_database.dsn_for("market_app"), record)
-    return module_database
+    register_signing_key(migrated.dsn_for("market_app"), record)
+    return migrated
 
 
 class Market:
@@ -132,6 +131,7 @@ class Market:
                 part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),
                 signing_keys=SigningKeys(pool),
+                audit=AuditLog(pool),
                 deliveries=Deliveries(pool),
                 joiner=Joiner(Deliveries(pool), payloads, uploads),
                 licensing=Licensing(pool),

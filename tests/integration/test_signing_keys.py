@@ -29,9 +29,8 @@ BODY = {"published": True}
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    return database
+def migrated(market_database):
+    return market_database
 
 
 @pytest.fixture

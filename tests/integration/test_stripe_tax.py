@@ -15,7 +15,7 @@ from domain.pricing.terms import Wanted
 from storage.stripe_tax import StripeTax, parameters
 from tests.contracts.tax_calculators import TaxCalculatorContract, question
 from tests.fakes.stripe_process import SECRET_KEY, StripeProcess
-from tests.unit.test_order_terms import offer, rules
+from tests.fakes.terms import offer, rules
 
 pytestmark = pytest.mark.integration
 

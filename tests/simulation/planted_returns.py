@@ -63,6 +63,23 @@ def dispute_ignored(patch: Patch) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
+@planted(18)
+def dispute_fee_given_back_unheard(patch: Patch) -> None:
+    """Only what Stripe takes for a dispute is recorded."""
+    real = returns.fees_to_record
+
+    def fees(recorded: Any, told: Any) -> Any:
+        return [one for one in real(recorded, told) if one[1] > 0]
+
+    patch.setattr(returns, "fees_to_record", fees)
+
+
+@planted(1)
+def dispute_fee_booked_with_each_news(patch: Patch) -> None:
+    """Whatever fee news of a dispute tells is booked again."""
+    patch.setattr(returns, "fees_to_record", lambda _recorded, told: list(told))
+
+
 @planted(0)
 def restored_although_refunded(patch: Patch) -> None:
     """A dispute that is won gives every licence back, also those of lines that were refunded."""

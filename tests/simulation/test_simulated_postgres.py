@@ -17,6 +17,7 @@ from cluster.simulation.outbox import (
 from cluster.simulation.postgres import OrderRow, Postgres
 from domain.orders.events import KIND_OF, OrderCreated, OrderPaid, OrderScreened
 from domain.orders.ports import OrderStore
+from tests.contracts.discount_uses import DiscountUsesContract
 from tests.contracts.order_store import EffectSeen, InboxSeen, OrderStoreContract
 from tests.contracts.outbox import ConsumerStoreContract, OutboxContract
 from tests.fakes.carts import NOW, cart
@@ -62,6 +63,23 @@ class ModelSeen:
 
     async def licence_status(self, licence_id):
         return self._database.standings.get(licence_id)
+
+
+class TestSimulatedDiscountUses(DiscountUsesContract):
+    @pytest.fixture
+    def database(self):
+        return Postgres(FakeClock())
+
+    @pytest.fixture
+    def store(self, database):
+        return SimulatedOrderStore(PerfectNetwork(database))
+
+    @pytest.fixture
+    def make(self, database):
+        async def put(discount):
+            database.discounts[discount.discount_id] = discount
+
+        return put
 
 
 class TestSimulatedOrderStore(OrderStoreContract):

@@ -10,6 +10,7 @@ from tests.simulation import (  # noqa: F401 - they fill PLANTED
     planted_payments,
     planted_returns,
     planted_stores,
+    planted_terms,
 )
 from tests.simulation.planting import PLANTED
 

@@ -1,73 +1,7 @@
-// Opens the vector, whole and spoiled in each of its ways: a report as JSON on standard output.
-import { createHash } from "node:crypto";
+// Opens the vector in Node: a report as JSON on standard output.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
+import { report } from "../browser/vector_report.mjs";
 
 const [, , script, vector] = process.argv;
-const { openDelivery, x25519 } = await import(pathToFileURL(script));
-const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
-const base64 = (data) => Buffer.from(data).toString("base64");
-const flipped = (data, at) => Uint8Array.from(data, (one, index) => (index === at ? one ^ 1 : one));
-
-function spoiled(document, { part, flip, cut }) {
-  const one = structuredClone(document);
-  const change = (data) => (flip === undefined ? data.slice(0, cut) : flipped(data, flip));
-  if (part === "payload") one.payload_base64 = base64(change(bytes(one.payload_base64)));
-  if (part === "platform_public_key") one.platform_public_key = base64(change(bytes(one.platform_public_key)));
-  if (part === "manifest") one.opening.manifest.payload = base64(change(bytes(one.opening.manifest.payload)));
-  const [signature] = one.opening.manifest.signatures;
-  if (part === "signature") signature.sig = base64(change(bytes(signature.sig)));
-  if (part === "identity") one.identity = encode(change(decode(one.identity)));
-  return one;
-}
-
-const ALPHABET = "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L";
-const GENERATOR = [0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3];
-function checksum(values) {
-  const codes = Array.from("age-secret-key-", (one) => one.charCodeAt(0));
-  let sum = 1;
-  for (const value of [...codes.map((one) => one >> 5), 0, ...codes.map((one) => one & 31), ...values]) {
-    const top = sum >>> 25;
-    sum = ((sum & 0x1ffffff) << 5) ^ value;
-    GENERATOR.forEach((one, bit) => { if ((top >>> bit) & 1) sum ^= one; });
-  }
-  return sum;
-}
-function decode(identity) {
-  let number = 0n;
-  for (const one of identity.slice("AGE-SECRET-KEY-1".length, -6)) number = (number << 5n) | BigInt(ALPHABET.indexOf(one));
-  return bytes(Buffer.from((number >> 4n).toString(16).padStart(64, "0"), "hex").toString("base64"));
-}
-function encode(secret) {
-  let number = BigInt(`0x${Buffer.from(secret).toString("hex")}`) << 4n;
-  const values = Array.from({ length: 52 }, (_, at) => Number((number >> BigInt(5 * (51 - at))) & 31n));
-  const sum = checksum([...values, 0, 0, 0, 0, 0, 0]) ^ 1;
-  for (let shift = 25; shift >= 0; shift -= 5) values.push((sum >>> shift) & 31);
-  return `AGE-SECRET-KEY-1${values.map((one) => ALPHABET[one]).join("")}`;
-}
-
-async function open(document, size) {
-  const plain = createHash("sha256");
-  const payload = bytes(document.payload_base64);
-  async function* pieces() {
-    for (let at = 0; at < payload.length; at += size) yield payload.slice(at, at + size);
-  }
-  try {
-    const keys = [bytes(document.platform_public_key)];
-    const manifest = await openDelivery(document.opening, pieces(), document.identity, keys, (chunk) => plain.update(chunk));
-    return { opened: plain.digest("hex"), delivery: manifest.delivery_id };
-  } catch (error) {
-    return { refused: error.message };
-  }
-}
-
-const document = JSON.parse(readFileSync(vector, "utf-8"));
-const whole = [];
-for (const size of [1_000, 65_552, 65_568, 1_000_000]) whole.push(await open(document, size));
-const refused = [];
-for (const one of document.refused) refused.push({ ...one, ...(await open(spoiled(document, one), 10_000)) });
-const unsigned = structuredClone(document);
-unsigned.opening.header_base64 = unsigned.opening.payload.sha256 = "whatever is said beside the manifest";
-const secret = decode(document.identity), nine = Uint8Array.of(9, ...new Uint8Array(31));
-const [builtIn, own] = [await x25519(secret, nine), await x25519(secret, nine, { own: true })];
-console.log(JSON.stringify({ whole, refused, unsigned: await open(unsigned, 10_000), same: base64(builtIn) === base64(own) }));
+console.log(JSON.stringify(await report(await import(pathToFileURL(script)), JSON.parse(readFileSync(vector, "utf-8")))));

@@ -106,6 +106,7 @@ def test_the_baseline_has_no_open_parameter_and_no_stray_pgbench_variable():
         ("ray::ServeReplica:marketplace:OrderHostDeployment.handle_request", "order_hosts"),
         ("ray::ServeReplica:marketplace:SignerDeployment", "signer"),
         ("ray::ServeReplica:marketplace:Ingress", "ingress"),
+        ("ray::ServeReplica:marketplace:Background", "background"),
         ("ray::ServeController", "ray_system"),
         ("ray::IDLE", "ray_system"),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/ilv/ray", "ray_system"),

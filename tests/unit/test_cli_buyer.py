@@ -317,6 +317,7 @@ def test_a_quote_tells_discount_and_tax_and_buys_nothing(cli, market):
                 "taxes": [
                     {"jurisdiction": "DE", "rate_ppm": 190_000, "amount_minor": 287, "inclusive": True}
                 ],
+                "rounding_minor": 0,
                 "amount_minor": 1800,
             }
         ],

@@ -105,9 +105,20 @@ def test_a_compromise_names_its_time_and_successor(keys, tmp_path):
     for one in (old, new):
         keys("add", pem(tmp_path, one), "--since", LONG_AGO)
     keys("activate", old.key_id)
-    assert keys("compromise", old.key_id, "--since", "yesterday")[0] == 1
-    assert keys("compromise", old.key_id, "--since", "2026-11-01T10:00:00")[0] == 1
-    assert keys("compromise", old.key_id, "--since", "2026-11-01T10:00:00Z", "--activate", new.key_id)[0] == 0
+    assert keys("compromise", "--without-log", old.key_id, "--since", "yesterday")[0] == 1
+    assert keys("compromise", "--without-log", old.key_id, "--since", "2026-11-01T10:00:00")[0] == 1
+    assert (
+        keys(
+            "compromise",
+            "--without-log",
+            old.key_id,
+            "--since",
+            "2026-11-01T10:00:00Z",
+            "--activate",
+            new.key_id,
+        )[0]
+        == 0
+    )
     listed, _ = list_of(tmp_path)
     assert listed.signs == new.key_id
     assert listed.find(old.key_id).compromised_at == datetime(2026, 11, 1, 10, tzinfo=UTC)
@@ -189,7 +200,7 @@ def test_the_first_contact_pins_the_root_and_rotation_needs_nobody(bought, keys,
 
 def test_a_replayed_list_is_refused(bought, keys, market, tmp_path):
     older = market.key_list
-    keys("compromise", market.signer.key_id, "--since", LONG_AGO)
+    keys("compromise", "--without-log", market.signer.key_id, "--since", LONG_AGO)
     publish(market, tmp_path)
     assert bought()[0] == 1, "its key is compromised"
     market.key_list = older
@@ -224,17 +235,27 @@ def test_after_a_compromise_the_platforms_record_decides(bought, keys, market, t
     market.list_signer = new_signer()
     keys("add", pem(tmp_path, market.list_signer))
     since = ("--since", "2026-12-01T00:00:00Z")
-    assert keys("compromise", market.signer.key_id, *since, "--activate", market.list_signer.key_id)[0] == 0
+    assert (
+        keys(
+            "compromise",
+            "--without-log",
+            market.signer.key_id,
+            *since,
+            "--activate",
+            market.list_signer.key_id,
+        )[0]
+        == 0
+    )
     publish(market, tmp_path)
     market.recorded_at = "2026-11-24T09:30:00.5Z"
-    assert "entered the audit log" in bought()[1]
+    assert "entered the platform's record" in bought()[1]
     market.recorded_at = "2026-12-24T09:30:00Z"
     assert "is compromised" in bought()[1]
     assert "is compromised" in bought("--offline")[1]
 
 
 def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market, tmp_path):
-    keys("compromise", market.signer.key_id, "--since", "2026-12-01T00:00:00Z")
+    keys("compromise", "--without-log", market.signer.key_id, "--since", "2026-12-01T00:00:00Z")
     publish(market, tmp_path)
     status, out = bought("--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import cli_seller
+from cluster.client import MarketplaceClient
 from cluster.demo.seeding import CATALOGUE
 from cluster.identities import SellerKey
+from cluster.uploading import upload_in_parts
 from domain import manifests
 from domain.dsse import Envelope, pae
 from storage.signing.keys import verify
@@ -30,6 +32,10 @@ def cli(market, monkeypatch, tmp_path):
     monkeypatch.setenv("MARKETPLACE_URL", BASE)
     monkeypatch.setenv("MARKETPLACE_TOKEN", SELLER)
     monkeypatch.setenv("MARKETPLACE_HOME", str(tmp_path / "home"))
+    # Nobody waits between attempts: both pauses are defaults, bound before a test could replace time.sleep.
+    monkeypatch.setitem(MarketplaceClient.__init__.__kwdefaults__, "pause", lambda _seconds: None)
+    others = upload_in_parts.__defaults__[:-1]
+    monkeypatch.setattr(upload_in_parts, "__defaults__", (*others, lambda _seconds: None))
 
     def run(*arguments):
         result = CliRunner().invoke(cli_seller.app, [str(one) for one in arguments])
@@ -217,7 +223,6 @@ def test_publishing_a_large_bundle_is_waited_for(cli, market, monkeypatch):
         return route(method, parts, request)
 
     monkeypatch.setattr(market, "_sell", slowly)
-    monkeypatch.setattr("cluster.client.time.sleep", lambda _seconds: None)
     replies = market.replies
     monkeypatch.setattr(
         market, "replies", type("Forgetful", (dict,), {"__setitem__": lambda *_: None})(replies)

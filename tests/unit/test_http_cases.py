@@ -84,6 +84,12 @@ async def test_a_case_is_closed_once_with_its_reason_on_record(market, client, o
         market.cases.actions[0][0],
         WHY["reason"],
     )
+    assert shown["dismissal"] == {
+        "action_id": answer.json()["action_id"],
+        "by": shown["closed_by"],
+        "at": shown["closed_at"],
+        "reason": WHY["reason"],
+    }
 
 
 async def test_a_fix_is_asked_for_where_there_is_one(market, client, open_case):

@@ -47,7 +47,7 @@ async def tell(market, client, status="needs_response", **more):
         "status": status,
         "reason": "fraudulent",
         "metadata": {},
-        "balance_transactions": [{"amount": -1999, "fee": 1500, "currency": "usd"}],
+        "balance_transactions": [{"id": "txn_1", "amount": -1999, "fee": 1500, "currency": "usd"}],
         "evidence_details": {"due_by": due_by, "submission_count": 0},
     } | more
     event = {"id": f"evt_{status}", "type": "charge.dispute.updated", "data": {"object": about}}

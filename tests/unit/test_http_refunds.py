@@ -82,7 +82,7 @@ def stripe_dispute(status="needs_response", amount=3998, **more):
         "status": status,
         "reason": "fraudulent",
         "metadata": {},
-        "balance_transactions": [{"amount": -amount, "fee": 1500, "currency": "usd"}],
+        "balance_transactions": [{"id": "txn_1", "amount": -amount, "fee": 1500, "currency": "usd"}],
     } | more
 
 
@@ -295,6 +295,32 @@ async def test_a_refund_that_cannot_be_read_is_refused(market, buyer, order_id, 
     answer = await tell(market, buyer, "refund.created", stripe_refund(**change))
     assert (answer.status_code, answer.json()["code"]) == (400, "body_malformed")
     assert market.writes() == before
+
+
+MOVE = {"id": "txn_1", "amount": -5, "fee": 1500, "currency": "usd"}
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [
+        *("text", ["text"], [MOVE | {"id": "txn:1"}], [MOVE | {"id": "t" * 51}], [MOVE | {"fee": "5"}]),
+        *([MOVE | {"fee": 10**12}], [MOVE] * 51),
+    ],
+)
+async def test_a_disputes_fees_that_cannot_be_read_are_refused(market, buyer, order_id, moves):
+    before = market.writes()
+    dispute = stripe_dispute(balance_transactions=moves)
+    answer = await tell(market, buyer, "charge.dispute.created", dispute)
+    assert (answer.status_code, answer.json()["code"]) == (400, "body_malformed")
+    assert market.writes() == before
+
+
+async def test_a_disputes_fees_in_another_currency_or_of_nothing_are_left_out(market, operator, order_id):
+    moves = [MOVE | {"currency": "eur"}, MOVE | {"id": "txn_2", "fee": 0}, MOVE | {"id": "txn_3", "fee": 7}]
+    dispute = stripe_dispute(balance_transactions=moves)
+    assert (await tell(market, operator, "charge.dispute.created", dispute)).status_code == 200
+    listed = (await operator.get("/v1/ops/disputes")).json()["items"]
+    assert [one["fee_minor"] for one in listed] == [7]
 
 
 async def test_a_charge_without_a_payment_intent_is_none_of_ours(market, buyer, order_id):

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from actors.deliveries import upkeep as upkeep_module
+from actors import periodic
 from actors.deliveries.upkeep import ORPHANS_KEPT_S, UPLOADS_KEPT_S, StorageUpkeep
 from domain import releases
 from domain.errors import DependencyError
@@ -341,7 +341,7 @@ async def test_upkeep_goes_on_after_a_failure(market, monkeypatch, caplog):
         await real_sleep(0)
 
     real_sleep = asyncio.sleep
-    monkeypatch.setattr(upkeep_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(periodic.asyncio, "sleep", sleep)
     failures = [DependencyError("database_unavailable", "down"), RuntimeError("a bug")]
 
     async def expired(_limit):

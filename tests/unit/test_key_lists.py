@@ -12,6 +12,7 @@ from domain import canonical_json, key_lists
 from domain.dsse import Envelope, Signature, pae
 from domain.errors import MarketplaceError
 from domain.key_lists import EMPTY, KeyList
+from domain.merkle.tree import Head
 from domain.signing import KeyState
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register, verify
@@ -230,3 +231,61 @@ def test_a_rollback_is_refused():
 
 def test_lists_are_canonical():
     assert canonical_json.dumps(json.loads(SIGNED)).decode() == SIGNED
+
+
+# -- the audit log in a compromise --------------------------------------------------------------------
+
+LOG = Head(4711, bytes(range(32)))
+
+
+def compromised(log, since=AT, current=TWO):
+    return key_lists.reissue(key_lists.compromise(current, A.key_id, since, log), NOW)
+
+
+def test_a_compromise_names_the_logs_head():
+    named = opened(key_lists.sign(compromised(LOG), ROOT))
+    assert named.find(A.key_id).log == LOG
+    assert named.find(B.key_id).log is None
+    key_lists.require_successor(TWO, named)
+
+
+def test_lists_from_before_the_log_read_as_they_did():
+    old = compromised(None)
+    text = key_lists.sign(old, ROOT)
+    assert b'"log"' not in key_lists.build(old)
+    assert opened(text) == old
+    key_lists.require_successor(old, key_lists.reissue(key_lists.compromise(old, A.key_id, AT, LOG), NOW))
+
+
+@pytest.mark.parametrize(
+    "log", [None, Head(4712, LOG.root), Head(4711, bytes(32))], ids=["none", "longer", "another"]
+)
+def test_what_a_list_believes_of_the_log_only_falls(log):
+    current = compromised(LOG)
+    (key, *rest) = current.keys
+    refused(
+        "key_list_refused",
+        key_lists.require_successor,
+        current,
+        key_lists.reissue(replace(current, keys=(replace(key, log=log), *rest)), NOW),
+    )
+    assert key_lists.compromise(current, A.key_id, AT, log).find(A.key_id).log.size == 4711
+    shorter = key_lists.compromise(current, A.key_id, AT, Head(7, LOG.root))
+    assert shorter.find(A.key_id).log.size == 7
+    key_lists.require_successor(current, key_lists.reissue(shorter, NOW))
+
+
+@pytest.mark.parametrize(
+    "log",
+    [{}, {"size": 1}, {"size": -1, "root": "x"}, {"size": 1, "root": "AAAA"}, None, {"size": 1, "root": 1}],
+)
+def test_a_malformed_head_is_refused(log):
+    document = json.loads(key_lists.build(compromised(LOG)))
+    document["keys"][0]["log"] = log
+    with pytest.raises(MarketplaceError):
+        key_lists.parse(canonical_json.dumps(document))
+
+
+def test_only_a_compromised_key_names_a_head():
+    with pytest.raises(ValueError, match="only a compromised key"):
+        replace(A, log=LOG)

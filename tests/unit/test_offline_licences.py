@@ -9,9 +9,12 @@ from datetime import timedelta
 import pytest
 
 from domain import canonical_json, licences, offline_licences, revocations
+from domain.audit.entries import document_record, leaf_of
+from domain.audit.proofs import LogProof
 from domain.dsse import sign_all
 from domain.errors import RejectedError
 from domain.licence_verification import Revocations, check
+from domain.merkle.tree import Head, fold
 from domain.offline_licences import ARMOUR_BEGIN, ARMOUR_END, is_offline_licence, open_file, seal_of, write
 from domain.revocations import RevocationList
 from domain.signing import KeyRecord, KeyState
@@ -148,3 +151,75 @@ def test_an_inside_with_a_duplicate_key_is_refused():
     )
     with pytest.raises(DocumentError, match="json_duplicate_key"):
         open_file(text, TRUSTED, verify)
+
+
+# -- a licence whose key was compromised later -----------------------------------------------------------
+
+NEXT = DevelopmentKeyFile(b"n" * 32, b"w" * 32)
+NEXT_KEY = register(NEXT.public_key, ISSUED_AT)
+SALT = b"0123456789abcdef"
+LEAVES = [leaf_of(SALT, document_record("licence", LICENCE)), *(bytes([n]) * 32 for n in range(2))]
+PROOF = LogProof(0, SALT, 3, (LEAVES[1], LEAVES[2]))
+HEAD = Head(3, fold([fold(LEAVES[:2]), LEAVES[2]]))
+STOLEN = replace(KEY, state=KeyState.COMPROMISED, compromised_at=ISSUED_AT, log=HEAD)
+LATER = {KEY.key_id: STOLEN, NEXT_KEY.key_id: NEXT_KEY}
+
+
+def with_proof(proof=PROOF):
+    parts = LICENCE, listed(NEXT), (STOLEN, NEXT_KEY)
+    return write(sealed(seal_of(*parts, NOW, proof), NEXT), *parts, proof)
+
+
+def judged(text, trusted=LATER):
+    opened = open_file(text, trusted, verify)
+    _, report = check(
+        opened.licence,
+        opened.keys,
+        verify,
+        revocations=Revocations.of(opened.listed),
+        now=NOW,
+        log_proof=opened.log_proof,
+    )
+    return report.key_state.state, report.acceptable
+
+
+def test_a_file_with_its_log_proof_answers_for_a_compromised_key():
+    assert judged(with_proof()) == ("compromised_later", True)
+    assert judged(with_proof(None)) == ("compromised", False)
+
+
+def test_a_reader_that_did_not_know_of_the_compromise_hears_of_it_and_of_the_log():
+    assert judged(with_proof(), LATER | {KEY.key_id: KEY}) == ("compromised_later", True)
+    assert judged(with_proof(None), LATER | {KEY.key_id: KEY}) == ("compromised", False)
+
+
+def test_a_proof_that_leads_elsewhere_proves_nothing():
+    for wrong in (
+        replace(PROOF, position=1),
+        replace(PROOF, size=4),
+        replace(PROOF, salt=bytes(16)),
+        replace(PROOF, path=PROOF.path[:1]),
+        replace(PROOF, path=(*PROOF.path, bytes(32))),
+        replace(PROOF, path=PROOF.path[::-1]),
+    ):
+        assert judged(with_proof(wrong)) == ("compromised", False)
+    for log in (Head(3, bytes(32)), Head(2, HEAD.root), None):
+        trusted = LATER | {KEY.key_id: replace(STOLEN, log=log)}
+        assert judged(with_proof(), trusted) == ("compromised", False)
+
+
+def test_no_bit_of_a_file_with_a_proof_can_be_changed():
+    whole = with_proof()
+    members = parts(whole)
+    for name in members:
+        text = members[name]
+        for place in range(0, len(text), 1 if name == "log_proof" else 7):
+            for bit in (0, 1, 5):
+                spoilt = text[:place] + chr(ord(text[place]) ^ (1 << bit)) + text[place + 1 :]
+                with pytest.raises(RejectedError):
+                    open_file(armoured(members | {name: spoilt}), LATER, verify)
+    for name in members:
+        with pytest.raises(RejectedError):
+            open_file(armoured({one: text for one, text in members.items() if one != name}), LATER, verify)
+    with pytest.raises(RejectedError):
+        open_file(armoured(parts(with_proof(None)) | {"log_proof": members["log_proof"]}), LATER, verify)

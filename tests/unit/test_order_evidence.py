@@ -27,7 +27,9 @@ def told(order, *commands):
 
 
 def notice(status="needs_response", due_by=DUE):
-    return c.NoticeDispute("dp_1", "pi_1", 1_999, "USD", status, "fraudulent", 1_500, AT, due_by)
+    return c.NoticeDispute(
+        "dp_1", "pi_1", 1_999, "USD", status, "fraudulent", (("txn_1", 1_500),), AT, due_by
+    )
 
 
 @pytest.fixture

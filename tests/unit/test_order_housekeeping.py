@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from actors import periodic
 from actors.orders import housekeeping
 from actors.orders.housekeeping import (
     BACKLOG_PAUSE_S,
@@ -72,7 +73,7 @@ def sleeps(monkeypatch):
         await pass_loop(0)
 
     monkeypatch.setattr(housekeeping.asyncio, "sleep", sleep)
-    monkeypatch.setattr(housekeeping.random, "random", lambda: 1.0)  # no jitter
+    monkeypatch.setattr(periodic.random, "random", lambda: 1.0)  # no jitter
     return waited
 
 

@@ -5,92 +5,35 @@ from datetime import timedelta
 
 import pytest
 
-from domain.ids import derive_id
 from domain.orders import commands as c
-from domain.orders.booking import CLEARING, capture_entry_key, capture_postings
-from domain.orders.decide import decide, delivery_id, effects_after, licence_id
-from domain.orders.events import LicencesRestored, RefundRequested
+from domain.orders.booking import CLEARING
+from domain.orders.decide import delivery_id
 from domain.orders.invariants import (
     CAPTURED,
-    Examination,
     OrderFacts,
-    OrderRow,
-    RecordedEvent,
-    StoredDelivery,
     StoredEffect,
     StoredLicence,
     StoredWebhook,
     check_order,
 )
-from domain.orders.ledger_invariants import Charge, LedgerEntry
-from domain.orders.lines import DeliveryChoice
-from domain.orders.return_invariants import return_entries
-from domain.orders.state import evolve, fold
-from domain.orders.totals import LedgerTotal, Totals
-from tests.fakes.carts import NOW, cart, line, order_id
-
-ORDER = order_id()
-PLACE = cart(1, line(1), line(2, price_minor=501, quantity=3, seller_id="seller_2"))
-TOTAL_MINOR = 1999 + 3 * 501
-OPENED = c.RecordPaymentOpened("pi_1", None, NOW)
-PAID = c.ConfirmPayment("pi_1", "evt_1", TOTAL_MINOR, "USD", NOW)
-BOOKED = c.RecordBooking(capture_entry_key(ORDER), "ent_1", "USD", TOTAL_MINOR, NOW)
-FULFILLED = c.RecordFulfilment(
-    (licence_id(ORDER, 1), licence_id(ORDER, 2)),
-    (delivery_id(ORDER, 1), delivery_id(ORDER, 2)),
-    "key_1",
-    NOW,
+from domain.orders.ledger_invariants import Charge
+from tests.fakes.carts import NOW
+from tests.fakes.order_facts import (
+    BOOKED,
+    DELIVERED,
+    ENTRY,
+    FULFILLED,
+    KEYS_PLACE,
+    OPENED,
+    ORDER,
+    PAID,
+    PLACE,
+    TOTAL_MINOR,
+    WAY,
+    facts,
+    found,
+    recorded,
 )
-WAY = (PLACE, OPENED, PAID, BOOKED, FULFILLED)
-KEYS_PLACE = replace(PLACE, delivery=DeliveryChoice("released_key", None))
-
-
-def facts(*commands, **changes):
-    """What a faultless marketplace holds after these commands."""
-    state, events, live = None, [], set()
-    for command in commands:
-        for event in decide(state, command):
-            state = evolve(ORDER, state, event)
-            events.append(event)
-            due, done = effects_after(event)
-            live = live - set(done) | {effect.step for effect in due}
-    booked, paid = state.entry_key is not None, state.paid_at is not None
-    whole = OrderFacts(
-        order_id=ORDER,
-        events=recorded(events),
-        row=OrderRow(state.status.value, state.seq, state.buyer_id, state.currency, state.total_minor),
-        licences=[
-            StoredLicence(licence_id(ORDER, one.line_no), one.line_no, one.release_id, one.quantity)
-            for one in state.lines
-            if state.licence_ids
-        ],
-        deliveries=[
-            StoredDelivery(delivery_id(ORDER, one.line_no), one.line_no, one.release_id)
-            for one in state.lines
-            if state.delivery_ids
-        ],
-        effects=[StoredEffect(step, NOW + timedelta(seconds=3)) for step in live],
-        webhooks=[StoredWebhook("evt_1", processed=True, kind=CAPTURED)] if paid else [],
-        entries=[ENTRY] if booked else [],
-        charges=[Charge("pi_1", TOTAL_MINOR, "USD", NOW)] if paid else [],
-        as_of=NOW,
-        charges_as_of=NOW,
-    )
-    return replace(whole, **changes)
-
-
-def recorded(events):
-    return [
-        RecordedEvent(seq, derive_id("evt", ORDER, str(seq)), event) for seq, event in enumerate(events, 1)
-    ]
-
-
-ENTRY = LedgerEntry(capture_entry_key(ORDER), "USD", capture_postings(fold(ORDER, decide(None, PLACE))), NOW)
-DELIVERED = facts(*WAY)
-
-
-def found(broken, **options):
-    return {violation.invariant for violation in check_order(broken, **options)}
 
 
 @pytest.mark.parametrize("steps", range(1, len(WAY) + 1))
@@ -313,246 +256,6 @@ def test_a_due_row_may_wait_for_the_grace_and_no_longer():
     waiting = facts(*WAY[:3], effects=[StoredEffect("book", NOW - timedelta(seconds=5))])
     assert check_order(waiting, grace_s=5) == []
     assert found(waiting, grace_s=4) == {"I9"}
-
-
-def totals_of(*all_facts):
-    totals = Totals()
-    for one in all_facts:
-        totals.add(Examination(one, 0.0))
-        totals.add_entries(one.entries, None)
-    return totals
-
-
-def test_totals_agree_with_the_ledger():
-    totals = totals_of(DELIVERED, facts(*WAY[:3]), facts(*WAY[:2]))
-    assert totals.captured_minor == {"USD": 2 * TOTAL_MINOR}
-    assert totals.booked_minor == totals.cleared_minor == {"USD": TOTAL_MINOR}
-    assert totals.charged_minor == {"USD": 2 * TOTAL_MINOR}
-    assert totals.violations({"USD": LedgerTotal("USD", TOTAL_MINOR, 0)}) == []
-    assert totals.violations(None) == []
-
-
-@pytest.mark.parametrize(
-    "ledger",
-    [
-        {"USD": LedgerTotal("USD", TOTAL_MINOR + 1, 0)},
-        {"USD": LedgerTotal("USD", TOTAL_MINOR, 1)},
-        {},
-        {"USD": LedgerTotal("USD", TOTAL_MINOR, 0), "EUR": LedgerTotal("EUR", 5, 0)},
-    ],
-)
-def test_totals_that_differ_are_a_violation(ledger):
-    (violation,) = totals_of(DELIVERED).violations(ledger)
-    assert (violation.invariant, violation.order_id) == ("I1", "")
-
-
-def test_an_order_that_is_told_apart_is_not_told_again_as_a_difference_of_sums():
-    half = replace(ENTRY, postings=((CLEARING, 1), ("platform:fees", -1)))
-    totals = totals_of(replace(DELIVERED, entries=[half]))
-    assert totals.violations({"USD": LedgerTotal("USD", 1, 0)}) == []
-
-
-def asked(refund_id, *lines):
-    return c.RequestRefund(refund_id, lines, None, "operator", "op_1", "why", "d", NOW)
-
-
-def told(status, dispute_id="dp_1", amount_minor=TOTAL_MINOR, fee_minor=1500):
-    return c.NoticeDispute(dispute_id, "pi_1", amount_minor, "USD", status, "fraudulent", fee_minor, NOW)
-
-
-def returning(*commands, **changes):
-    """What a faultless marketplace holds of a delivered order after some returns, all of them booked."""
-    way = [*WAY, *commands]
-    state = fold(ORDER, [one.event for one in facts(*way).events])
-    entries = []
-    for key, postings in return_entries(state).items():
-        movement = key.removeprefix(f"{ORDER}:")
-        entries.append(LedgerEntry(key, "USD", postings, NOW))
-        cleared = sum(amount for account, amount in postings if account == CLEARING)
-        way.append(c.RecordReturnBooked(movement, key, "ent_2", "USD", cleared, NOW))
-    whole = facts(*way)
-    state = fold(ORDER, [one.event for one in whole.events])
-    words = dict.fromkeys(state.suspended_lines, "suspended")
-    words |= dict.fromkeys(state.revoked_lines, "revoked")
-    whole = replace(
-        whole,
-        row=replace(whole.row, returned_minor=state.returned_minor),
-        licences=[replace(row, status=words.get(row.line_no, "active")) for row in whole.licences],
-        entries=[ENTRY, *entries],
-        charges=[
-            replace(
-                whole.charges[0], refunded_minor=state.refunded_minor, disputed_minor=state.disputed_minor
-            )
-        ],
-    )
-    return replace(whole, **changes)
-
-
-REFUNDED = (asked("rfd_1", (1, None)), c.RecordRefund("rfd_1", "re_1", "succeeded", NOW))
-FAILED = (*REFUNDED, c.NoticeRefund("re_1", "", "pi_1", 1999, "USD", "failed", "", NOW))
-SAGAS = {
-    "refunded": REFUNDED,
-    "failed late": FAILED,
-    "disputed": (told("needs_response"),),
-    "won": (told("needs_response"), told("won")),
-    "lost": (told("needs_response"), told("lost")),
-    "refunded and then disputed": (*REFUNDED, told("lost", amount_minor=TOTAL_MINOR - 1999)),
-}
-
-
-@pytest.mark.parametrize("name", SAGAS)
-def test_nor_has_one_of_which_money_went_back(name):
-    sound = returning(*SAGAS[name])
-    assert check_order(sound) == []
-    totals = Totals()
-    totals.add(Examination(sound, 0))
-    cleared = sum(entry.cleared_minor for entry in sound.entries)
-    totals.add_entries(sound.entries, None)
-    assert totals.violations({"USD": LedgerTotal("USD", cleared, 0)}) == []
-
-
-def without_kind(events, kind):
-    kept = [one.event for one in events if type(one.event).__name__ != kind]
-    return recorded(kept)
-
-
-@pytest.mark.parametrize(
-    ("saga", "dropped", "invariant"),
-    [
-        ("refunded", "LicencesRevoked", "I5"),
-        ("lost", "LicencesRevoked", "I5"),
-        ("disputed", "LicencesSuspended", "I5"),
-    ],
-)
-def test_a_licence_that_does_not_follow_is_found(saga, dropped, invariant):
-    sound = returning(*SAGAS[saga])
-    broken = replace(sound, events=without_kind(sound.events, dropped), row=None)
-    assert invariant in found(broken)
-
-
-@pytest.mark.parametrize(
-    ("invariant", "change"),
-    [
-        ("I1", lambda one: {"entries": one.entries[:-1]}),
-        (
-            "I1",
-            lambda one: {
-                "entries": [*one.entries[:-1], replace(one.entries[-1], postings=[(CLEARING, -1), ("x", 1)])]
-            },
-        ),
-        ("I1", lambda one: {"charges": [replace(one.charges[0], refunded_minor=0)]}),
-        ("I5", lambda one: {"licences": [replace(row, status="active") for row in one.licences]}),
-        ("I6", lambda one: {"row": replace(one.row, returned_minor=0)}),
-    ],
-)
-def test_a_return_that_is_not_what_it_should_be_is_found(invariant, change):
-    sound = returning(*REFUNDED)
-    assert found(replace(sound, **change(sound))) == {invariant}
-
-
-def test_more_returned_than_captured_is_found():
-    sound = returning(*REFUNDED)
-    twice = [one.event for one in sound.events]
-    again = next(event for event in twice if isinstance(event, RefundRequested))
-    broken = replace(
-        sound, events=recorded([*twice, replace(again, refund_id="rfd_2")]), row=None, effects=None
-    )
-    assert "I1" in found(broken)
-
-
-def test_a_revoked_licence_that_holds_again_is_found():
-    sound = returning(*REFUNDED)
-    events = [*(one.event for one in sound.events), LicencesRestored((1,), NOW)]
-    assert "I5" in found(replace(sound, events=recorded(events), row=None))
-
-
-FREE = replace(PLACE, lines=tuple(replace(one, unit_price_minor=0, fee_minor=0) for one in PLACE.lines))
-SHARED = replace(
-    PLACE,
-    lines=(replace(line(1), fee_minor=200, payees=(("seller_1", 799), ("author", 1000))), PLACE.lines[1]),
-)
-
-
-@pytest.mark.parametrize("way", [(FREE,), (FREE, FULFILLED), (SHARED,), (SHARED, OPENED, PAID)])
-def test_a_sound_order_with_terms_has_no_violation_in_any_state(way):
-    assert check_order(facts(*way, entries=[], charges=None)) == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"fee_minor": 201},
-        {"fee_minor": -1, "payees": (("seller_1", 2000),)},
-        {"payees": (("seller_1", 1798),)},
-        {"discount_minor": 1},
-    ],
-)
-def test_terms_that_do_not_add_up_are_found(change):
-    sound = facts(SHARED)
-    created = sound.events[0].event
-    broken = replace(created, lines=(replace(created.lines[0], **change), created.lines[1]))
-    assert found(replace(sound, events=recorded([broken, sound.events[1].event]))) == {"I1"}
-
-
-def test_a_grant_is_of_what_costs_nothing_only():
-    created, screened, granted = (one.event for one in facts(FREE).events)
-    sold = facts(PLACE)
-    row = replace(sold.row, status="granted", seq=3)
-    wrong = replace(sold, events=recorded([sold.events[0].event, screened, granted]), row=row)
-    assert "I1" in found(wrong)
-    waits = replace(facts(FREE), events=recorded([created, screened]), row=None, effects=None)
-    assert found(waits) == {"I9"}
-
-
-def test_who_gives_up_more_than_they_had_is_found():
-    told = (
-        SHARED,
-        OPENED,
-        PAID,
-        c.NoticeRefund("re_1", "", "pi_1", TOTAL_MINOR, "USD", "succeeded", "", NOW),
-    )
-    sound = facts(*told, entries=None, charges=None, row=None)
-    assert check_order(sound) == []
-    events = [one.event for one in sound.events]
-    place = next(n for n, one in enumerate(events) if isinstance(one, RefundRequested))
-    first, *others = events[place].shares
-    greedy = replace(first, payees=(first.payees[0] + 1, first.payees[1] - 1))
-    events[place] = replace(events[place], shares=(greedy, *others))
-    assert found(replace(sound, events=recorded(events))) == {"I1"}
-
-
-def fee_entry(fee_minor=88, key_end="fee", **changes):
-    postings = (("stripe:fees", fee_minor), ("stripe:clearing", -fee_minor))
-    entry = LedgerEntry(f"{DELIVERED.order_id}:{key_end}", "USD", postings)
-    return replace(entry, **changes)
-
-
-def told(*entries, **charge):
-    """What is said of the delivered order with these entries besides its own."""
-    charges = [replace(one, **charge) for one in DELIVERED.charges]
-    facts = replace(DELIVERED, entries=[*DELIVERED.entries, *entries], charges=charges)
-    return [(one.invariant, one.detail) for one in check_order(facts)]
-
-
-def test_a_processing_fee_is_explained_and_compared_with_stripes():
-    assert told(fee_entry()) == []
-    assert told(fee_entry(), fee_minor=88, fee_currency="USD") == []
-    ((invariant, words),) = told(fee_entry(), fee_minor=90, fee_currency="USD")
-    assert (invariant, "Stripe took 90 USD" in words) == ("I1", True)
-    odd = (("platform:fees", 88), ("stripe:clearing", -88))
-    assert [one[0] for one in told(fee_entry(postings=odd))] == ["I1"]
-
-
-def test_a_reversed_entry_and_its_reversal_are_nothing_and_a_correction_stands_for_it():
-    wrong = fee_entry(undone=True)
-    reversal = fee_entry(-88, "fee:reversal", undone=True)
-    assert told(wrong, reversal) == []
-    assert told(wrong, reversal, fee_entry(90, "fee:corrected"), fee_minor=90, fee_currency="USD") == []
-    capture = DELIVERED.entries[0]
-    undone = replace(DELIVERED, entries=[replace(capture, undone=True)])
-    assert [one.invariant for one in check_order(undone)] == ["I4"]
-    corrected = replace(capture, entry_key=f"{capture.entry_key}:corrected")
-    assert check_order(replace(undone, entries=[*undone.entries, corrected])) == []
 
 
 def test_an_order_holds_the_use_of_its_code_until_it_ends_unpaid():

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from actors import periodic
 from actors.grains.runtime import GrainCounts
-from actors.orders import metrics
 from actors.orders.breakers import FAILURES_MAX, OPEN_S
 from actors.orders.metrics import BACKLOG_AGE_S_MAX, BACKLOG_INTERVAL_S, BacklogWatch, register
 from domain.errors import DependencyError
@@ -144,7 +144,7 @@ async def test_it_is_counted_at_once_and_then_every_fifteen_seconds_at_most(cloc
         reads.append(len(sleeps))
         return BACKLOG
 
-    monkeypatch.setattr(metrics.asyncio, "sleep", sleep)
+    monkeypatch.setattr(periodic.asyncio, "sleep", sleep)
     watch = BacklogWatch(read, clock)
     watch.start()
     while len(reads) < 4:

@@ -145,8 +145,10 @@ def test_a_capture_that_stripe_refuses_ends_the_order():
 
 
 def test_who_reviews_has_no_part_in_the_order():
-    state = run(FLAGGED, OPENED, AUTHORISED)
-    for reviewer_id in (BUYER, "seller_1"):
+    (sold,) = FLAGGED.lines
+    shared = replace(sold, fee_minor=0, payees=(("author", sold.amount_minor),))
+    state = run(replace(FLAGGED, lines=(shared,)), OPENED, AUTHORISED)
+    for reviewer_id in (BUYER, "seller_1", "author"):
         assert code_of(state, replace(APPROVE, reviewer_id=reviewer_id)) == "reviewer_not_independent"
         assert code_of(state, replace(REJECT, reviewer_id=reviewer_id)) == "reviewer_not_independent"
 

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.reconciliation.run import _is_loose
 from cluster.checking import _strays
 from domain.orders.booking import moves_own_money
 from domain.orders.ledger_invariants import LedgerEntry
-from domain.reconciliation.facts import Booked
+from domain.reconciliation.facts import Booked, is_loose
 
 AT = datetime(2026, 11, 28, tzinfo=UTC)
 
@@ -30,4 +29,4 @@ def test_a_withdrawal_to_the_bank_is_no_stray_and_anything_else_is(others, own):
     entry = LedgerEntry("manual:1", "USD", postings, AT)
     page = SimpleNamespace(strays={}, loose_entries=[entry], loose_charges={})
     assert [one.invariant for one in _strays(page, AT)] == ([] if own else ["I1"])
-    assert _is_loose(Booked("manual:1", "USD", postings, AT)) is not own
+    assert is_loose(Booked("manual:1", "USD", postings, AT)) is not own

@@ -27,6 +27,7 @@ CURRENCIES = st.sampled_from(sorted(CURRENCY_DECIMALS))
 OBSTACLES = st.sampled_from([None, None, None, "no_account", "account_not_ready"])
 
 
+@pytest.mark.timeout(240)  # ten thousand cases, also on a busy machine
 @settings(max_examples=CASES, deadline=None)
 @given(FIGURES, TERMS, CURRENCIES, OBSTACLES)
 def test_the_parts_are_the_balance_and_nothing_negative_is_paid(figures, terms, currency, obstacle):

@@ -67,6 +67,36 @@ def test_a_failed_payout_is_sound_with_its_reversal():
     assert found(facts, books(payout)[:1]) == [f"the books lack {payout.key}:reversal"]
 
 
+WAITED = (
+    *SENT[:3],
+    e.PayoutRefused("balance_insufficient", "short", NOW),
+    e.PayoutWaits("balance_insufficient", "short", NOW),
+    e.PayoutCleared(8_000, NOW),
+    e.PayoutBooked("ent_5", NOW),
+    e.PayoutSent("tr_1", NOW, NOW),
+    e.PayoutSettled("ent_6", NOW),
+)
+
+
+def test_a_payout_that_waited_has_the_entries_of_each_try():
+    payout, facts = stored(WAITED)
+    first = entries.booking_of(payout, 9_000)
+    undone = entries.booking_of(payout, -9_000)
+    earlier = [
+        LedgerEntry(payout.key, "USD", tuple(first), NOW),
+        LedgerEntry(f"{payout.key}:reversal", "USD", tuple(undone), NOW),
+    ]
+    second = LedgerEntry(f"{payout.key}:2", "USD", tuple(entries.booking(payout)), NOW)
+    settled = LedgerEntry(f"{payout.key}:settled", "USD", tuple(entries.settlement(payout)), NOW)
+    assert found(facts, [*earlier, second, settled]) == []
+    assert found(facts, [earlier[0], second, settled]) == [f"the books lack {payout.key}:reversal"]
+    assert found(facts, [*earlier, settled]) == [f"the books lack {payout.key}:2"]
+    waiting = stored(WAITED[:5])[1]
+    assert found(waiting, earlier) == []
+    assert "does not explain" in found(waiting, [*earlier, second])[0]
+    assert found(stored(WAITED[:6])[1], [*earlier, second]) == [], "booked, and about to be recorded"
+
+
 @pytest.mark.parametrize("missing", range(3))
 def test_an_entry_that_is_missing_is_found_once_it_is_old_enough(missing):
     payout, facts = stored(SENT)

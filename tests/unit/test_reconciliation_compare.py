@@ -63,7 +63,9 @@ def refund(**changes):
 
 
 def dispute(**changes):
-    made = StripeObject("dp_1", DISPUTE, PI, PRICE_MINOR, "USD", "needs_response", AT, 1500, "USD")
+    made = StripeObject(
+        "dp_1", DISPUTE, PI, PRICE_MINOR, "USD", "needs_response", AT, fees=(("txn_1", 1500),)
+    )
     return replace(made, **changes)
 
 
@@ -96,13 +98,10 @@ def noticed_refund(order, **changes):
     return told(order, c.NoticeRefund("re_1", "", PI, 500, "USD", news["status"], "", AT))
 
 
-def noticed_dispute(order, *statuses, fee_minor=1500):
+def noticed_dispute(order, *statuses, fees=(("txn_1", 1500),)):
     return told(
         order,
-        *(
-            c.NoticeDispute("dp_1", PI, PRICE_MINOR, "USD", one, "fraudulent", fee_minor, AT)
-            for one in statuses
-        ),
+        *(c.NoticeDispute("dp_1", PI, PRICE_MINOR, "USD", one, "fraudulent", fees, AT) for one in statuses),
     )
 
 
@@ -238,19 +237,34 @@ def test_disputes_that_differ():
     unknown = only(facts(order, [charge(), dispute()]))
     assert unknown.kind is Kind.DISPUTE_NOT_RECORDED
     assert isinstance(unknown.fix, TellOrder)
-    assert unknown.fix.news.fee_minor == 1500
+    assert unknown.fix.news.fees == (("txn_1", 1500),)
     assert not found(facts(order, [charge(), dispute(status="warning_needs_response")]))
     fought = noticed_dispute(order, "needs_response")
     assert only(facts(fought, [charge()])).kind is Kind.DISPUTE_MISSING_AT_STRIPE
     lost = only(facts(fought, [charge(), dispute(status="lost")]))
     assert lost.kind is Kind.DISPUTE_DIFFERS
     assert isinstance(lost.fix, TellOrder)
-    unpaid = noticed_dispute(order, "needs_response", fee_minor=0)
+    unpaid = noticed_dispute(order, "needs_response", fees=())
     fee = only(facts(unpaid, [charge(), dispute()]))
     assert fee.kind is Kind.DISPUTE_DIFFERS
     assert isinstance(fee.fix, TellOrder)
-    before = only(facts(order, [charge(), dispute(fee_minor=0)])).fix
+    before = only(facts(order, [charge(), dispute(fees=())])).fix
     assert before.news.event_id != fee.fix.news.event_id, "what was told without a fee does not stop the fee"
+
+
+def test_a_fee_that_is_given_back_or_raised_is_told_to_a_dispute_that_is_over():
+    won = noticed_dispute(sold(), "needs_response", "won")
+    back = (("txn_1", 1500), ("txn_2", -1500))
+    difference = only(facts(won, [charge(), dispute(status="won", fees=back)]))
+    assert difference.kind is Kind.DISPUTE_DIFFERS
+    assert isinstance(difference.fix, TellOrder)
+    after = noticed_dispute(won, "won", fees=difference.fix.news.fees)
+    assert not found(facts(after, [charge(), dispute(status="won", fees=back)]))
+    raised = (*back, ("txn_3", 700))
+    again = only(facts(after, [charge(), dispute(status="won", fees=raised)]))
+    assert again.fix.news.event_id != difference.fix.news.event_id
+    gone = only(facts(after, [charge(), dispute(status="won")]))
+    assert gone.fix is None, "the order knows a fee that Stripe does not: nobody can tell it that"
 
 
 def test_an_order_that_costs_nothing_has_a_claim_to_its_licences():

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from actors.reconciliation.daily import CaseFigures, DailyReconciliation, IncompleteRunError, work
-from actors.relay.metrics import RelayMetrics
+from actors.reconciliation.metrics import ReconciliationMetrics
 from domain.errors import DependencyError
 from domain.reconciliation.facts import Kind
 from domain.reconciliation.report import Report
@@ -131,12 +131,12 @@ async def test_a_failing_round_waits_and_the_loop_lives():
 
 
 def test_metrics_tell_open_cases_of_every_kind_and_the_age_of_the_last_run():
-    metrics = RelayMetrics()
-    metrics.record_cases(CaseFigures())
+    metrics = ReconciliationMetrics()
+    metrics.record(CaseFigures())
     text = metrics.exposition().decode()
     assert "marketplace_reconciliation_last_run_seconds NaN" in text
     assert text.count("marketplace_reconciliation_open_cases{") == len(Kind)
-    metrics.record_cases(CaseFigures({"captured_twice": 2}, 90.0))
+    metrics.record(CaseFigures({"captured_twice": 2}, 90.0))
     text = metrics.exposition().decode()
     assert 'marketplace_reconciliation_open_cases{kind="captured_twice"} 2.0' in text
     assert "marketplace_reconciliation_last_run_seconds 90.0" in text

@@ -83,6 +83,26 @@ async def test_winning_evidence_brings_the_amount_back_without_the_fee(stripe):
     assert (await stripe.post("/v1/refunds", charge=won["charge"]))["amount"] == 10_000
 
 
+async def test_a_fee_is_given_back_with_a_won_dispute_or_changed_by_hand(stripe):
+    await stripe.send_json("/_sim/dials", {"dispute_fee_returned": True})
+    await stripe.pay("createDispute")
+    dispute = await only_dispute(stripe)
+    path = f"/_sim/disputes/{dispute['id']}"
+    raised = await stripe.post(f"{path}/fee", amount=500)
+    assert [t["fee"] for t in raised["balance_transactions"]] == [1_500, 500]
+    assert await net(stripe) == 9_680 - 12_000
+    with pytest.raises(RefusedAnswerError):
+        await stripe.post(f"{path}/fee", amount=2_001, given_back="true")
+    await stripe.post(f"{path}/fee", amount=200, given_back="true")
+    won = await stripe.post(f"{path}/decide", outcome="won")
+    assert [t["fee"] for t in won["balance_transactions"]] == [1_500, 500, -200, -1_800]
+    assert await net(stripe) == 9_680
+    await stripe.pay("createDisputeInquiry")
+    inquiry = (await stripe.get("/v1/disputes"))["data"][0]
+    with pytest.raises(RefusedAnswerError):
+        await stripe.post(f"/_sim/disputes/{inquiry['id']}/fee", amount=1)
+
+
 async def test_losing_evidence_loses(stripe):
     await stripe.pay("createDisputeProductNotReceived")
     dispute = await only_dispute(stripe)

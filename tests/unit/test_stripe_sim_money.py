@@ -281,6 +281,21 @@ async def test_transfers_from_a_charge_never_exceed_it(stripe):
         assert refused.value.status == 400
 
 
+async def test_an_account_may_be_restricted(stripe):
+    destination = await account(stripe)
+    form = {"amount": 5, "currency": "usd", "destination": destination}
+    shown = await stripe.post(f"/_sim/accounts/{destination}/restrict", payouts_enabled="false")
+    assert (shown["payouts_enabled"], shown["capabilities"]["transfers"]) == (False, "active")
+    assert (await stripe.post("/v1/transfers", **form))["amount"] == 5
+    await stripe.post(f"/_sim/accounts/{destination}/restrict", transfers="inactive")
+    with pytest.raises(RefusedAnswerError) as refused:
+        await stripe.post("/v1/transfers", **form)
+    assert (refused.value.status, refused.value.code) == (400, "insufficient_capabilities_for_transfer")
+    newest = (await stripe.get("/v1/events", type="account.updated"))["data"][0]
+    assert newest["account"] == destination
+    assert newest["data"]["previous_attributes"] == {"capabilities": {"transfers": "active"}}
+
+
 async def test_real_balances_are_a_wish(stripe):
     destination = await account(stripe)
     form = {"amount": 9_681, "currency": "usd", "destination": destination}

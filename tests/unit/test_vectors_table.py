@@ -77,6 +77,8 @@ def test_the_other_rows_count_what_is_there() -> None:
         name.startswith("armor_") or b"identity: AGE-SECRET-KEY-1" not in head for name, head in heads.items()
     )
     assert figures("age") == (len(heads), len(heads) - left_out, left_out)
+    merkle = len(list((VECTORS / "merkle").rglob("*.json")))
+    assert figures("merkle") == (merkle, merkle, 0), "tests/unit/test_merkle.py runs them all"
 
 
 def figures(name: str) -> tuple[int, ...]:

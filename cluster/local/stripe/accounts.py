@@ -1,4 +1,6 @@
-"""Connected accounts: whom transfers go to. Made ready to be paid; nothing of their own business is kept.
+"""Connected accounts: whom transfers go to. Made ready to be paid, until a control says otherwise.
+
+Nothing of their own business is kept.
 
 Follows https://docs.stripe.com/api/accounts.
 """
@@ -31,6 +33,10 @@ CREATE: Specification = {
     **EXPAND,
 }
 UPDATE: Specification = {"email": text, "metadata": metadata, **EXPAND}
+RESTRICT: Specification = {
+    "payouts_enabled": boolean,
+    "transfers": choice("active", "inactive", "pending"),
+}
 
 
 def create(turn: Turn, _object_id: str, values: Values) -> bytes:
@@ -70,5 +76,24 @@ def update(turn: Turn, object_id: str, values: Values) -> bytes:
     if "metadata" in values:
         account["metadata"] = merged_metadata(account["metadata"], values["metadata"])
     turn.put(KIND, account)
-    turn.announce("account.updated", object_id)
+    turn.announce("account.updated", object_id, account=object_id)
     return turn.changed[object_id].body
+
+
+def restrict(turn: Turn, object_id: str, values: Values) -> Document:
+    """Have Stripe allow or forbid an account payouts and transfers, as its requirements would.
+
+    Raises:
+        RefusedError: 403 for an account that does not exist.
+    """
+    account = retrieve(turn, object_id, values)
+    previous: Document = {}
+    if "payouts_enabled" in values:
+        previous["payouts_enabled"] = account["payouts_enabled"]
+        account["payouts_enabled"] = values["payouts_enabled"]
+    if "transfers" in values:
+        previous["capabilities"] = {"transfers": account["capabilities"]["transfers"]}
+        account["capabilities"]["transfers"] = values["transfers"]
+    turn.put(KIND, account)
+    turn.announce("account.updated", object_id, previous, account=object_id)
+    return account

@@ -2,7 +2,8 @@
 
 A charge, refund, failed refund, dispute, won dispute, transfer and transfer reversal make one each; its
 ``amount`` less its ``fee`` is its ``net``, and the nets of all sum to the balance. A dispute's fee is the
-``fee`` of the dispute's own transaction, as at Stripe. No fee is given back.
+``fee`` of the dispute's own transactions, as at Stripe; it is below zero where it is given back, which a dial
+has done with a won dispute. A control changes it by a transaction of its own.
 Money comes in pending, at the start of a later day (UTC); what goes out or comes back is available at once.
 Never changed once made: ``status`` is told from ``available_on`` when it is shown. Follows
 https://docs.stripe.com/api/balance_transactions and https://docs.stripe.com/reports/reporting-categories.
@@ -64,9 +65,17 @@ def of_dispute(turn: Turn, dispute: Document) -> Document:
 
 
 def of_won_dispute(turn: Turn, dispute: Document) -> Document:
-    """Book the return of a dispute's amount; return the transaction."""
+    """Book the return of a dispute's amount, with its fees where a dial says so; return the transaction."""
     kinds = "adjustment", "dispute_reversal", f"Chargeback reversal for {dispute['charge']}"
-    return _book(turn, dispute["id"], dispute["amount"], dispute["currency"], kinds)
+    taken = sum(booked["fee"] for booked in dispute["balance_transactions"])
+    back = (-taken, DISPUTE_FEE) if turn.dials.dispute_fee_returned and taken > 0 else None
+    return _book(turn, dispute["id"], dispute["amount"], dispute["currency"], kinds, fee=back)
+
+
+def of_dispute_fee(turn: Turn, dispute: Document, fee_minor: int) -> Document:
+    """Book a fee of a dispute by itself, below zero when it is given back; return the transaction."""
+    kinds = "adjustment", "fee", f"Dispute fee for {dispute['charge']}"
+    return _book(turn, dispute["id"], 0, dispute["currency"], kinds, fee=(fee_minor, DISPUTE_FEE))
 
 
 def of_transfer(turn: Turn, transfer: Document) -> str:

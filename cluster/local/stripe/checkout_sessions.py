@@ -25,7 +25,13 @@ from cluster.local.stripe.parameters import (
     unit_amount,
     web_url,
 )
-from cluster.local.stripe.refusals import Document, RefusedError, invalid, missing_parameter
+from cluster.local.stripe.refusals import (
+    Document,
+    RefusedError,
+    invalid,
+    missing_parameter,
+    require_step,
+)
 from cluster.local.stripe.turn import Turn
 from domain.money import AMOUNT_MINOR_MAX
 
@@ -91,6 +97,7 @@ def create(turn: Turn, _object_id: str, values: Values) -> Document:
         raise invalid(
             f"The total must be from 1 to {AMOUNT_MINOR_MAX} minor units.", "line_items", "amount_too_large"
         )
+    require_step(total, items[0]["currency"])
     expires_at = values.get("expires_at", turn.now + LIFETIME_S_MAX)
     if not turn.now + LIFETIME_S_MIN <= expires_at <= turn.now + LIFETIME_S_MAX:
         raise invalid(

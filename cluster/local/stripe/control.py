@@ -10,6 +10,8 @@
     POST   /_sim/refunds/{id}/fail                   form: reason
     POST   /_sim/disputes                            form: charge, amount, reason, inquiry
     POST   /_sim/disputes/{id}/decide                form: outcome (won, lost, warning_closed, needs_response)
+    POST   /_sim/accounts/{id}/restrict              form: payouts_enabled, transfers (active, inactive, …)
+    POST   /_sim/disputes/{id}/fee                   form: amount; given_back, else it is taken
 
 Only the secret key is let in. Nothing here exists at Stripe.
 """
@@ -20,7 +22,7 @@ from dataclasses import asdict
 
 import orjson
 
-from cluster.local.stripe import charging, disputes, refunds
+from cluster.local.stripe import accounts, charging, disputes, refunds
 from cluster.local.stripe.deliveries import LISTED_MAX
 from cluster.local.stripe.dials import turned
 from cluster.local.stripe.exchange import JSON_TYPE, Reply, Request, json_reply
@@ -147,14 +149,21 @@ def _decide(turn: Turn, object_id: str, values: Values) -> Document:
     return disputes.decide(turn, object_id, values["outcome"])
 
 
+def _change_fee(turn: Turn, object_id: str, values: Values) -> Document:
+    sign = -1 if values.get("given_back", False) else 1
+    return disputes.change_fee(turn, object_id, sign * values["amount"])
+
+
 Decision = tuple[Callable[[Turn, str, Values], Document], Specification, tuple[str, ...]]
 # What follows /_sim/: the resource, how many parts follow it, and the last of them behind an id.
 DECISIONS: dict[tuple[str | int, ...], Decision] = {
+    ("accounts", 2, "restrict"): (accounts.restrict, accounts.RESTRICT, ()),
     ("payment_intents", 2, "lapse"): (_lapse, {}, ()),
     ("refunds", 0): (_refund, REFUND, ()),
     ("refunds", 2, "fail"): (_fail_refund, {"reason": text}, ()),
     ("disputes", 0): (_dispute, DISPUTE, ("charge",)),
     ("disputes", 2, "decide"): (_decide, {"outcome": text}, ("outcome",)),
+    ("disputes", 2, "fee"): (_change_fee, {"amount": amount, "given_back": boolean}, ("amount",)),
 }
 
 

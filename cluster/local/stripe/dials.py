@@ -28,6 +28,7 @@ class Dials:
     refund_settle_s: int = 2  # after which the refunds of ``pm_card_pendingRefund`` and ``refundFail`` move
     dispute_response_s: int = 9 * DAY_S  # card networks give 7 to 21 days
     dispute_decision_s: int = 1  # after which winning or losing evidence decides
+    dispute_fee_returned: bool = False  # with the money of a won dispute, as in some countries
     real_balances: bool = False  # refuse transfers that the available balance does not cover
 
     def fee_minor(self, amount_minor: int) -> int:
@@ -35,6 +36,7 @@ class Dials:
         return (amount_minor * self.fee_bps + 5_000) // 10_000 + self.fee_fixed_minor
 
 
+SWITCHES = frozenset({"dispute_fee_returned", "real_balances"})
 BOUNDS = {
     "fee_bps": (0, FEE_BPS_MAX),
     "fee_fixed_minor": (0, AMOUNT_MINOR_MAX),
@@ -62,9 +64,9 @@ def turned(dials: Dials, wanted: Any) -> Dials:
     if not isinstance(wanted, dict) or not wanted.keys() <= {field.name for field in fields(Dials)}:
         raise invalid(f"Dials are an object of {', '.join(field.name for field in fields(Dials))}.")
     for name, value in wanted.items():
-        if name == "real_balances":
+        if name in SWITCHES:
             if not isinstance(value, bool):
-                raise invalid("real_balances is true or false.", name)
+                raise invalid(f"{name} is true or false.", name)
             continue
         low, high = BOUNDS[name]
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

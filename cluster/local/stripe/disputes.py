@@ -180,6 +180,21 @@ def decide(turn: Turn, object_id: str, outcome: str) -> Document:
     return disputed
 
 
+def change_fee(turn: Turn, object_id: str, fee_minor: int) -> Document:
+    """Take another fee for a dispute that took money, or give some back: below zero.
+
+    Raises:
+        RefusedError: 404, 400 for an inquiry or when more would be given back than was taken.
+    """
+    disputed = retrieve(turn, object_id, {})
+    taken = sum(booked["fee"] for booked in disputed["balance_transactions"])
+    if not disputed["balance_transactions"] or taken + fee_minor < 0:
+        raise invalid(f"{taken} minor units were taken for this dispute.", "amount")
+    booked = balance_transactions.of_dispute_fee(turn, disputed, fee_minor)
+    _add_transaction(turn, disputed, booked, "charge.dispute.updated")
+    return disputed
+
+
 def come_due(turn: Turn, object_id: str) -> None:
     """Do what time does: decide by the evidence, or end what was not answered."""
     disputed = turn.find(KIND, object_id)

@@ -24,7 +24,14 @@ from cluster.local.stripe.parameters import (
     texts,
     web_url,
 )
-from cluster.local.stripe.refusals import Document, RefusedError, invalid, refused_amount, unexpected_state
+from cluster.local.stripe.refusals import (
+    Document,
+    RefusedError,
+    invalid,
+    refused_amount,
+    require_step,
+    unexpected_state,
+)
 from cluster.local.stripe.turn import Turn
 
 CONFIRMABLE = frozenset({"requires_payment_method", "requires_confirmation", "requires_action"})
@@ -85,6 +92,7 @@ def create(turn: Turn, _object_id: str, values: Values) -> bytes:
         )
     if "return_url" in values and not values.get("confirm"):
         raise invalid("The parameter `return_url` cannot be passed unless confirm is true.", "return_url")
+    require_step(values["amount"], values["currency"])
     intent = open_intent(turn, values)
     method = _chosen_method(turn, values)
     if method is not None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from domain.money import smallest_step
+
 Document = dict[str, Any]
 
 DOC_URL = "https://docs.stripe.com/error-codes/"
@@ -88,6 +90,13 @@ def unexpected_state(
 def refused_amount(message: str, code: str | None = None, param: str = "amount") -> RefusedError:
     """An amount that the object's present state does not allow: 400."""
     return RefusedError(400, message, code=code, param=param, executed=True)
+
+
+def require_step(amount_minor: int, currency: str) -> None:
+    """Refuse an amount that the currency is not charged in (400), as Stripe does with half a krona."""
+    step = smallest_step(currency.upper())
+    if amount_minor % step:
+        raise invalid(f"Invalid {currency} amount: it must be evenly divisible by {step}.", "amount")
 
 
 def unauthorised(message: str) -> RefusedError:

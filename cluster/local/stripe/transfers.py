@@ -60,8 +60,17 @@ class Transfers:
         Raises:
             RefusedError: 400 without such an account, charge or balance.
         """
-        if turn.find(ACCOUNT, values["destination"]) is None:
+        account = turn.find(ACCOUNT, values["destination"])
+        if account is None:
             raise _missing("destination", values["destination"], "destination")
+        if account["capabilities"]["transfers"] != "active":
+            raise RefusedError(
+                400,
+                "Your destination account needs to have at least one of the following capabilities enabled: "
+                "transfers, crypto_transfers, legacy_payments",
+                code="insufficient_capabilities_for_transfer",
+                executed=True,
+            )
         charge_id = values.get("source_transaction")
         if charge_id is not None:
             values.setdefault("transfer_group", _take_from_charge(turn, charge_id, values))

@@ -209,10 +209,17 @@ class Turn:
         self.removed.clear()
         self.events.clear()
 
-    def emit(self, event_type: str, snapshot: bytes, previous: Document | None = None) -> None:
+    def emit(
+        self,
+        event_type: str,
+        snapshot: bytes,
+        previous: Document | None = None,
+        account: str | None = None,
+    ) -> None:
         """Announce ``event_type`` about the object whose JSON is ``snapshot``.
 
-        ``previous`` holds the old values of the attributes that an update changed.
+        ``previous`` holds the old values of the attributes that an update changed; ``account`` is the
+        connected account that it happened at, None for our own.
         """
         event_id = self.new_id("evt")
         endpoint_ids = self.subscribers(event_type)
@@ -223,6 +230,7 @@ class Turn:
             {
                 "id": event_id,
                 "object": "event",
+                **({"account": account} if account else {}),
                 "api_version": API_VERSION,
                 "created": self.now,
                 "data": data,
@@ -234,9 +242,15 @@ class Turn:
         )
         self.events.append(Event(event_id, event_type, self.now, body, endpoint_ids))
 
-    def announce(self, event_type: str, object_id: str, previous: Document | None = None) -> None:
-        """Announce ``event_type`` about an object that this turn has put."""
-        self.emit(event_type, self.changed[object_id].body, previous)
+    def announce(
+        self,
+        event_type: str,
+        object_id: str,
+        previous: Document | None = None,
+        account: str | None = None,
+    ) -> None:
+        """Announce ``event_type`` about an object that this turn has put; see ``emit``."""
+        self.emit(event_type, self.changed[object_id].body, previous, account)
 
     def announce_document(self, event_type: str, document: Document) -> None:
         """Announce ``event_type`` about ``document``, which is stored in another form than it is shown."""

@@ -1,0 +1,148 @@
+"""The sequencer: once a second it appends what waits beside the outbox, and has the new head signed.
+
+Orders' events need nothing from it: the relay's consumer ``audit`` appends them. Here are documents that no
+order event issued, earlier orders that the log has not met yet (a page at a time, and only while little else
+waits), and checkpoints. Several sequencers at once do no harm: the database orders appends, and the signer
+signs only what continues. A round that fails is tried again, ever later; nothing is kept in memory.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from actors.relay.stopped_keys import backoff_s
+from actors.signer.checkpoints import HeadClaim, LastSigned
+from domain.errors import MarketplaceError
+from domain.merkle.tree import Head
+from storage.market.audit_log import DOCUMENTS_MAX, KeptCheckpoint, LogState
+
+log = logging.getLogger("marketplace.audit")
+
+INTERVAL_S = 1.0  # how long an event waits at most for a checkpoint, and how often one is signed at most
+PAUSE_CAP_S = 15.0
+DOCUMENT_PAGES_MAX = 20  # of one round
+
+
+class Log(Protocol):
+    """``storage.market.audit_log.AuditLog``; see there for errors."""
+
+    async def state(self) -> LogState:
+        """Read name and size."""
+
+    async def newest_checkpoint(self) -> KeptCheckpoint | None:
+        """Read the last checkpoint."""
+
+    async def append_waiting_documents(self, limit: int = DOCUMENTS_MAX) -> int:
+        """Append waiting documents."""
+
+    async def send_history(self, state: LogState) -> bool:
+        """Publish a page of earlier orders again."""
+
+    async def head(self, size: int) -> Head:
+        """Return the tree of a size."""
+
+    async def consistency(self, old: int, new: int) -> list[bytes]:
+        """Return a consistency proof."""
+
+    async def keep_checkpoint(self, head: Head, key_id: str, note: str) -> bool:
+        """Keep a signed head."""
+
+
+class SignsHeads(Protocol):
+    """The signer's actor, as far as the sequencer needs it."""
+
+    async def last_checkpoint(self) -> LastSigned:
+        """Return the last head that was signed, and who signs."""
+
+    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+        """Sign a head that continues it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerFigures:
+    """``size`` of the log and of its last checkpoint; ``failures`` in a row."""
+
+    size: int
+    signed_size: int
+    failures: int
+    catching_up: bool
+
+
+class Sequencer:
+    """One per background process. A plain class; ``deployments.background`` runs it."""
+
+    def __init__(self, kept: Log, signer: SignsHeads, *, interval_s: float = INTERVAL_S) -> None:
+        self._log = kept
+        self._signer = signer
+        self._interval_s = interval_s
+        self._figures = SequencerFigures(0, 0, 0, catching_up=False)
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def figures(self) -> SequencerFigures:
+        """As of the last round."""
+        return self._figures
+
+    def start(self) -> None:
+        """Begin on the running loop."""
+        self._task = asyncio.create_task(self._forever())
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(self._task, return_exceptions=True)
+
+    async def once(self) -> None:
+        """Run one round; raises what the log or the signer raised."""
+        for _ in range(DOCUMENT_PAGES_MAX):
+            if await self._log.append_waiting_documents() < DOCUMENTS_MAX:
+                break
+        state = await self._log.state()
+        await self._log.send_history(state)
+        newest = await self._log.newest_checkpoint()
+        signed_size = newest.head.size if newest else 0
+        if state.size > 0:
+            signed_size = await self._checkpoint(state, newest)
+        self._figures = SequencerFigures(
+            state.size, signed_size, self._failures, catching_up=state.history_after is not None
+        )
+
+    async def _checkpoint(self, state: LogState, newest: KeptCheckpoint | None) -> int:
+        last = await self._signer.last_checkpoint()
+        if newest is not None and newest.head.size == state.size and newest.key_id == last.key_id:
+            return state.size
+        head = await self._log.head(state.size)
+        proof: Sequence[bytes] = await self._log.consistency(last.head.size, head.size)
+        note = await self._signer.sign_checkpoint(HeadClaim(state.origin, head, last.head, tuple(proof)))
+        await self._log.keep_checkpoint(head, last.key_id, note)
+        return head.size
+
+    def _failed(self) -> None:
+        self._failures += 1
+        self._figures = replace(self._figures, failures=self._failures)
+
+    async def _forever(self) -> None:
+        while True:
+            try:
+                await self.once()
+                self._failures = 0
+            except MarketplaceError as failure:
+                self._failed()
+                log.warning("the audit log's sequencer waits: %s", failure)
+            except Exception:
+                self._failed()
+                log.exception("a round of the audit log's sequencer failed")
+            await asyncio.sleep(
+                backoff_s(self._failures, PAUSE_CAP_S) if self._failures else self._interval_s
+            )

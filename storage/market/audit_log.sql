@@ -1,0 +1,78 @@
+-- name: append_order_events
+SELECT market.append_order_events(%(spans)s::json)
+
+-- name: append_waiting_documents
+SELECT market.append_waiting_documents(%(limit)s::int)
+
+-- name: keep_checkpoint
+SELECT market.keep_checkpoint(%(size)s::bigint, %(key_id)s::text, %(root)s::bytea, %(note)s::text)
+
+-- name: state
+SELECT origin, size, history_after FROM market.audit_log
+
+-- name: newest_checkpoint
+SELECT size, root, note, key_id, at FROM market.audit_checkpoints ORDER BY size DESC, at DESC LIMIT 1
+
+-- name: checkpoint_before
+SELECT size, root, note, key_id, at FROM market.audit_checkpoints
+WHERE at < %(before)s ORDER BY at DESC, size DESC LIMIT 1
+
+-- name: checkpoint_of_size
+SELECT size, root, note, key_id, at FROM market.audit_checkpoints WHERE size = %(size)s ORDER BY at LIMIT 1
+
+-- name: rows
+-- Rows of hashes: `count` of a level from place `begin` on, joined. Leaves are hashed here, the others are stored.
+SELECT coalesce(string_agg(h.hash, ''::bytea ORDER BY h.position), ''::bytea)
+FROM ROWS FROM (
+    json_to_recordset(%(rows)s::json) AS (level smallint, begin bigint, count bigint)
+) WITH ORDINALITY AS r (level, begin, count, place)
+LEFT JOIN LATERAL (
+    SELECT e.position, sha256('\x00'::bytea || e.digest) AS hash FROM market.audit_entries AS e
+    WHERE r.level = 0 AND e.position >= r.begin AND e.position < r.begin + r.count
+    UNION ALL
+    SELECT t.position, t.hash FROM market.audit_subtrees AS t
+    WHERE t.level = r.level AND t.position >= r.begin AND t.position < r.begin + r.count
+) AS h ON true
+GROUP BY r.place ORDER BY r.place
+
+-- name: digests
+SELECT digest FROM market.audit_entries
+WHERE position >= %(begin)s AND position < %(end)s ORDER BY position
+
+-- name: entry
+SELECT a.position, a.kind, a.subject_id, a.salt, a.digest,
+       CASE a.kind
+           WHEN 'event' THEN (SELECT market.audit_record(e) FROM market.order_events AS e
+                              WHERE e.order_id = a.order_id AND e.seq = a.seq)
+           WHEN 'licence' THEN (SELECT E'licence\n' || d.envelope FROM market.licence_documents AS d
+                                WHERE d.document_id = a.subject_id)
+           ELSE (SELECT E'delivery\n' || d.manifest FROM market.deliveries AS d WHERE d.delivery_id = a.subject_id)
+       END
+FROM market.audit_entries AS a WHERE a.subject_id = %(subject_id)s
+
+-- name: entries
+SELECT a.position, a.kind, a.subject_id, a.salt, a.digest,
+       CASE a.kind
+           WHEN 'event' THEN (SELECT market.audit_record(e) FROM market.order_events AS e
+                              WHERE e.order_id = a.order_id AND e.seq = a.seq)
+           WHEN 'licence' THEN (SELECT E'licence\n' || d.envelope FROM market.licence_documents AS d
+                                WHERE d.document_id = a.subject_id)
+           ELSE (SELECT E'delivery\n' || d.manifest FROM market.deliveries AS d WHERE d.delivery_id = a.subject_id)
+       END
+FROM market.audit_entries AS a
+WHERE a.position >= %(begin)s AND a.position < %(end)s ORDER BY a.position
+
+-- name: is_party
+-- Whether a buyer may see an entry: the order's buyer all of that order; the owner of a document that document.
+SELECT EXISTS (
+    SELECT FROM market.audit_entries AS a JOIN market.orders AS o ON o.order_id = a.order_id
+    WHERE a.subject_id = %(subject_id)s AND o.buyer_id = %(buyer_id)s
+) OR EXISTS (
+    SELECT FROM market.licence_documents WHERE document_id = %(subject_id)s AND buyer_id = %(buyer_id)s
+)
+
+-- name: backlog
+SELECT count(*) FROM (SELECT FROM market.outbox LIMIT %(limit)s) AS counted
+
+-- name: history_sent
+UPDATE market.audit_log SET history_after = %(after)s
