@@ -169,32 +169,27 @@ def add(
     _change(change, listed, root, now, days, as_json=as_json, may_start=True)
 
 
-@app.command()
-def activate(
-    key_id: KeyArgument,
-    *,
-    listed: ListOption = None,
-    root: RootOption = None,
-    days: DaysOption = LIFE_DEFAULT.days,
-    as_json: JsonFlag = False,
-) -> None:
-    """Have a listed key sign. The signer switches within seconds of the publication."""
-    now = datetime.now(UTC)
-    _change(lambda current: key_lists.activate(current, key_id), listed, root, now, days, as_json=as_json)
+def _command_of(step: Callable[[KeyList, str], KeyList]) -> Callable[..., None]:
+    """Make the command of a step that needs a key's id and nothing else."""
+
+    def run(
+        key_id: KeyArgument,
+        *,
+        listed: ListOption = None,
+        root: RootOption = None,
+        days: DaysOption = LIFE_DEFAULT.days,
+        as_json: JsonFlag = False,
+    ) -> None:
+        now = datetime.now(UTC)
+        _change(lambda current: step(current, key_id), listed, root, now, days, as_json=as_json)
+
+    return run
 
 
-@app.command()
-def retire(
-    key_id: KeyArgument,
-    *,
-    listed: ListOption = None,
-    root: RootOption = None,
-    days: DaysOption = LIFE_DEFAULT.days,
-    as_json: JsonFlag = False,
-) -> None:
-    """End a key's signing; what it signed stays valid."""
-    now = datetime.now(UTC)
-    _change(lambda current: key_lists.retire(current, key_id), listed, root, now, days, as_json=as_json)
+app.command(
+    "activate", help="Have a listed key sign. The signer switches within seconds of the publication."
+)(_command_of(key_lists.activate))
+app.command("retire", help="End a key's signing; what it signed stays valid.")(_command_of(key_lists.retire))
 
 
 @app.command()

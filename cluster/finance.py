@@ -9,21 +9,16 @@ readiness by ``/readyz``. SIGTERM drains: no new connections, running requests a
 Refuses to start (status 2, one line, no value shown) on missing or nonsensical settings.
 """
 
-import logging
 import os
 import re
-import signal
 import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import orjson
-import uvicorn
-
-from cluster.finance_tls import PeerProtocol, ServerTls, ServerTlsFiles
+from cluster.finance_tls import ServerTls, ServerTlsFiles
+from cluster.listening import Bounds, listen, log_to_stderr
 from serve_app.finance.access import Role
 from serve_app.finance.app import POOL_MAX_DEFAULT, FinanceServiceSettings, build_app
 
@@ -48,22 +43,6 @@ class ProcessSettings:
     port: int
     service: FinanceServiceSettings
     tls: ServerTlsFiles | None = None
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, traceback if any."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of ``record``."""
-        line = {
-            "at": datetime.fromtimestamp(record.created, UTC),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, option=orjson.OPT_UTC_Z, default=str).decode()
 
 
 def read_settings(environ: Mapping[str, str]) -> ProcessSettings:
@@ -138,41 +117,20 @@ def _number(environ: Mapping[str, str], name: str, default: int, highest: int) -
 
 def serve(settings: ProcessSettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    tls = None if settings.tls is None else ServerTls(settings.tls)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(settings.service),
-            host=settings.host,
-            port=settings.port,
-            loop="uvloop",
-            http="httptools" if tls is None else PeerProtocol,
-            ssl_context_factory=None if tls is None else lambda _config, _default: tls.listening_context(),
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
+    log_to_stderr()
+    listen(
+        build_app(settings.service),
+        settings.host,
+        settings.port,
+        None if settings.tls is None else ServerTls(settings.tls),
+        Bounds(
+            connections_max=CONNECTIONS_MAX,
             backlog=BACKLOG,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_TIMEOUT_S,
-            timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
-        )
+            keep_alive_timeout_s=KEEP_ALIVE_TIMEOUT_S,
+            drain_timeout_s=DRAIN_TIMEOUT_S,
+        ),
+        lifespan=True,
     )
-
-    def stop(_number: int, _frame: object) -> None:
-        server.should_exit = True
-
-    # uvicorn's own handlers are active while it serves; these see a signal before that, and the one that
-    # uvicorn repeats to itself once it has drained: a clean stop is not a death by signal.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    server.run()
-    if not server.started:
-        sys.exit(1)
 
 
 def main() -> None:

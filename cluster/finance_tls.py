@@ -1,9 +1,9 @@
-"""Finance's side of mutual TLS: the listener's certificate, whose clients it trusts, who a client is.
+"""The server's side of mutual TLS: the listener's certificate, whose clients it trusts, who a client is.
 
 The context is made again for the next connection when a file has changed, so certificates and the client CA
-are renewed without a restart. Clients' certificates are verified here, by TLS, when they present one; a
-caller without one reaches only what is open to all (the kubelet's probes have none). Sessions are not
-resumed: every connection shows its certificate. TLS 1.3 only.
+are renewed without a restart. Clients' certificates are verified here, by TLS, when they present one. At
+Finance a caller without one reaches only what is open to all (the kubelet's probes have none). Sessions are
+not resumed: every connection shows its certificate. TLS 1.3 only.
 """
 
 import asyncio
@@ -32,10 +32,14 @@ class ServerTlsFiles:
 
 
 class ServerTls:
-    """Makes the listener's context and keeps it current."""
+    """Makes the listener's context and keeps it current.
 
-    def __init__(self, files: ServerTlsFiles) -> None:
+    ``clients_only`` takes no connection without a client's certificate.
+    """
+
+    def __init__(self, files: ServerTlsFiles, *, clients_only: bool = False) -> None:
         self._files = files
+        self._verify_mode = ssl.CERT_REQUIRED if clients_only else ssl.CERT_OPTIONAL
         self._stamp = self._read_stamp()
         self._current = self._load()
 
@@ -66,7 +70,7 @@ class ServerTls:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         if self._files.client_ca is not None:
-            context.verify_mode = ssl.CERT_OPTIONAL
+            context.verify_mode = self._verify_mode
             context.load_verify_locations(self._files.client_ca)
         return context
 

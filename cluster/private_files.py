@@ -91,6 +91,23 @@ def read_bounded(path: Path, bytes_max: int) -> bytes:
     return data
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file that is read, changed and written back; makes its folder.
+
+    Raises:
+        ClientError: ``file_unwritable``.
+    """
+    try:
+        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("ab")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def read_memory(path: Path, bytes_max: int) -> bytes | None:
     """Read what an earlier command remembered; None where there is nothing.
 
@@ -111,23 +128,6 @@ def read_memory(path: Path, bytes_max: int) -> bytes | None:
             "memory_exposed",
         )
     return read_bounded(path, bytes_max)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other commands from changing ``path`` until the block ends.
-
-    Raises:
-        ClientError: ``file_unwritable``.
-    """
-    try:
-        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock").open("ab")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def make_folder(path: Path) -> None:

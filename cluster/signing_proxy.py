@@ -4,24 +4,23 @@
 ``SIGNING_TLS_KEY`` and ``SIGNING_TLS_CLIENT_CA`` are PEM files. ``SIGNING_IDENTITIES`` names callers: URI
 names of client certificates, apart by ``;``. ``SIGNING_HOST`` (127.0.0.1) and ``SIGNING_PORT`` (8700) have
 defaults. It runs where Ray does not, as another user, and is the only process with the backend's credentials.
+A connection without a certificate of the client CA is not taken at all, so that nobody else can use the
+proxy's connections up; probe its port, or show a certificate to ``/livez``.
 Refuses to start (status 2, one line) on missing settings, and (status 1) when the backend does not prove
 itself.
 """
 
 import logging
 import os
-import signal
 import ssl
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
 from actors.signer.rehearsal import rehearse
-from cluster.finance import JsonFormatter
-from cluster.finance_tls import PeerProtocol, ServerTls, ServerTlsFiles
+from cluster.finance_tls import ServerTls, ServerTlsFiles
+from cluster.listening import Bounds, listen, log_to_stderr
 from domain.errors import MarketplaceError
 from serve_app.signing.proxy import SigningProxySettings, build_app
 from storage.signing.backends import open_backend
@@ -77,43 +76,18 @@ def read_settings(environ: Mapping[str, str]) -> ProxySettings:
 def serve(settings: ProxySettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     keys = open_backend(settings.backend)
-    rehearse(keys, keys.public_key)
-    tls = ServerTls(settings.tls)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(keys, settings.service),
-            host=settings.host,
-            port=settings.port,
-            loop="uvloop",
-            http=PeerProtocol,
-            ssl_context_factory=lambda _config, _default: tls.listening_context(),
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
-        )
-    )
-
-    def stop(_number: int, _frame: object) -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    server.run()
-    keys.close()
-    if not server.started:
-        sys.exit(1)
+    try:
+        rehearse(keys, keys.public_key)
+        tls = ServerTls(settings.tls, clients_only=True)
+        bounds = Bounds(connections_max=CONNECTIONS_MAX, drain_timeout_s=DRAIN_TIMEOUT_S)
+        listen(build_app(keys, settings.service), settings.host, settings.port, tls, bounds, lifespan=False)
+    finally:
+        keys.close()
 
 
 def main() -> None:
     """Run the proxy."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log_to_stderr()
     logging.getLogger("marketplace.signing_proxy").setLevel(logging.INFO)  # who had how much signed
     try:
         settings = read_settings(os.environ)

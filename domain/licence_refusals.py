@@ -1,12 +1,12 @@
 """Why a transfer, a renewal, an activation or a proof is refused: one code and one text each.
 
-The functions of the database (migration 0014) raise the same codes, under their locks.
+The functions of the database (migrations 0014, 0016) raise the same codes, under their locks.
 """
 
 from domain.errors import BusyError, ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.licence_policies import DAYS_MAX
-from domain.ownership import OPEN_MAX
 
+TRANSFERS_A_DAY_MAX = 100  # offers of one buyer; migration 0016 holds the same
 SERIAL_MAX = 50  # documents of one licence; each one before the last stands in every revocation list
 
 REFUSALS: dict[str, tuple[type[MarketplaceError], str]] = {
@@ -28,6 +28,10 @@ REFUSALS: dict[str, tuple[type[MarketplaceError], str]] = {
     "transfer_open": (
         ConflictError,
         "The licence is offered to somebody. Withdraw that transfer, or wait until it has ended.",
+    ),
+    "transfers_many": (
+        BusyError,
+        f"A buyer offers at most {TRANSFERS_A_DAY_MAX} licences a day. Go on tomorrow.",
     ),
     "transfer_not_found": (NotFoundError, "There is no such transfer from you or to you."),
     "transfer_closed": (
@@ -56,10 +60,6 @@ REFUSALS: dict[str, tuple[type[MarketplaceError], str]] = {
     "owner_key_missing": (
         ConflictError,
         "The licence's owner has registered no key, so nothing can prove ownership. Register one first.",
-    ),
-    "challenges_full": (
-        BusyError,
-        f"{OPEN_MAX} challenges of this licence wait for an answer. Each lasts five minutes.",
     ),
 }
 

@@ -24,7 +24,7 @@ from domain.strict_json import DocumentError
 PAYLOAD_TYPE = "application/vnd.illuvrse.ownership-proof.v1+json"
 NONCE_BYTES = 32
 CHALLENGE_LIFE = timedelta(minutes=5)
-OPEN_MAX = 32  # challenges of one licence that wait for an answer
+OPEN_MAX = 1_024  # that wait for an answer, per licence; one more pushes the oldest out, and anybody may ask
 OWNERSHIP, ACTIVATION = "ownership", "activation"
 PURPOSES = (OWNERSHIP, ACTIVATION)
 _MEMBERS = frozenset({"licence_id", "nonce", "purpose"})

@@ -169,6 +169,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "transfer_not_found": (404, "No such transfer"),
     "transfer_open": (409, "The licence is offered to somebody"),
     "transfer_closed": (409, "The transfer has ended"),
+    "transfers_many": (429, "Too many transfers in a day"),
     "transfers_forbidden": (403, "Transfers are not allowed"),
     "transfer_to_self": (422, "The licence is yours"),
     "renewal_not_timed": (422, "A licence without end needs no renewal"),
@@ -182,7 +183,6 @@ TABLE: dict[str, tuple[int, str]] = {
     "activation_invalid": (422, "No activation of ours"),
     # Ownership
     "owner_key_missing": (409, "The owner has registered no key"),
-    "challenges_full": (429, "Too many open challenges"),
     "proof_invalid": (422, "The proof is malformed"),
     "proof_refused": (403, "The proof is not the owner's"),
     "nonce_unknown": (404, "No such challenge"),

@@ -6,6 +6,7 @@ a key that is compromised since holds only if this very text is in the audit log
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from domain.errors import BusyError, DependencyError, NotFoundError, RejectedErr
 from domain.licence_refusals import refusal
 from domain.licence_verification import Finding, Revocations, VerificationReport, judge
 from domain.licences import Licence, open_envelope, unarmour
-from domain.revocations import RevocationList
+from domain.revocations import LISTED_MAX, RevocationList
 from domain.signing import KeyRecord, KeyState
 from domain.strict_json import DocumentError
 from serve_app import examples, examples_licences
@@ -35,7 +36,10 @@ from storage.market.licences import LicenceRow
 from storage.market.signing_keys import KeysOnRecord
 from storage.signing.keys import verify
 
+log = logging.getLogger("marketplace.licences")
+
 KEYS_TTL_S = 5.0  # how long a key that was just declared compromised may still be believed here
+LISTED_WARNING = LISTED_MAX * 8 // 10  # time to do something about it is needed
 REVOCATIONS_TTL_S = 60.0  # a list that did not change is signed anew this often, for its times
 REVOCATIONS_RETRY_S = 1.0  # readers do not queue up for a signer that has just failed
 REVOCATIONS_LIFE = timedelta(hours=24)  # how long an offline verifier may rely on one list
@@ -52,9 +56,13 @@ class _HeldList:
     """A signed revocation list, by monotonic seconds: when its times want renewing, and when it ends."""
 
     version: int
+    key_id: str
     document: bytes
     fresh_until_s: float
     ends_s: float
+
+
+_NO_LIST = _HeldList(0, "", b"", float("-inf"), float("-inf"))
 
 
 class LicenceRoutes:
@@ -64,7 +72,7 @@ class LicenceRoutes:
         self._monotonic = monotonic
         self._record: KeysOnRecord | None = None
         self._record_until_s = float("-inf")
-        self._list = _HeldList(0, b"", float("-inf"), float("-inf"))
+        self._list = _NO_LIST
         self._unsigned: DependencyError | BusyError | None = None
         self._unsigned_until_s = float("-inf")
         self._list_lock = asyncio.Lock()
@@ -132,7 +140,10 @@ class LicenceRoutes:
         # The version is read each time: a verifier that saw a newer list, from another replica, must not get
         # an older one here, which it would have to take for an attack.
         version = await call.ports.licences.list_version()
+        key = (await self._on_record(call)).find(self._list.key_id)
         async with self._list_lock:  # many readers at once cost one signature
+            if key is not None and key.state is KeyState.COMPROMISED and key.key_id == self._list.key_id:
+                self._list = _NO_LIST  # nobody believes it any more
             now_s = self._monotonic()
             if version > self._list.version or now_s >= self._list.fresh_until_s:
                 await self._renew_list(call, version, now_s)
@@ -142,7 +153,7 @@ class LicenceRoutes:
         try:
             if now_s < self._unsigned_until_s and self._unsigned is not None:
                 raise self._unsigned.with_traceback(None)
-            known, document = await _signed_list(call)
+            known, key_id, document = await _signed_list(call)
         except (DependencyError, BusyError) as failure:
             if failure is not self._unsigned:
                 self._unsigned, self._unsigned_until_s = failure, now_s + REVOCATIONS_RETRY_S
@@ -151,7 +162,7 @@ class LicenceRoutes:
                 raise
             return
         ends_s = now_s + REVOCATIONS_LIFE.total_seconds()
-        self._list = _HeldList(known, document, now_s + REVOCATIONS_TTL_S, ends_s)
+        self._list = _HeldList(known, key_id, document, now_s + REVOCATIONS_TTL_S, ends_s)
 
     async def offline(self, call: Call) -> Response:
         """GET /v1/licences/{licence_id}/offline."""
@@ -216,9 +227,12 @@ async def _log_proof(call: Call, document_id: str, key: KeyRecord) -> LogProof |
     return None if entry is None else await call.ports.audit.inclusion(entry, key.log.size)
 
 
-async def _signed_list(call: Call) -> tuple[int, bytes]:
+async def _signed_list(call: Call) -> tuple[int, str, bytes]:
     found = await call.ports.licences.revocations()
     issued_at = call.ports.clock().replace(microsecond=0)
+    count = len(found.revoked) + len(found.suspended)
+    if count > LISTED_WARNING:
+        log.warning("the revocation list names %d licences, and at %d it is refused", count, LISTED_MAX)
     listed = RevocationList(
         found.version,
         issued_at,
@@ -227,8 +241,9 @@ async def _signed_list(call: Call) -> tuple[int, bytes]:
         found.revoked,
         found.suspended,
     )
-    envelope = await call.ports.signing.sign_revocations(listed)
-    return listed.version, canonical_json.dumps(revocations.document(listed, orjson.loads(envelope)))
+    envelope = orjson.loads(await call.ports.signing.sign_revocations(listed))
+    document = canonical_json.dumps(revocations.document(listed, envelope))
+    return listed.version, envelope["signatures"][0]["keyid"], document
 
 
 def _envelope_text(licence: str | dict[str, Any]) -> str:
@@ -262,7 +277,7 @@ def operations(guard: Guard, monotonic: Callable[[], float]) -> Sequence[Operati
     return (
         *_operations(routes),
         *activations.operations(guard, routes.keys_by_id),
-        *ownership.operations(),
+        *ownership.operations(monotonic),
         *transfers.operations(),
     )
 

@@ -6,7 +6,7 @@ stranger who saw the nonce cannot burn it.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -21,13 +21,18 @@ from serve_app import examples, examples_licences
 from serve_app.auth import BUYER
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import answer, write_of
+from serve_app.limits import TokenBuckets
 from serve_app.operations import Answer, Operation
+from serve_app.ports import RateLimit
 from serve_app.schemas import licensing as bodies
 from serve_app.schemas.base import rfc3339
 from storage.signing.keys import register, verify
 
 HELD = ("licence_not_found", "licence_not_active", "licence_superseded", "order_contended")
 PROOF = ("proof_invalid", "nonce_replayed", "nonce_expired", "nonce_unknown")
+CHALLENGES = RateLimit(
+    per_s=200.0, burst=400
+)  # of one process; at this rate one lasts for seconds at the least
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -78,18 +83,25 @@ async def register_key(call: Call) -> Response:
     return answer(201, {"licence_id": licence_id, "key_id": record.key_id}, earlier)
 
 
-async def challenge(call: Call) -> Response:
-    """POST /v1/licences/{licence_id}/ownership-challenges."""
-    body = read_model(bodies.NewChallenge, await call.json(optional=True))
-    licence_id = licence_id_of(call)
-    if await call.ports.licences.licence(licence_id) is None:
-        raise NotFoundError("licence_not_found", "There is no such licence.")
-    made = Challenge(licence_id, secrets.token_hex(NONCE_BYTES), body.purpose)
-    expires_at = await call.ports.licensing.challenge(made)
-    return reply(201, bodies.challenge_document(made, rfc3339(expires_at)), NO_STORE)
+class ChallengeRoute:
+    """Asks are rated as a whole: anybody may ask, each is a write, and no caller is told from another."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._asks = TokenBuckets(CHALLENGES, monotonic)
+
+    async def challenge(self, call: Call) -> Response:
+        """POST /v1/licences/{licence_id}/ownership-challenges."""
+        body = read_model(bodies.NewChallenge, await call.json(optional=True))
+        licence_id = licence_id_of(call)
+        self._asks.take("everybody")
+        if await call.ports.licences.licence(licence_id) is None:
+            raise NotFoundError("licence_not_found", "There is no such licence.")
+        made = Challenge(licence_id, secrets.token_hex(NONCE_BYTES), body.purpose)
+        expires_at = await call.ports.licensing.challenge(made)
+        return reply(201, bodies.challenge_document(made, rfc3339(expires_at)), NO_STORE)
 
 
-def operations() -> Sequence[Operation]:
+def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
     """List the operations."""
     return (
         Operation(
@@ -110,14 +122,14 @@ def operations() -> Sequence[Operation]:
             "/v1/licences/{licence_id}/ownership-challenges",
             "challengeOwner",
             "Ask for a challenge that the licence's owner is to sign; good once, for five minutes",
-            challenge,
+            ChallengeRoute(monotonic).challenge,
             {201: Answer("The challenge", bodies.ChallengeDocument, examples_licences.CHALLENGE)},
             public=True,
             write=True,
             request=bodies.NewChallenge,
             request_optional=True,
             request_example={"purpose": "ownership"},
-            problems=("licence_not_found", "owner_key_missing", "challenges_full"),
+            problems=("licence_not_found", "owner_key_missing"),
         ),
     )
 

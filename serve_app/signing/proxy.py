@@ -2,7 +2,7 @@
 
 The proxy is the only process that holds the backend's credentials. It shows no key and signs whatever its
 callers ask, within the bounds of ``domain.signing``; so its list is short: the signer's identity. Every
-request is logged with its caller and outcome, never with its content.
+request is logged with its caller, how many messages it was for, and its outcome, never with its content.
 """
 
 import asyncio
@@ -96,14 +96,18 @@ class _Routes:
             if caller is None:
                 log.warning("refused a caller at %s", request.url.path)
                 return _reply(403, {"code": "caller_not_allowed", "detail": "This certificate may not sign."})
-            outcome = "ok"
+            count, outcome = 0, "unforeseen"
             try:
-                return _reply(200, await work(await _body(request)))
+                body = await _body(request)
+                count = _count(body)
+                answer = await work(body)
+                outcome = "ok"
+                return _reply(200, answer)
             except MarketplaceError as error:
                 outcome = error.code
                 return _reply(_status(error), {"code": error.code, "detail": error.detail})
             finally:
-                log.info("%s by %s: %s", request.url.path, caller, outcome)
+                log.info("%s of %d by %s: %s", request.url.path, count, caller, outcome)
 
         return route
 
@@ -130,6 +134,11 @@ async def _body(request: Request) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise _malformed("The body must be an object.")
     return body
+
+
+def _count(body: Mapping[str, Any]) -> int:
+    messages = body.get("messages")
+    return len(messages) if isinstance(messages, list) else 1
 
 
 def _member(body: Mapping[str, Any], name: str, kind: type) -> Any:

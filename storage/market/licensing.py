@@ -84,7 +84,7 @@ class Licensing:
 
         Raises:
             MarketplaceError: ``licence_not_found``, ``licence_not_active``, ``licence_superseded``,
-                ``transfers_forbidden``, ``transfer_to_self``, ``transfer_open``.
+                ``transfers_forbidden``, ``transfer_to_self``, ``transfer_open``, ``transfers_many``.
         """
         values = {"document_id": document_id, "to_buyer_id": to_buyer_id, "life_s": life_s}
         return await self._once("offer_transfer", write, transfer_id, values)
@@ -191,9 +191,10 @@ class Licensing:
     async def challenge(self, challenge: Challenge) -> datetime:
         """Record the hash of a challenge's nonce; returns until when it may be answered.
 
+        Where ``OPEN_MAX`` of the licence wait, the oldest can be answered no more.
+
         Raises:
             ConflictError: ``owner_key_missing``.
-            BusyError: ``challenges_full``.
         """
         values = {
             **_challenge(challenge),

@@ -57,7 +57,10 @@ class KeysOnRecord:
 
 
 class ListReader:
-    """Reads the record of lists on from where it stopped, so that each reader verifies each list once."""
+    """Reads the record of lists on from where it stopped, so that each reader verifies each list once.
+
+    Two that read at once may verify a list twice; each of their answers is true.
+    """
 
     def __init__(self) -> None:
         self.reading = Reading()
@@ -207,7 +210,7 @@ def read_list(envelope: str, root: bytes) -> KeyList:
 
 
 class OwnConnectionKeys:
-    """Reads the keys over a connection of its own each time; for one thread."""
+    """Reads the keys over a connection of its own each time; safe in threads, as ``ListReader`` is."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

@@ -138,6 +138,7 @@ def _open_pkcs11(address: Address, observe: Observer) -> Keys:
 def _open_proxy(address: Address, observe: Observer) -> Keys:
     if not address.place.startswith("https://"):
         raise _invalid("proxy: is followed by https://HOST:PORT.")
+    _require_private(address.place)
     files = ClientFiles(
         Path(address.required("ca")), Path(address.required("cert")), Path(address.required("key"))
     )
@@ -146,6 +147,8 @@ def _open_proxy(address: Address, observe: Observer) -> Keys:
 
 def _require_private(url: str) -> None:
     where = urlsplit(url)
+    if where.username is not None or where.password is not None:
+        raise _invalid("It holds no name and no password: it is logged.")
     if where.scheme != "https" and not (where.scheme == "http" and where.hostname in _THIS_MACHINE):
         raise _invalid("A service on another machine is reached by https.")
 

@@ -223,7 +223,7 @@ def running_proxy(folder: Path, backend: str, **environment: str) -> Iterator[Se
 
     def answers() -> bool:
         try:
-            return httpx.get(f"https://{HOST}:{port}/livez", verify=trusting(folder)).is_success
+            return httpx.get(f"https://{HOST}:{port}/livez", verify=trusting(folder, "stranger")).is_success
         except httpx.TransportError:
             return False
 
@@ -242,8 +242,12 @@ def running_proxy(folder: Path, backend: str, **environment: str) -> Iterator[Se
         yield Service(proxy_address(folder, port, "signer"), child, folder)
 
 
-def trusting(folder: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(folder / "ca.pem"))
+def trusting(folder: Path, who: str | None = None) -> ssl.SSLContext:
+    """A client's context; ``who`` names whose certificate it shows."""
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    if who is not None:
+        context.load_cert_chain(folder / f"{who}.pem", folder / f"{who}.key")
+    return context
 
 
 def proxy_address(folder: Path, port: int, who: str) -> str:

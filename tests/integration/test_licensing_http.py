@@ -15,6 +15,7 @@ from domain.dsse import sign_all
 from domain.licence_policies import LicencePolicy
 from domain.ownership import PAYLOAD_TYPE as PROOF_TYPE
 from domain.strict_json import DocumentError
+from serve_app.routes.ownership import CHALLENGES
 from storage.market.commands import Commands
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing
@@ -240,6 +241,14 @@ async def test_ownership_is_proven_once_per_challenge(client, issue):
         client, text, proof=prove(await challenge(client, one.licence_id)), buyer_id="buyer_bob"
     )
     assert (report["valid"], report["ownership"]["status"]) == (False, "other_buyer")
+
+
+async def test_asking_is_rated_as_a_whole(client, issue):
+    """Each ask writes a row, and anybody may ask."""
+    one = issue()
+    path = f"/v1/licences/{one.licence_id}/ownership-challenges"
+    answers = [(await client.as_(None).post(path, {})).status_code for _ in range(CHALLENGES.burst + 1)]
+    assert answers == [409] * CHALLENGES.burst + [429]
 
 
 async def test_another_key_proves_nothing_and_burns_no_challenge(client, issue):

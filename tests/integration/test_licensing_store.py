@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from domain.errors import BusyError, MarketplaceError
+from domain.errors import MarketplaceError
 from domain.ids import new_id
+from domain.licence_refusals import TRANSFERS_A_DAY_MAX
 from domain.ownership import OPEN_MAX, Challenge
 from storage.market.commands import Write
 from storage.market.licences import LicenceReads
@@ -339,6 +340,29 @@ async def test_a_renewal_is_done_once_and_by_the_owner_of_both(owner, store, rea
     await refused("renewal_done", store.renew(write(), new.document_id, old, successor()))
 
 
+@pytest.mark.parametrize("status", ["suspended", "revoked"])
+async def test_a_refund_under_way_is_waited_for_and_its_outcome_counts(migrated, owner, store, status):
+    """The order's commit holds the licence: what is asked meanwhile sees what it says, not what was."""
+    old, bought, handed = issue(owner), issue(owner), issue(owner)
+    transfer_id = await transfer(store, handed)
+    with psycopg.connect(migrated.dsn) as refund:
+        for licence_id in (old, handed):
+            judge(refund, licence_id, status)
+        asked = [
+            asyncio.create_task(one)
+            for one in (
+                store.renew(write(), bought, old, successor()),
+                store.accept_transfer(write("bob"), transfer_id, successor()),
+                activate(store, old),
+                store.register_owner_key(write(), old, b"k" * 32),
+            )
+        ]
+        await asyncio.sleep(0.3)
+        assert not any(one.done() for one in asked)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [one.code for one in answers] == ["licence_not_active"] * 4
+
+
 async def test_two_renewals_in_a_circle_do_not_wait_for_each_other(owner, store):
     one, two = issue(owner), issue(owner)
     await asyncio.gather(
@@ -399,17 +423,47 @@ async def test_a_challenge_is_bound_to_its_licence_and_purpose_and_five_minutes(
     assert stored == 0  # hashed
 
 
-async def test_open_challenges_are_bounded_and_old_ones_go(owner, store, licence):
+async def test_strangers_challenges_push_each_other_out_and_keep_nobody_from_asking(owner, store, licence):
     await store.register_owner_key(write(), licence, b"k" * 32)
-    answers = await asyncio.gather(
-        *(store.challenge(challenge(licence)) for _ in range(OPEN_MAX + 8)), return_exceptions=True
-    )
-    refusals = [one for one in answers if isinstance(one, Exception)]
-    assert len(refusals) == 8
-    assert all(isinstance(one, BusyError) and one.code == "challenges_full" for one in refusals)
+    owner.execute("DELETE FROM market.ownership_challenges")
+    first = challenge(licence)
+    await store.challenge(first)
+    for _ in range(OPEN_MAX // 16):
+        await asyncio.gather(*(store.challenge(challenge(licence)) for _ in range(16)))
+    mine = challenge(licence)
+    await store.challenge(mine)
+    count = "SELECT count(*) FROM market.ownership_challenges"
+    assert owner.execute(count).fetchone() == (OPEN_MAX,)
+    await refused("nonce_unknown", store.answer(first))
+    await store.answer(mine)
+    await refused("nonce_replayed", store.answer(mine))
+    owner.execute("DELETE FROM market.ownership_challenges WHERE used_at IS NOT NULL")
     owner.execute("UPDATE market.ownership_challenges SET expires_at = now() - interval '2 days'")
-    await store.challenge(challenge(licence))
-    assert owner.execute("SELECT count(*) FROM market.ownership_challenges").fetchone() == (1,)
+    for _ in range(11):  # a hundred old ones go with each
+        await store.challenge(challenge(licence))
+    assert owner.execute(count).fetchone() == (11,)
+
+
+async def test_an_answer_is_not_taken_back_by_the_serving_role(migrated, store, licence):
+    await store.register_owner_key(write(), licence, b"k" * 32)
+    one = challenge(licence)
+    await store.challenge(one)
+    await store.answer(one)
+    with (
+        psycopg.connect(migrated.dsn_for("market_app"), autocommit=True) as serving,
+        pytest.raises(psycopg.errors.IntegrityError),
+    ):
+        serving.execute("UPDATE market.ownership_challenges SET used_at = NULL")
+    await refused("nonce_replayed", store.answer(one))
+
+
+async def test_a_buyer_does_not_fill_the_revocation_list_by_handing_licences_to_and_fro(owner, store):
+    licence_id = issue(owner, buyer="eve")
+    for _ in range(TRANSFERS_A_DAY_MAX):
+        await store.end_transfer(write("eve"), await transfer(store, licence_id, principal="eve"))
+    await refused("transfers_many", transfer(store, licence_id, principal="eve"))
+    owner.execute("UPDATE market.licence_transfers SET offered_at = now() - interval '1 day'")
+    await transfer(store, licence_id, principal="eve")
 
 
 async def test_a_new_key_ends_what_was_asked_under_the_old_one(store, licence):

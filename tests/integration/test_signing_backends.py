@@ -1,5 +1,7 @@
 """One contract for all signing backends, each against a real key service on this machine."""
 
+import contextlib
+import socket
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from key_services import (
     trusting,
 )
 
+from cluster.signing_proxy import CONNECTIONS_MAX
 from domain.errors import DependencyError, MarketplaceError
 from storage.signing import guarded
 from storage.signing.backends import open_backend
@@ -172,13 +175,38 @@ def test_only_the_signers_certificate_may_sign(proxy, tmp_path):
     stranger = proxy_address(proxy.folder, port, "stranger")
     assert "caller_not_allowed" in refuses("signer_refused", lambda: open_backend(stranger))
     url = f"https://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, verify=trusting(proxy.folder)) as anonymous:
-        assert anonymous.post("/v1/sign", json={"messages": []}).status_code == 403
-        assert anonymous.get("/v1/key").status_code == 403
+    with httpx.Client(base_url=url, verify=trusting(proxy.folder, "stranger")) as unlisted:
+        assert unlisted.post("/v1/sign", json={"messages": []}).status_code == 403
+        assert unlisted.get("/v1/key").status_code == 403
+    for path in ("/livez", "/v1/key"):  # without a certificate not even a connection
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url + path, verify=trusting(proxy.folder))
     with pytest.raises(httpx.TransportError):
         httpx.get(url.replace("https", "http") + "/livez")
+    keys = open_backend(proxy.address)
+    keys.sign_many([b"message"] * 3)
+    keys.close()
     log = Path(proxy.folder / "proxy.log").read_text()
-    assert "spiffe://marketplace/signer: ok" in log
+    assert "/v1/sign of 3 by spiffe://marketplace/signer: ok" in log, "who had how many messages signed"
+
+
+def test_strangers_connections_do_not_keep_the_signer_out(proxy):
+    """More of them than the proxy serves at once, held open."""
+    port = int(proxy.address.partition("?")[0].rpartition(":")[2])
+    context = trusting(proxy.folder)
+    held = []
+    try:
+        for _ in range(CONNECTIONS_MAX + 8):
+            plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+            held.append(plain)
+            with contextlib.suppress(OSError):  # the refusal comes with the first read, or before
+                held.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+        keys = open_backend(proxy.address)
+        assert len(keys.sign_many([b"message"])) == 1
+        keys.close()
+    finally:
+        for one in held:
+            one.close()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
@@ -11,6 +12,7 @@ from domain import key_lists
 from domain.errors import MarketplaceError
 from domain.key_list_record import ROWS_MAX
 from domain.key_lists import EMPTY
+from storage import migrations
 from storage.market.commands import Write
 from storage.market.pool import build_pool
 from storage.market.signing_keys import OwnConnectionKeys, SigningKeys, add_root, register_signing_key
@@ -247,3 +249,29 @@ async def test_of_two_first_starts_at_once_one_key_is_on_record(migrated, store)
     dsn = migrated.dsn_for("market_app")
     await asyncio.gather(*(asyncio.to_thread(register_signing_key, dsn, key) for key in (A, B, C, D)))
     assert len((await store.on_record()).keys) == 1
+
+
+async def test_lists_from_before_the_record_keep_their_order(database, monkeypatch):
+    steps = migrations.load("storage.market")
+    before = [step for step in steps if step.number < 16]
+    monkeypatch.setattr(migrations, "load", lambda _package: before)
+    migrations.apply(database.dsn, "storage.market", "market")
+    add_root(database.dsn, ROOT.public_key)
+    second = replace(first(), version=7)
+    third = key_lists.reissue(second, NOW)
+    forge(database, key_lists.sign(first(), ROOT), 1)
+    with psycopg.connect(database.dsn, autocommit=True) as owner:
+        for follows, listed in ((1, second), (7, third)):
+            owner.execute(
+                "INSERT INTO market.key_lists (version, follows, root_id, envelope, expires_at, published_by)"
+                " VALUES (%s, %s, %s, %s, now(), 'op')",
+                (listed.version, follows, ROOT.key_id, key_lists.sign(listed, ROOT)),
+            )
+    monkeypatch.setattr(migrations, "load", lambda _package: steps)
+    assert any("0016" in name for name in migrations.apply(database.dsn, "storage.market", "market"))
+    record = OwnConnectionKeys(database.dsn_for("market_app")).on_record()
+    assert (record.listed, record.passed_over) == (third, 0)
+    # A replica of the build before, during the rollout, still publishes and reads.
+    fourth = key_lists.reissue(third, NOW)
+    forge(database, key_lists.sign(fourth, ROOT), 9)
+    assert OwnConnectionKeys(database.dsn_for("market_app")).on_record().listed == fourth

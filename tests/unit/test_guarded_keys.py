@@ -309,6 +309,9 @@ def test_single_message_services_are_called_at_once(clock):
         "vault:http://127.0.0.1.h/m/k?wrap=w&token_file=t",
         "aws-kms:key?wrap=w&region=r&endpoint=http://h:1",
         "aws-kms:key?wrap=w&region=r&endpoint=h",
+        "vault:https://me:secret@h/m/k?wrap=w&token_file=t",
+        "aws-kms:key?wrap=w&region=r&endpoint=https://me@h",
+        "proxy:https://me:secret@h?ca=a&cert=b&key=c",
         "proxy:http://h?ca=a&cert=b&key=c",
         "proxy:https://h?ca=a&cert=b",
         "aws-kms:key?wrap=w&region=r&per_s=0",
@@ -319,6 +322,7 @@ def test_an_address_that_is_not_understood_is_refused(address):
     with pytest.raises(MarketplaceError) as told:
         open_backend(address)
     assert told.value.code == "signing_backend_invalid"
+    assert "secret@" not in told.value.detail
 
 
 def test_an_address_is_taken_apart():

@@ -10,6 +10,7 @@ import pytest
 
 from domain import key_lists, licences
 from domain.dsse import sign_all
+from domain.errors import DependencyError
 from domain.key_lists import EMPTY
 from domain.licences import armour
 from domain.signing import KeyState
@@ -148,3 +149,14 @@ async def test_after_an_earlier_compromise_nothing_holds(market, client):
     await publish(client, key_lists.compromise(first_list(market), market.keys.key_id, since))
     report = await verified(client, licence["armoured"])
     assert (report["valid"], report["key"]["state"]) == (False, KeyState.COMPROMISED.value)
+
+
+async def test_after_a_compromise_no_list_by_that_key_is_shown_again(market, client):
+    """Nobody believes it; not even while nobody else signs."""
+    await client.get("/v1/licences/revocations")
+    market.signer.failure = DependencyError("signer_unavailable", "replaced", 1)
+    since = market.clock().replace(microsecond=0)
+    assert (await client.get("/v1/licences/revocations")).status_code == 200
+    await publish(client, key_lists.compromise(first_list(market), market.keys.key_id, since))
+    answer = await client.get("/v1/licences/revocations")
+    assert (answer.status_code, answer.json()["code"]) == (503, "signer_unavailable")

@@ -11,6 +11,7 @@ from domain.dsse import Envelope, pae
 from domain.errors import DependencyError
 from domain.licences import armour
 from domain.signing import KeyState
+from serve_app.routes import licences as routes
 from serve_app.routes.licences import REVOCATIONS_RETRY_S, REVOCATIONS_TTL_S
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register, verify
@@ -182,6 +183,16 @@ async def test_ten_thousand_revocations_are_signed_too(market, client):
     market.licences.statuses |= {f"lic_{number:026d}": "revoked" for number in range(10_000)}
     document = (await client.get("/v1/licences/revocations")).json()
     assert len(document["revoked"]) == 10_000
+
+
+async def test_a_list_that_fills_up_is_told_in_time(market, client, caplog, monkeypatch):
+    monkeypatch.setattr(routes, "LISTED_WARNING", 2)
+    market.licences.statuses |= {"lic_a": "revoked", "lic_b": "suspended"}
+    await client.get("/v1/licences/revocations")
+    assert "at 100000 it is refused" not in caplog.text
+    market.licences.statuses["lic_c"] = "revoked"
+    await client.get("/v1/licences/revocations")
+    assert "names 3 licences, and at 100000 it is refused" in caplog.text
 
 
 async def test_without_the_signer_there_is_no_list_and_no_lie(market, client):

@@ -42,3 +42,48 @@ CREATE TRIGGER signing_keys_have_one_beginning BEFORE INSERT ON signing_keys
     FOR EACH ROW WHEN (current_user = 'market_app') EXECUTE FUNCTION refuse_second_key();
 
 REVOKE ALL ON FUNCTION join_key_lists(), refuse_second_key() FROM PUBLIC;
+
+-- Anybody may ask for a challenge. Whoever asks for many pushes the oldest out and keeps nobody from getting one; before,
+-- 32 unanswered ones kept the owner's software from activating for five minutes.
+CREATE OR REPLACE FUNCTION open_challenge(
+    p_document_id text, p_nonce_sha256 bytea, p_purpose text, p_life_s int, p_open_max int, p_cleared_max int
+) RETURNS timestamptz LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, market, pg_temp AS $$
+DECLARE
+    v_expires_at timestamptz := clock_timestamp() + p_life_s * interval '1 second';
+BEGIN
+    PERFORM FROM licence_owner_keys WHERE document_id = p_document_id FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM refuse_licensing('owner_key_missing');
+    END IF;
+    DELETE FROM ownership_challenges WHERE nonce_sha256 = ANY (ARRAY(
+        SELECT nonce_sha256 FROM ownership_challenges
+        WHERE expires_at < clock_timestamp() - interval '1 day' ORDER BY expires_at LIMIT p_cleared_max
+        FOR UPDATE SKIP LOCKED));
+    DELETE FROM ownership_challenges WHERE nonce_sha256 = ANY (ARRAY(
+        SELECT nonce_sha256 FROM ownership_challenges WHERE document_id = p_document_id AND used_at IS NULL
+        ORDER BY expires_at DESC OFFSET p_open_max - 1));
+    INSERT INTO ownership_challenges (nonce_sha256, document_id, purpose, expires_at)
+    VALUES (p_nonce_sha256, p_document_id, p_purpose, v_expires_at);
+    RETURN v_expires_at;
+END $$;
+
+-- An answer is final, also for whoever has the serving role's password: it may set used_at and never take it back.
+CREATE TRIGGER ownership_answers_are_facts BEFORE UPDATE ON ownership_challenges
+    FOR EACH ROW WHEN (OLD.used_at IS NOT NULL) EXECUTE FUNCTION refuse_change();
+
+-- Each document that was replaced stays on the revocation list for ever, and the list is bounded. Handing licences to and
+-- fro costs nothing, so it is bounded for each buyer.
+CREATE INDEX licence_transfers_by_buyer ON licence_transfers (from_buyer_id, offered_at);
+CREATE FUNCTION bound_transfers() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, market, pg_temp AS $$
+BEGIN
+    IF (SELECT count(*) FROM licence_transfers WHERE from_buyer_id = NEW.from_buyer_id
+        AND offered_at > clock_timestamp() - interval '1 day') >= 100 THEN
+        PERFORM refuse_licensing('transfers_many');
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER licence_transfers_are_bounded BEFORE INSERT ON licence_transfers
+    FOR EACH ROW EXECUTE FUNCTION bound_transfers();
+
+REVOKE ALL ON FUNCTION bound_transfers() FROM PUBLIC;
