@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -134,13 +135,9 @@ class Spool:
             f"SELECT order_id, {_OBJECT_COLUMNS} FROM objects WHERE order_id BETWEEN ? AND ?",  # noqa: S608 - constants
             (order_ids[0], order_ids[-1]),
         ):
-            found[order_id].append(
-                StripeObject(
-                    *(object_id, kind, payment, amount, currency, status, datetime.fromtimestamp(at, UTC)),
-                    *rest,
-                    tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees)),
-                )
-            )
+            told = tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees))
+            first = (object_id, kind, payment, amount, currency, status, datetime.fromtimestamp(at, UTC))
+            found[order_id].append(replace(StripeObject(*first, *rest), fees=told))
         return found
 
     def entries_of(self, order_ids: Sequence[str]) -> Mapping[str, list[Booked]]:
