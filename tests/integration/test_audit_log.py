@@ -222,6 +222,26 @@ async def test_a_log_that_is_younger_than_its_orders_catches_up_in_pages(world, 
     assert max(b - a for a, b in pairwise([0, *sizes])) <= 251, "a page at a time"
 
 
+async def test_what_a_relay_without_the_log_published_is_found_at_the_next_start(
+    world, owner, pool, migrated
+):
+    order, other = new_order(), new_order()
+    commit(owner, order, "order.created")
+    await world.drain()
+    commit(owner, order, "order.screened")
+    commit(owner, other, "order.created", "order.screened")
+    owner.execute("DELETE FROM market.outbox")  # as a relay of an earlier build does
+    await world.drain()
+    assert (await world.log.state()).size == 1, "one look at a start is enough while all relays know the log"
+    await world.close()
+    again = LogWorld(migrated.dsn_for("market_app"), pool, world.signer)
+    await again.drain()
+    await again.drain()
+    found, _ = await whole(again.log)
+    assert len(found) == len({one.subject_id for one in found}) == 4
+    await again.close()
+
+
 async def test_documents_that_no_order_issued_are_logged_as_well(world, owner):
     market = FakeMarket()
     licence = record_licence(owner, market)
