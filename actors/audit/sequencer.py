@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actors.relay.stopped_keys import backoff_s
-from actors.signer.checkpoints import HeadClaim, LastSigned
+from actors.signer.checkpoints import HeadClaim, LastSigned, SignedHead
 from domain.errors import ConflictError, MarketplaceError
 from domain.merkle.tree import Head
 from storage.market.audit_log import DOCUMENTS_MAX, KeptCheckpoint, LogState
@@ -58,7 +58,7 @@ class SignsHeads(Protocol):
     async def last_checkpoint(self) -> LastSigned:
         """Return the last head that was signed, and who signs."""
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         """Sign a head that continues it."""
 
 
@@ -134,8 +134,9 @@ class Sequencer:
             return state.size
         head = await self._log.head(state.size)
         proof: Sequence[bytes] = await self._log.consistency(last.head.size, head.size)
-        note = await self._signer.sign_checkpoint(HeadClaim(state.origin, head, last.head, tuple(proof)))
-        await self._log.keep_checkpoint(head, last.key_id, note)
+        claim = HeadClaim(state.origin, head, last.head, tuple(proof))
+        signed = await self._signer.sign_checkpoint(claim)
+        await self._log.keep_checkpoint(head, signed.key_id, signed.note)
         return head.size
 
     def _failed(self) -> None:

@@ -63,10 +63,11 @@ FROM market.audit_entries AS a
 WHERE a.position >= %(begin)s AND a.position < %(end)s ORDER BY a.position
 
 -- name: is_party
--- Whether a buyer may see an entry: the order's buyer all of that order; the owner of a document that document.
+-- Whether a buyer may see an entry: the order's buyer its events and deliveries; a licence's document is its owner's,
+-- for it may have been handed on.
 SELECT EXISTS (
     SELECT FROM market.audit_entries AS a JOIN market.orders AS o ON o.order_id = a.order_id
-    WHERE a.subject_id = %(subject_id)s AND o.buyer_id = %(buyer_id)s
+    WHERE a.subject_id = %(subject_id)s AND a.kind <> 'licence' AND o.buyer_id = %(buyer_id)s
 ) OR EXISTS (
     SELECT FROM market.licence_documents WHERE document_id = %(subject_id)s AND buyer_id = %(buyer_id)s
 )
