@@ -217,7 +217,7 @@ class Publisher:
         with tempfile.TemporaryFile(prefix="bundle-") as file:
             bundle = await self._uploads.call(lambda: self._download(upload, file))
             _require(release, checked.manifest, bundle)
-            await self._uploads.call(lambda: check_archive(file, bundle.size))
+            await self._uploads.call(lambda: check_archive(file, bundle.size, release.bundle_name))
             digest, stored = await self._payloads.call(lambda: self._encrypt(file, file_key, payload_key))
         if (digest.plaintext_sha256, digest.plaintext_size) != (bundle.sha256, bundle.size):
             raise ConflictError(
