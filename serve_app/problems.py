@@ -250,6 +250,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "order_unreadable": (503, "A newer build has moved the order"),
     "webhook_dropped": (409, "An operator has dropped this webhook"),
     "order_contended": (503, "The order is changing"),
+    "publication_running": (503, "The bundle is being encrypted"),
     "publisher_busy": (503, "The publisher is busy"),
     "streams_full": (503, "Too many progress streams"),
     "deadline_exceeded": (503, "The request took too long"),

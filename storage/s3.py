@@ -264,6 +264,17 @@ class Bucket:
         """Delete one version; one that is gone already is no failure. Blocks."""
         self._client.delete_object(Bucket=self.name, Key=stored.key, VersionId=stored.version_id)
 
+    def erase(self, key: str) -> None:
+        """Delete every version of a key and every upload to it that was not completed. Blocks."""
+        for one in self._client.list_multipart_uploads(Bucket=self.name, Prefix=key).get("Uploads", ()):
+            if one["Key"] == key:
+                self.abort_upload(key, one["UploadId"])
+        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key)
+        for page in pages:
+            for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                if one["Key"] == key:
+                    self._client.delete_object(Bucket=self.name, Key=key, VersionId=one["VersionId"])
+
     def reachable(self) -> bool:
         """Whether the bucket answers. Blocks."""
         try:

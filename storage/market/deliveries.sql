@@ -28,15 +28,15 @@ WHERE delivery_id = %(delivery_id)s ORDER BY position DESC LIMIT %(limit)s
 -- name: keep_joined
 -- Asked for again: it stays. What has expired may be half deleted, so it never comes back.
 UPDATE market.joined_deliveries SET expires_at = now() + %(kept_s)s * interval '1 second'
-WHERE delivery_id = %(delivery_id)s AND expires_at > now()
+WHERE (delivery_id, version_id) = (
+    SELECT delivery_id, version_id FROM market.joined_deliveries
+    WHERE delivery_id = %(delivery_id)s AND expires_at > now() ORDER BY expires_at DESC, version_id LIMIT 1)
 RETURNING object_key, version_id, bytes
 
 -- name: record_joined
 INSERT INTO market.joined_deliveries (delivery_id, object_key, version_id, bytes, expires_at)
 VALUES (%(delivery_id)s, %(object_key)s, %(version_id)s, %(bytes)s, now() + %(kept_s)s * interval '1 second')
-ON CONFLICT (delivery_id) DO UPDATE SET
-    object_key = excluded.object_key, version_id = excluded.version_id, bytes = excluded.bytes,
-    expires_at = excluded.expires_at
+-- Another replica may have joined the same: both are on record, and each is deleted in its time.
 
 -- name: expired_joined
 SELECT delivery_id, object_key, version_id, bytes FROM market.joined_deliveries

@@ -89,6 +89,14 @@ class DeliveriesContract:
         await store.forget_joined(A, "v2")
         assert await store.keep_joined(A, 100) is None
 
+    async def test_two_that_were_joined_at_once_are_both_deleted_in_their_time(self, store, later):
+        other = StoredObject(JOINED.key, "v2", 1_234)
+        await store.record_joined(A, JOINED, 100)
+        await store.record_joined(A, other, 100)
+        assert await store.keep_joined(A, 50) in (JOINED, other)
+        await later(101)
+        assert {one.version_id for _, one in await store.expired_joined(10)} == {"v1", "v2"}
+
     async def test_the_oldest_expired_come_first(self, store, later):
         for number, delivery_id in enumerate(("dlv_3", "dlv_1", "dlv_2"), 1):
             await store.record_joined(delivery_id, JOINED, 10 * number)

@@ -49,6 +49,7 @@ from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.publications import Publications
 from storage.market.releases import Releases
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
@@ -127,7 +128,7 @@ class Market:
                 orders=FakeDirectory(self.host),
                 reads=store,
                 catalogue=catalogue,
-                publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
+                publisher=Publisher(catalogue, Publications(pool), uploads, payloads, signer, utc_now),
                 releases=Releases(pool),
                 part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),

@@ -146,7 +146,14 @@ async def test_a_join_that_failed_is_tried_again(market, buyer, monkeypatch):
 async def test_the_joined_file_goes_a_day_after_it_was_last_asked_for(market, buyer):
     _, delivery = await bought(market, buyer)
     path = f"/v1/deliveries/{delivery['id']}/joined"
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = StorageUpkeep(
+        market.deliveries,
+        market.releases,
+        market.publications,
+        market.uploads,
+        market.payloads,
+        market.clock,
+    )
     await buyer.post(path, {})
     market.clock.now += timedelta(seconds=KEPT_S - 1)
     await buyer.post(path, {})

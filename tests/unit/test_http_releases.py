@@ -25,6 +25,17 @@ def seller(market):
     return Client(market.app(), "seller")
 
 
+def upkeep_of(market):
+    return StorageUpkeep(
+        market.deliveries,
+        market.releases,
+        market.publications,
+        market.uploads,
+        market.payloads,
+        market.clock,
+    )
+
+
 def told(answer, status, code):
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
 
@@ -313,7 +324,7 @@ async def test_what_is_uploaded_after_completion_is_refused(market, seller, smal
 async def test_an_abandoned_upload_is_dropped_after_a_week(market, seller, small_parts):
     _, draft = await drafted(market, seller)
     await begun(seller, draft, 250)
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     market.clock.now += timedelta(seconds=UPLOADS_KEPT_S)
     assert await upkeep.once() == 0
     market.clock.now += timedelta(seconds=1)
@@ -323,7 +334,7 @@ async def test_an_abandoned_upload_is_dropped_after_a_week(market, seller, small
 
 
 async def test_what_a_dead_process_began_is_dropped_after_longer_than_anything_on_record(market):
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     market.payloads.begin_upload("rel/a.age-payload")
     market.uploads.begin_upload("sku/a.tar")
     market.clock.now += timedelta(seconds=ORPHANS_KEPT_S)
@@ -350,7 +361,7 @@ async def test_upkeep_goes_on_after_a_failure(market, monkeypatch, caplog):
         return []
 
     monkeypatch.setattr(market.deliveries, "expired_joined", expired)
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     upkeep.start()
     while len(waited) < 4:
         await real_sleep(0)
