@@ -1,6 +1,7 @@
 """A download goes on where it was, whatever interrupts it, and only the signed bytes get the name."""
 
 import fcntl
+import gzip
 import hashlib
 import secrets
 import stat
@@ -45,6 +46,8 @@ class Storage:
         self.matches = []
         self.takes_ranges = True
         self.etag = '"v1"'
+        self.total = None
+        self.encoding = None
 
     def __call__(self, request):
         self.urls.append(str(request.url))
@@ -59,9 +62,13 @@ class Storage:
         headers = {"ETag": self.etag}
         if self.takes_ranges and (span := request.headers.get("range")):
             start, status = int(span.removeprefix("bytes=").removesuffix("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(self.payload) - 1}/{len(self.payload)}"
+            total = self.total or len(self.payload)
+            headers["Content-Range"] = f"bytes {start}-{len(self.payload) - 1}/{total}"
         body = self.payload[start:]
         headers["Content-Length"] = str(len(body))
+        if self.encoding:
+            headers["Content-Encoding"] = self.encoding
+            headers["Content-Length"] = str(len(PAYLOAD))
         return httpx.Response(
             status, headers=headers, stream=Cut(body, self.cuts.pop(0) if self.cuts else len(body))
         )
@@ -215,6 +222,43 @@ def test_what_was_left_and_altered_never_gets_the_name(fetch, storage, file, tmp
         assert parts(tmp_path) == []
         fetch()
     assert file.read_bytes() == HEADER + PAYLOAD
+
+
+def test_what_comes_is_never_unpacked(fetch, storage, tmp_path):
+    """A hostile storage may compress terabytes into a few bytes; nobody asked for that."""
+    storage.payload = gzip.compress(bytes(len(PAYLOAD)))
+    storage.encoding = "gzip"
+    refused(fetch, "payload_altered")
+    assert parts(tmp_path) == []
+
+
+def test_a_length_that_is_not_told_is_fine(fetch, storage, file):
+    storage.total = "*"
+    storage.cuts = [1_000]
+    fetch()
+    assert file.read_bytes() == HEADER + PAYLOAD
+
+
+def test_a_redirect_is_not_followed(fetch, storage):
+    storage.statuses = [302] * 10
+    assert "answered 302" in refused(fetch, "download_failed")
+    assert set(storage.urls) == {"http://s3.test/first"}
+
+
+@pytest.mark.parametrize("url", ["http://a\0b/", "file:///etc/passwd", "nonsense", "http://x:99999/"])
+def test_a_link_that_is_none_is_told(url, tmp_path):
+    def run():
+        download(
+            url,
+            lambda: url,
+            MANIFEST,
+            tmp_path / "logline.age",
+            lambda *_: None,
+            pause=lambda _seconds: None,
+        )
+
+    refused(run, "download_failed")
+    assert parts(tmp_path) == []
 
 
 def test_what_was_left_of_another_manifest_is_not_gone_on_with(fetch, storage, file, tmp_path):
