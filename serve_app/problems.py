@@ -113,6 +113,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "tax_table_missing": (503, "There is no tax table"),
     "tax_unavailable": (503, "The tax service is unavailable"),
     "recipient_invalid": (422, "The recipient is not an age recipient"),
+    "recipient_unsafe": (422, "The recipient is not a sound key"),
     "recipient_mismatch": (422, "Recipient and delivery mode do not fit"),
     "delivery_mode_unknown": (422, "No such delivery mode"),
     "payment_method_unknown": (422, "No such payment method"),

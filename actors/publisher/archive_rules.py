@@ -6,6 +6,7 @@ of another file, a device, or a name that loses its last dot.
 """
 
 import re
+import time
 import unicodedata
 
 from domain.errors import RejectedError
@@ -15,6 +16,7 @@ FOLDERS_MAX = 20_000  # named or not: deep paths of few members would fill the m
 UNPACKED_BYTES_MAX = 32 * 2**30  # four times the largest bundle: disks of buyers and sandboxes
 RATIO_MAX = 200  # unpacked to packed; text compresses 20 times, zeros 1,000 times
 RATIO_FREE_BYTES = 16 * 2**20  # small archives of empty files exceed any ratio and hurt nobody
+UNPACKING_S_MAX = 1_800.0  # 8 GiB of bzip2 take half of it on a slow core; a thread is held meanwhile
 NAME_CHARS_MAX = 512
 PART_BYTES_MAX = 255  # what file systems take for one name
 MODES_REFUSED = 0o7000  # set-user-id, set-group-id and sticky: root's tar would keep them
@@ -88,9 +90,10 @@ def _folded(part: str) -> str:
 
 
 class Budget:
-    """How many bytes may still come out of the decompressor."""
+    """How many bytes may still come out of the decompressor, and until when."""
 
     def __init__(self, packed_bytes: int) -> None:
+        self._until_s = time.monotonic() + UNPACKING_S_MAX
         self._left = min(UNPACKED_BYTES_MAX, max(RATIO_FREE_BYTES, packed_bytes * RATIO_MAX))
 
     def spend(self, size: int) -> None:
@@ -98,6 +101,8 @@ class Budget:
         self._left -= size
         if self._left < 0:
             raise unsafe("it unpacks to far more than it holds")
+        if time.monotonic() > self._until_s:
+            raise unsafe(f"it takes longer than {UNPACKING_S_MAX:.0f} s to unpack")
 
 
 def unsafe(why: str) -> RejectedError:

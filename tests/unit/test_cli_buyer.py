@@ -1,4 +1,5 @@
 import json
+import resource
 import stat
 from datetime import UTC, datetime, timedelta
 
@@ -450,3 +451,31 @@ def test_a_truncated_file_that_a_trusted_manifest_describes_leaves_no_plaintext(
     assert (status, json.loads(out)["error"]["code"]) == (1, "payload_altered")
     assert not plaintext.exists()
     assert leftovers(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_while_decrypting_leaves_no_plaintext(cli, bought, tmp_path):
+    files = bought["files"][0]
+    plaintext = tmp_path / files["plaintext"]
+    plaintext.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        status, out, _ = cli("decrypt", files["encrypted"], "--json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (status, json.loads(out)["error"]["code"]) == (1, "file_unwritable")
+    assert not plaintext.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_link_planted_where_results_go_is_replaced_and_not_followed(cli, bought, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    files = bought["files"][0]
+    for name in ("plaintext", "manifest", "licence", "encrypted"):
+        (tmp_path / files[name]).unlink()
+        (tmp_path / files[name]).symlink_to(victim)
+    assert cli("fetch", bought["order"]["id"])[0] == 0
+    assert cli("decrypt", files["encrypted"])[0] == 0
+    assert victim.read_text() == "mine"
+    assert not any((tmp_path / files[name]).is_symlink() for name in ("plaintext", "manifest", "encrypted"))

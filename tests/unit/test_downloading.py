@@ -3,6 +3,7 @@
 import fcntl
 import gzip
 import hashlib
+import resource
 import secrets
 import stat
 
@@ -281,6 +282,34 @@ def test_more_than_was_asked_for_in_what_was_left_is_cut_off(fetch, storage, fil
     (left,) = parts(tmp_path)
     left.write_bytes(HEADER + PAYLOAD + b"more")
     fetch()
+    assert file.read_bytes() == HEADER + PAYLOAD
+
+
+def test_killed_right_before_the_rename_nothing_is_fetched_again(fetch, storage, file, tmp_path):
+    storage.cuts = [100_000, *[0] * (FAILURES_MAX - 1)]
+    refused(fetch, "download_failed")
+    (left,) = parts(tmp_path)
+    left.write_bytes(HEADER + PAYLOAD)
+    storage.ranges.clear()
+    fetch()
+    assert storage.ranges == []
+    assert file.read_bytes() == HEADER + PAYLOAD
+    assert parts(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_said_and_the_next_run_goes_on(fetch, storage, file, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        text = refused(fetch, "file_unwritable")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "What has come is kept" in text
+    (left,) = parts(tmp_path)
+    assert left.read_bytes() == (HEADER + PAYLOAD)[:300_000]
+    storage.ranges.clear()
+    fetch()
+    assert storage.ranges == [f"bytes={300_000 - len(HEADER)}-"]
     assert file.read_bytes() == HEADER + PAYLOAD
 
 

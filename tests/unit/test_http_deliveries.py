@@ -9,6 +9,7 @@ from actors.deliveries import joining
 from actors.deliveries.joining import KEPT_S, RUNNING_MAX
 from actors.deliveries.upkeep import StorageUpkeep
 from domain.errors import DependencyError
+from storage.age.recipients import recipient_text
 from storage.market.deliveries import LINKS_MAX, WINDOW_S
 from tests.fakes.http_client import Client, pay
 from tests.fakes.ingress import RECIPIENT, FakeMarket
@@ -205,3 +206,45 @@ async def test_a_browser_gets_what_opens_a_delivery(market, buyer):
     told(await buyer.as_("buyer2").get(f"/v1/deliveries/{delivery['id']}/opening"), 404, "delivery_not_found")
     await buyer.as_("operator").post(f"/v1/orders/{order_id}/refunds", {"reason": "asked"})
     told(await buyer.get(f"/v1/deliveries/{delivery['id']}/opening"), 409, "licence_not_active")
+
+
+async def test_a_yank_during_a_purchase_does_not_keep_it(market, buyer):
+    """What was ordered is what is delivered; only the next order finds it off sale."""
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": RECIPIENT},
+    }
+    order_id = (await buyer.post("/v1/orders", body)).json()["id"]
+    path = f"/v1/releases/{sku.latest_release.release_id}/yank"
+    assert (await buyer.as_("operator").post(path, {"reason": "Eats logs."})).is_success
+    await pay(market, buyer.as_(None), order_id)
+    (delivery,) = (await buyer.get(f"/v1/orders/{order_id}/deliveries")).json()["items"]
+    assert delivery["release_id"] == sku.latest_release.release_id
+    told(await buyer.post("/v1/orders", body), 409, "sku_unpublished")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "code"),
+    [
+        ("age1yubikey1q2w7u3vpya839jxxuq8g0sedh3d740d4xvn639sqhr95ejj8vu3hyfumptt", "recipient_invalid"),
+        ("age1pq1" + "q" * 100, "recipient_invalid"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW", "recipient_invalid"),
+        (RECIPIENT.upper(), "recipient_invalid"),
+        (recipient_text(bytes(32)), "recipient_unsafe"),
+        (recipient_text(b"\x01" + bytes(31)), "recipient_unsafe"),
+        (recipient_text(b"\xee" + b"\xff" * 30 + b"\x7f"), "recipient_unsafe"),
+    ],
+    ids=["plugin", "hybrid", "ssh", "upper case", "zero", "low order", "not canonical"],
+)
+async def test_a_recipient_that_is_no_sound_x25519_key_is_refused(market, buyer, recipient, code):
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": recipient},
+    }
+    before = market.writes()
+    told(await buyer.post("/v1/orders", body), 422, code)
+    assert market.writes() == before

@@ -278,6 +278,28 @@ async def test_parts_that_are_not_what_was_sent_are_refused(market, seller, smal
     await refuse(market, seller.post(path, {"parts": parts}), 409, "upload_incomplete")
 
 
+async def test_an_upload_that_was_completed_by_a_process_that_died_is_taken_as_it_is(
+    market, seller, small_parts, monkeypatch
+):
+    _, draft = await drafted(market, seller)
+    data = bundle()
+    await begun(seller, draft, len(data))
+    numbers = range(1, len(releases.parts_of(len(data))) + 1)
+    parts = [{"number": n, "etag": put(market, draft, n, data[100 * (n - 1) : 100 * n])} for n in numbers]
+    path = f"/v1/releases/{draft['id']}/upload/complete"
+    with monkeypatch.context() as dying:
+
+        async def dead(*_):
+            raise DependencyError("database_unavailable", "killed here", 1)
+
+        dying.setattr(market.releases, "complete_upload", dead)
+        told(await seller.post(path, {"parts": parts}), 503, "database_unavailable")
+    done = await seller.post(path, {"parts": parts})
+    assert done.json() == {"release_id": draft["id"], "bundle_version": "1"}
+    answer = await seller.post(f"/v1/releases/{draft['id']}/publish", {"manifest": manifest(data)})
+    assert answer.status_code == 200, answer.text
+
+
 async def test_another_length_begins_anew(market, seller, small_parts):
     _, draft = await drafted(market, seller)
     await begun(seller, draft, 250)

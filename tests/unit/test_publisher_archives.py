@@ -237,3 +237,10 @@ def test_folders_are_bounded_also_those_that_only_stand_in_names(pack, monkeypat
         )
     )
     refuse(pack(*((f"{n}/" + "/".join("f" * 30) + "/x", b"") for n in range(4))), "more than 100 folders")
+
+
+@pytest.mark.parametrize("pack", [tar, zipped])
+def test_the_time_for_unpacking_is_bounded(pack, monkeypatch):
+    """A billion empty blocks, or the slowest of decompressors, hold a thread for so long and no longer."""
+    monkeypatch.setattr(archive_rules, "UNPACKING_S_MAX", -1.0)
+    refuse(pack(("app/a", b"x" * 5_000)), "longer than")
