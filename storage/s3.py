@@ -260,10 +260,6 @@ class Bucket:
         finally:
             body.close()
 
-    def delete(self, stored: StoredObject) -> None:
-        """Delete one version; one that is gone already is no failure. Blocks."""
-        self._client.delete_object(Bucket=self.name, Key=stored.key, VersionId=stored.version_id)
-
     def erase(self, key: str) -> None:
         """Delete every version of a key and every upload to it that was not completed. Blocks."""
         for one in self._client.list_multipart_uploads(Bucket=self.name, Prefix=key).get("Uploads", ()):

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from domain.errors import DependencyError, MarketplaceError
 from storage.market.releases import AbandonedUpload, SpentBundle
-from storage.s3 import Bucket, StoredObject
+from storage.s3 import Bucket
 
 log = logging.getLogger("marketplace.storage_upkeep")
 
@@ -32,10 +32,10 @@ ORPHANS_KEPT_S = UPLOADS_KEPT_S + 86_400  # longer than anything that is on reco
 class UpkeepStore(Protocol):
     """``storage.market.deliveries``."""
 
-    async def expired_joined(self, limit: int) -> list[tuple[str, StoredObject]]:
-        """List expired joined objects by delivery."""
+    async def expired_joined(self, limit: int) -> list[str]:
+        """List the keys of expired joined objects."""
 
-    async def forget_joined(self, delivery_id: str, version_id: str) -> None:
+    async def forget_joined(self, object_key: str) -> None:
         """Forget one."""
 
 
@@ -108,9 +108,9 @@ class StorageUpkeep:
             DependencyError: storage or database is down; what was deleted stays deleted.
         """
         expired = await self._joined.expired_joined(BATCH)
-        for delivery_id, joined in expired:
-            await self._bucket.call(partial(self._bucket.delete, joined))
-            await self._joined.forget_joined(delivery_id, joined.version_id)
+        for key in expired:
+            await self._bucket.call(partial(self._bucket.erase, key))
+            await self._joined.forget_joined(key)
         abandoned = await self._uploads.abandoned_uploads(UPLOADS_KEPT_S, BATCH)
         for upload in abandoned:
             await self._bucket.call(partial(self._bucket.abort_upload, upload.key, upload.upload_id))

@@ -175,7 +175,6 @@ class FakeBucket:
     name: str
     clock: FakeClock
     objects: dict[str, list[bytes]] = field(default_factory=dict)
-    deleted: list[StoredObject] = field(default_factory=list)
     parts: dict[tuple[str, str], dict[int, bytes]] = field(default_factory=dict)
     begun: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
@@ -201,9 +200,6 @@ class FakeBucket:
         joined = self.newest(key)
         assert joined is not None
         return joined
-
-    def delete(self, stored: StoredObject) -> None:
-        self.deleted.append(stored)
 
     def erase(self, key: str) -> None:
         self.objects.pop(key, None)

@@ -76,12 +76,12 @@ async def test_the_joined_file_is_header_and_payload_and_is_made_once(market, bu
     path = f"/v1/deliveries/{delivery['id']}/joined"
     first = await buyer.post(path, {}, key="once")
     assert first.status_code == 200, first.text
-    (whole,) = market.uploads.objects[f"joined/{delivery['id']}.age"]
+    ((whole,),) = market.uploads.objects.values()
     row = market.store.deliveries[delivery["id"]]
     assert whole == row.header + b"payload of logline"
     assert first.json()["bytes"] == len(whole)
     assert first.json()["file_name"] == "logline-1.0.0.tar.gz.age"
-    assert f"joined/{delivery['id']}.age?versionId=1" in first.json()["url"]
+    assert f"/{delivery['id']}.age?versionId=1" in first.json()["url"]
     again = await buyer.post(path, {}, key="once")
     assert again.headers["idempotent-replayed"] == "true"
     assert (await buyer.post(path, {})).status_code == 200
@@ -162,9 +162,28 @@ async def test_the_joined_file_goes_a_day_after_it_was_last_asked_for(market, bu
     assert await upkeep.once() == 0
     market.clock.now += timedelta(seconds=1)
     assert await upkeep.once() == 1
-    assert [one.version_id for one in market.uploads.deleted] == ["1"]
+    assert market.uploads.objects == {}
     assert await upkeep.once() == 0
-    assert (await buyer.post(path, {})).json()["url"].endswith("versionId=2")
+    assert (await buyer.post(path, {})).status_code == 200
+    assert len(market.uploads.objects) == 1
+
+
+async def test_a_join_that_dies_leaves_nothing_that_nobody_knows_of(market, buyer, monkeypatch):
+    _, delivery = await bought(market, buyer)
+    path = f"/v1/deliveries/{delivery['id']}/joined"
+    with monkeypatch.context() as dying:
+
+        async def dead(_joined):
+            raise DependencyError("database_unavailable", "killed here", 2)
+
+        dying.setattr(market.deliveries, "record_joined", dead)
+        told(await buyer.post(path, {}), 503, "database_unavailable")
+    assert (await buyer.post(path, {})).status_code == 200
+    assert len(market.uploads.objects) == 2
+    market.clock.now += timedelta(seconds=KEPT_S)
+    parts = (market.deliveries, market.releases, market.publications, market.uploads, market.payloads)
+    assert await StorageUpkeep(*parts, market.clock).once() == 2
+    assert market.uploads.objects == {}
 
 
 async def test_what_was_refunded_is_not_handed_out(market, buyer):

@@ -33,8 +33,15 @@ CREATE INDEX bundle_uploads_by_age ON bundle_uploads (drop_after);
 INSERT INTO bundle_uploads (release_id, drop_after)
 SELECT release_id, now() + CASE WHEN state = 'draft' THEN interval '30 days' ELSE interval '2 hours' END FROM releases;
 
--- Two replicas may join the same delivery at once: each joined object is on record, and each is deleted in its time.
-ALTER TABLE joined_deliveries DROP CONSTRAINT joined_deliveries_pkey, ADD PRIMARY KEY (delivery_id, version_id);
+-- A joined object is on record, under a key of its own, before it is made: two replicas may join the same delivery at
+-- once, and one may die in the middle. Until it is made it has no version.
+ALTER TABLE joined_deliveries
+    DROP CONSTRAINT joined_deliveries_pkey,
+    ADD PRIMARY KEY (object_key),
+    ALTER COLUMN version_id DROP NOT NULL,
+    ALTER COLUMN bytes DROP NOT NULL,
+    ADD CHECK ((version_id IS NULL) = (bytes IS NULL));
+CREATE INDEX joined_deliveries_of_delivery ON joined_deliveries (delivery_id);
 
 DO $$
 BEGIN
