@@ -344,7 +344,7 @@ class PartedUpload:
             created = self._client.create_multipart_upload(**self._target, ChecksumAlgorithm="SHA256")
             self._upload_id = created["UploadId"]
         number = len(self._parts) + 1
-        body = bytes(self._buffer[:size])
+        body = bytes(memoryview(self._buffer)[:size])  # one copy, where a slice of a bytearray is another
         answer = self._client.upload_part(
             **self._target,
             UploadId=self._upload_id,
