@@ -54,13 +54,17 @@ WHERE payload_key = %(payload_key)s AND release_id = %(release_id)s AND current
 RETURNING payload_key
 
 -- name: publish_release
--- Only a draft is published, and it never changes afterwards.
-UPDATE market.releases
+-- Only a draft is published, and it never changes afterwards. Replicas' clocks differ, and what is newest is told by time:
+-- so it is later than whatever its channel had.
+UPDATE market.releases AS r
 SET state = 'published', manifest = %(manifest)s, countersignature = %(countersignature)s,
     minisig = %(minisig)s, bundle_sha256 = %(bundle_sha256)s, bundle_bytes = %(bundle_bytes)s,
     licence_days = %(licence_days)s, licence_activation = %(licence_activation)s, payload_key = %(payload_key)s,
     payload_version = %(payload_version)s, payload_sha256 = %(payload_sha256)s, payload_bytes = %(payload_bytes)s,
-    wrapped_file_key = %(wrapped_file_key)s, published_at = %(published_at)s
+    wrapped_file_key = %(wrapped_file_key)s,
+    published_at = greatest(%(published_at)s, (
+        SELECT max(n.published_at) + interval '1 microsecond' FROM market.releases n
+        WHERE n.sku_id = r.sku_id AND n.channel = r.channel AND n.state <> 'draft'))
 WHERE release_id = %(release_id)s AND state = 'draft'
 RETURNING release_id
 

@@ -73,6 +73,10 @@ class FakePublications:
             return False
         if await self.catalogue.commands.claim(write, publication.release_id) is not None:
             raise RejectedError("idempotency_key_reused", "reused")
+        ever = self.catalogue.of_channel(release.sku_id, release.channel, "published", "yanked")
+        if ever and ever[-1].published_at is not None:
+            later = ever[-1].published_at + timedelta(microseconds=1)
+            publication = replace(publication, published_at=max(publication.published_at, later))
         del self.attempts[attempt.payload_key]
         until = self.catalogue.clock() + timedelta(seconds=SPENT_BUNDLE_KEPT_S)
         self.catalogue.kept_bundles[publication.release_id] = until
