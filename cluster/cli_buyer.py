@@ -389,11 +389,7 @@ def verify(
             held = offline_files.read(licence, trusted)
             trusted = held.trusted
             report = None if offline else client.verify_licence(held.armoured, buyer_id)
-            given: bytes | Check | None = held.revocations
-            if revocations:
-                given = read_bounded(revocations, DOCUMENT_BYTES_MAX)
-            elif not offline:
-                given = _fetched_list(client)
+            given = _given_list(held, revocations, None if offline else client)
             listed, checks = _judged_list(given, held, _identity_path(identity).parent, base_url)
             now = datetime.now(UTC)
             log_proof = held.log_proof or told_log_proof(report)
@@ -423,6 +419,15 @@ def verify(
         )
         if not passed(checks):
             raise typer.Exit(EXIT_FAILED)
+
+
+def _given_list(
+    held: offline_files.HeldLicence, path: Path | None, client: MarketplaceClient | None
+) -> bytes | Check | None:
+    """Return the revocation list to judge by: the one that was named, the newest, or the held file's own."""
+    if path:
+        return read_bounded(path, DOCUMENT_BYTES_MAX)
+    return _fetched_list(client) if client else held.revocations
 
 
 def _fetched_list(client: MarketplaceClient) -> bytes | Check:
