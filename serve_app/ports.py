@@ -133,7 +133,7 @@ class ReleaseStore(Protocol):
         """Return the newest published release of each channel."""
 
     async def expect_bundle(self, release_id: str, kept_s: int) -> None:
-        """Put on record that a bundle may be uploaded, and for how many seconds an unpublished one is kept."""
+        """Put on record that a bundle may be uploaded, and how long an unpublished one is kept."""
 
     async def yank(self, write: Write, release_id: str, reason: str, at: datetime) -> Recorded | None:
         """Yank a published release."""
