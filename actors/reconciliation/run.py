@@ -300,8 +300,8 @@ class Reconciler:
         self._pause()
         report.looked_at += 1
         order = self._market.orders([order_id]).get(order_id)
-        if order_id in self._market.unreadable:
-            return ()  # a newer build has moved it; to call it unknown would be wrong
+        if order_id in self._market.unreadable:  # a newer build has moved it: it is not unknown
+            return ()
         if order is not None and order.payment_intent_id is not None:
             payments = payments | {order.payment_intent_id}
         entries = self._ledger.of_order(order_id)
@@ -382,9 +382,8 @@ class Reconciler:
         """Close cases of transfers and reversals that their payouts have recorded since."""
         known = [one for one in open_cases if one.kind in SETTLING]
         if self._payouts is not None and known:
-            report.resolved += self._market.resolve_loose(
-                SETTLING, still_open(self._payouts, known), self._accepted
-            )
+            still = still_open(self._payouts, known)
+            report.resolved += self._market.resolve_loose(SETTLING, still, self._accepted)
 
     def _loose_ends(
         self,

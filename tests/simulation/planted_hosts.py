@@ -73,7 +73,7 @@ def cached_state_kept_after_a_lost_race(patch: Patch) -> None:
     patch.setattr(Grains, "_run", run)
 
 
-@planted(4)
+@planted(10)
 def lost_commit_taken_for_done(patch: Patch) -> None:
     """The connection broke inside COMMIT; the host goes on as if it had been committed."""
     real = SimulatedOrderStore.commit
@@ -87,7 +87,7 @@ def lost_commit_taken_for_done(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "commit", commit)
 
 
-@planted(9)
+@planted(50)
 def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     """A caller gives up in the middle of a turn, and the order's mailbox stays shut in this host."""
 
@@ -105,7 +105,7 @@ def cancelled_turn_keeps_its_lock(patch: Patch) -> None:
     patch.setattr(Grains, "turn", turn)
 
 
-@planted(0)
+@planted(5)
 def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     """The booking is committed alone, and the fulfilment that should have joined it is forgotten."""
     real = OrderHost._join
@@ -117,7 +117,7 @@ def joined_effect_dropped_when_the_signer_fails(patch: Patch) -> None:
     patch.setattr(OrderHost, "_join", join)
 
 
-@planted(16)
+@planted(1)
 def shutdown_parks_what_still_runs(patch: Patch) -> None:
     """A host that stops puts off the work in its hands so far that nobody takes it up."""
     real = OrderHost.close
@@ -131,7 +131,7 @@ def shutdown_parks_what_still_runs(patch: Patch) -> None:
     patch.setattr(OrderHost, "close", close)
 
 
-@planted(0)
+@planted(1)
 def key_handed_out_before_it_is_recorded(patch: Patch) -> None:
     """The buyer gets the key; the event follows in the background."""
 
@@ -184,7 +184,7 @@ def passing_failure_is_final(patch: Patch) -> None:
         patch.setattr(module, "is_final", lambda _failure, _attempts: True)
 
 
-@planted(4)
+@planted(0)
 def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     """An error that nobody foresaw leaves its row neither due nor dead: it is put off for ever."""
     real = OrderHost._failed
@@ -198,7 +198,7 @@ def unforeseen_error_retried_for_ever_by_nobody(patch: Patch) -> None:
     patch.setattr(OrderHost, "_failed", failed)
 
 
-@planted(61)
+@planted(119)
 def breaker_never_closes(patch: Patch) -> None:
     """A circuit that has opened once stays open."""
     patch.setattr(breakers, "OPEN_S", 1e9)
@@ -219,7 +219,7 @@ def fresh_idempotency_key_per_attempt(patch: Patch) -> None:
     patch.setattr(StripeGateway, "_post", post)
 
 
-@planted(11)
+@planted(13)
 def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     """Finance did not answer in time, so it will have booked."""
     real = Effects._book
@@ -233,7 +233,7 @@ def timeout_taken_as_acknowledgement(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(4)
+@planted(0)
 def licence_before_finances_acknowledgement(patch: Patch) -> None:
     """The booking is sent off, and the order goes on at once."""
     real = Effects._book
@@ -265,7 +265,7 @@ def acknowledged_amounts_not_compared(patch: Patch) -> None:
     patch.setattr(Effects, "_book", book)
 
 
-@planted(0)
+@planted(1)
 def void_ignores_that_it_was_paid(patch: Patch) -> None:
     """Stripe says that the expired order was paid after all; nobody listens."""
 
@@ -284,7 +284,7 @@ def _patch_decide(patch: Patch, decider: Callable[[Any, Any], Any]) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(2)
+@planted(1)
 def amount_not_checked(patch: Patch) -> None:
     """Whatever Stripe captured pays the order."""
 
@@ -308,7 +308,7 @@ def expiry_beats_a_capture(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(0)
+@planted(1)
 def second_charge_accepted(patch: Patch) -> None:
     """A paid order is paid again."""
 
@@ -333,7 +333,7 @@ def second_charge_accepted(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(0)
+@planted(1)
 def second_charge_shrugged_off(patch: Patch) -> None:
     """A second charge counts as news that is known: nobody will ever return the money."""
 
@@ -345,7 +345,7 @@ def second_charge_shrugged_off(patch: Patch) -> None:
     _patch_decide(patch, decider)
 
 
-@planted(8)
+@planted(4)
 def void_recorded_at_each_repeat(patch: Patch) -> None:
     """The command that records a result is not harmless the second time."""
 

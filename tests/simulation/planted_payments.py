@@ -27,7 +27,7 @@ def _pays_whatever_was_decided(patch: Patch) -> None:
     patch.setattr(payments, "confirm_payment", confirm)
 
 
-@planted(1)
+@planted(0)
 def captured_without_approval(patch: Patch) -> None:
     """A payment is captured as soon as it is authorised; nobody waits for the review."""
     real = decide_module.effects_after
@@ -46,14 +46,14 @@ def captured_without_approval(patch: Patch) -> None:
     _pays_whatever_was_decided(patch)
 
 
-@planted(1)
+@planted(0)
 def flag_forgotten_when_the_payment_is_opened(patch: Patch) -> None:
     """A flagged order's payment is opened like any other: its money is taken at once."""
     patch.setattr(stripe_gateway, "_capture_params", lambda _order: {})
     _pays_whatever_was_decided(patch)
 
 
-@planted(15)
+@planted(0)
 def captured_after_rejection(patch: Patch) -> None:
     """An approval that comes after the rejection counts, while its payment is still being voided."""
     real = payments.decide_review
@@ -81,7 +81,7 @@ def rejection_forgets_to_void(patch: Patch) -> None:
     patch.setattr(payments, "decide_review", review)
 
 
-@planted(1)
+@planted(0)
 def review_without_a_deadline(patch: Patch) -> None:
     """Nobody ends a review that nobody decides."""
     real = decide_module.effects_after
@@ -93,7 +93,7 @@ def review_without_a_deadline(patch: Patch) -> None:
     patch.setattr(decide_module, "effects_after", effects)
 
 
-@planted(1)
+@planted(0)
 def cancellation_beats_a_capture(patch: Patch) -> None:
     """A payment that arrives after the buyer's cancellation is dropped."""
 
@@ -105,7 +105,7 @@ def cancellation_beats_a_capture(patch: Patch) -> None:
     patch.setattr(host_module, "decide", decider)
 
 
-@planted(12)
+@planted(7)
 def cancelled_before_its_payment_was_known(patch: Patch) -> None:
     """An order is cancelled while its payment is being opened, and nobody asks Stripe what became of it."""
 
@@ -115,7 +115,7 @@ def cancelled_before_its_payment_was_known(patch: Patch) -> None:
     patch.setattr(effects_module.Effects, "_opened", opened)
 
 
-@planted(11)
+@planted(18)
 def fresh_capture_for_every_reviewer(patch: Patch) -> None:
     """The second of two decisions counts as well."""
     real = payments.decide_review

@@ -37,7 +37,7 @@ def revocation_forgotten(patch: Patch) -> None:
     patch.setattr(returns, "_concluded", concluded)
 
 
-@planted(0)
+@planted(19)
 def fresh_key_per_refund_attempt(patch: Patch) -> None:
     """Each attempt at a refund names a new one, and nobody looks for the one before."""
     numbers = itertools.count()
@@ -53,7 +53,7 @@ def fresh_key_per_refund_attempt(patch: Patch) -> None:
     patch.setattr(StripeGateway, "_find_refund", find)
 
 
-@planted(0)
+@planted(1)
 def dispute_ignored(patch: Patch) -> None:
     """News of disputes counts as known."""
 
@@ -80,7 +80,7 @@ def dispute_fee_booked_with_each_news(patch: Patch) -> None:
     patch.setattr(returns, "fees_to_record", lambda _recorded, told: list(told))
 
 
-@planted(0)
+@planted(122)
 def restored_although_refunded(patch: Patch) -> None:
     """A dispute that is won gives every licence back, also those of lines that were refunded."""
     real = returns._concluded
@@ -95,7 +95,7 @@ def restored_although_refunded(patch: Patch) -> None:
     patch.setattr(returns, "_concluded", concluded)
 
 
-@planted(0)
+@planted(1)
 def failed_refund_not_reversed(patch: Patch) -> None:
     """A refund fails after it was booked, and the books keep it."""
     real = decide_module.effects_after
@@ -107,7 +107,7 @@ def failed_refund_not_reversed(patch: Patch) -> None:
     patch.setattr(decide_module, "effects_after", effects)
 
 
-@planted(0)
+@planted(48)
 def dashboard_refund_taken_for_ours(patch: Patch) -> None:
     """A refund that was made by hand is taken for the answer to one that we asked for."""
     real = returns.notice_refund
@@ -123,7 +123,7 @@ def dashboard_refund_taken_for_ours(patch: Patch) -> None:
     patch.setattr(returns, "notice_refund", notice)
 
 
-@planted(0)
+@planted(6)
 def licensed_whatever_was_returned(patch: Patch) -> None:
     """Fulfilment does not look at what went back before it."""
     patch.setattr(decide_module, "entitled_lines", lambda state: state.lines)

@@ -19,13 +19,13 @@ from tests.simulation.planting import Patch, planted
 # The store's promises.
 
 
-@planted(1)
+@planted(0)
 def no_fencing(patch: Patch) -> None:
     """The commit does not compare the sequence number."""
     patch.setattr(Postgres, "fence_holds", lambda _self, _row, _turn: True)
 
 
-@planted(1)
+@planted(0)
 def stale_decision_written_on_top(patch: Patch) -> None:
     """A host that lost the race numbers its events anew instead of deciding again: "I hold the lease"."""
 
@@ -109,7 +109,7 @@ def webhook_acknowledged_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(SimulatedOrderStore, "store_webhook", store_webhook)
 
 
-@planted(5)
+@planted(0)
 def dropped_letter_comes_back(patch: Patch) -> None:
     """A webhook that an operator dropped is a dead letter again when Stripe repeats it."""
     real = Postgres.bury_webhook
@@ -182,7 +182,7 @@ def consumer_takes_duplicates(patch: Patch) -> None:
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
 
 
-@planted(18)
+@planted(35)
 def progress_not_compared_at_commit(patch: Patch) -> None:
     """Two instances of a consumer both take what both have read as new."""
     patch.setattr(Relaying, "refuse_if_moved", lambda _self, _consumer, _advances: None)
@@ -219,7 +219,7 @@ def parked_order_goes_on_behind_the_poison(patch: Patch) -> None:
     patch.setattr(Consumer, "_park", park)
 
 
-@planted(44)
+@planted(4)
 def late_failure_unparks_an_event(patch: Patch) -> None:
     """The failure of an instance that lagged behind overwrites that the event was parked."""
     real = Relaying.record_failure
