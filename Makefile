@@ -61,7 +61,7 @@ lint: dev ## Check style, types and layers
 
 .PHONY: test
 test: dev ## Run all tests in two processes (ARGS="tests/unit -q"); docs/testing.md
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n 2 --max-worker-restart 0 $(ARGS)
 
 .PHONY: faults
 faults: dev ## Break a running marketplace for half an hour: kills, stops, cuts, deployments under load

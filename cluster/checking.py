@@ -35,6 +35,7 @@ BATCH_ORDERS_MAX = 5_000
 # How long the books or Stripe may know what the order does not know yet, and a due row may wait for its
 # sweep: above the longest pause between two tries of an effect.
 GRACE_S = 90.0
+LOG_GRACE_S = 10.0  # events enter the audit log a moment after their commit, whatever else is waited for
 PAGES_PER_JOB_MIN = 10  # fewer are checked before a process has started
 GC_ALLOCATIONS = 50_000  # facts die by reference count; the default of 700 costs a tenth of a run
 STRIPE_API = "https://api.stripe.com"
@@ -263,7 +264,7 @@ def _check_page(page: Page, cut: datetime | None, grace_s: float) -> tuple[Repor
     report.totals.add_entries(page.entries, cut)
     settled_before = page.as_of - timedelta(seconds=grace_s)
     violations += _strays(page, settled_before)
-    violations += _unlogged(page, settled_before)
+    violations += _unlogged(page, page.as_of - timedelta(seconds=max(grace_s, LOG_GRACE_S)))
     return report, violations
 
 

@@ -130,8 +130,7 @@ def quote(
 ) -> None:
     """Tell what something costs now, with discount and tax; nothing is bought."""
     with command(as_json=as_json) as terminal:
-        connection = resolve("buyer", url=url, token_file=token_file)
-        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+        with resolve("buyer", url=url, token_file=token_file).client("buyer") as client:
             where = _where(discount, country, postal_code)
             wish = Wish(client.sku(sku)["id"], quantity, currency, "", None, where=where)
             quoted = client.quote(wish.cart())
@@ -177,7 +176,7 @@ def buy(
             raise typer.BadParameter(f"--currency {currency} is not an ISO 4217 code sold here, such as USD")
         connection = resolve("buyer", url=url, token_file=token_file)
         recipient = _recipient(mode, recipient_file, identity)
-        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+        with connection.client("buyer") as client:
             trusted = _trusted(trust_key, identity, connection.base_url, client)
             terminal.note(f"Trusting {', '.join(trusted.records)}: {trusted.source}.")
             method = "checkout" if checkout else "payment_intent"
@@ -185,7 +184,7 @@ def buy(
             wish = Wish(client.sku(sku)["id"], quantity, currency, mode, recipient, method, where, channel)
             key = idempotency_key or f"buy-{uuid4()}"
             order = _buy(client, connection, wish, card, key, terminal)
-            folder = out / order["id"]
+            folder = receiving.folder_of(out, order["id"])
             with terminal.download("payload") as on_bytes:
                 received = receiving.fetch_order(client, order["id"], trusted, folder, on_bytes)
             received = [
@@ -287,8 +286,7 @@ def cancel(
 ) -> None:
     """Cancel an order that is not paid yet."""
     with command(as_json=as_json) as terminal:
-        connection = resolve("buyer", url=url, token_file=token_file)
-        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+        with resolve("buyer", url=url, token_file=token_file).client("buyer") as client:
             cancelled = client.cancel_order(order, f"cancel-{uuid4()}")
         terminal.say(f"{order} is {cancelled['status']}; its payment is being made unpayable.")
         terminal.result({"ok": True, "order": cancelled})
@@ -307,11 +305,12 @@ def fetch(
 ) -> None:
     """Fetch an order's deliveries, checked against the signed manifest; decrypt later."""
     with command(as_json=as_json) as terminal:
+        folder = receiving.folder_of(out, order)
         connection = resolve("buyer", url=url, token_file=token_file)
-        with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
+        with connection.client("buyer") as client:
             trusted = _trusted(trust_key, identity, connection.base_url, client)
             with terminal.download("payload") as on_bytes:
-                received = receiving.fetch_order(client, order, trusted, out / order, on_bytes)
+                received = receiving.fetch_order(client, order, trusted, folder, on_bytes)
         for one in received:
             terminal.say(str(one.encrypted))
         terminal.result({"ok": True, "files": [_files(one) for one in received], "trust": trusted.source})
@@ -390,11 +389,7 @@ def verify(
             held = offline_files.read(licence, trusted)
             trusted = held.trusted
             report = None if offline else client.verify_licence(held.armoured, buyer_id)
-            given: bytes | Check | None = held.revocations
-            if revocations:
-                given = read_bounded(revocations, DOCUMENT_BYTES_MAX)
-            elif not offline:
-                given = _fetched_list(client)
+            given = _given_list(held, revocations, None if offline else client)
             listed, checks = _judged_list(given, held, _identity_path(identity).parent, base_url)
             now = datetime.now(UTC)
             log_proof = held.log_proof or told_log_proof(report)
@@ -424,6 +419,15 @@ def verify(
         )
         if not passed(checks):
             raise typer.Exit(EXIT_FAILED)
+
+
+def _given_list(
+    held: offline_files.HeldLicence, path: Path | None, client: MarketplaceClient | None
+) -> bytes | Check | None:
+    """Return the revocation list to judge by: the one that was named, the newest, or the held file's own."""
+    if path:
+        return read_bounded(path, DOCUMENT_BYTES_MAX)
+    return _fetched_list(client) if client else held.revocations
 
 
 def _fetched_list(client: MarketplaceClient) -> bytes | Check:

@@ -118,10 +118,9 @@ def release(
             )
             return
         connection = resolve("seller", url=url, token_file=token_file)
-        token = connection.require_token("seller")
         with (
             bundle.file,
-            MarketplaceClient(connection.base_url, token) as client,
+            connection.client("seller") as client,
             terminal.download("upload") as on_bytes,
         ):
             listing = publish_bundle(client, bundle, signing_key, terminal.note, on_bytes)
@@ -142,8 +141,7 @@ def yank(
 ) -> None:
     """Take a release off sale for good; who owns it keeps it."""
     with command(as_json=as_json) as terminal:
-        connection = resolve("seller", url=url, token_file=token_file)
-        with MarketplaceClient(connection.base_url, connection.require_token("seller")) as client:
+        with resolve("seller", url=url, token_file=token_file).client("seller") as client:
             yanked = client.yank(release, reason, f"yank:{uuid4()}")
         stands = yanked.get("yanked") or {}
         terminal.say(f"{release} is off sale since {stands.get('at')}: {stands.get('reason')}")
@@ -154,8 +152,7 @@ def yank(
 def keys(*, url: UrlOption = None, token_file: TokenOption = None, as_json: JsonFlag = False) -> None:
     """List your registered signing keys and their states."""
     with command(as_json=as_json) as terminal:
-        connection = resolve("seller", url=url, token_file=token_file)
-        with MarketplaceClient(connection.base_url, connection.require_token("seller")) as client:
+        with resolve("seller", url=url, token_file=token_file).client("seller") as client:
             registered = client.seller_keys()
         for one in registered:
             terminal.say(f"{one['key_id']}  {one['state']:<12} {one['reason'] or ''}")
@@ -178,9 +175,8 @@ def revoke_key(
 ) -> None:
     """Have a key sign nothing more; what it signed before stays published."""
     with command(as_json=as_json) as terminal:
-        connection = resolve("seller", url=url, token_file=token_file)
         state = "compromised" if compromised else "retired"
-        with MarketplaceClient(connection.base_url, connection.require_token("seller")) as client:
+        with resolve("seller", url=url, token_file=token_file).client("seller") as client:
             revoked = client.revoke_seller_key(key_id, state, reason, f"revoke:{uuid4()}")
         terminal.say(f"{key_id} is {revoked['state']} since {revoked['revoked_at']}: {revoked['reason']}")
         terminal.result({"ok": True, **revoked})

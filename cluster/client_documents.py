@@ -4,7 +4,7 @@ Names and meaning: ``docs/api.md``. Amounts are minor units, times RFC 3339 in U
 checked at run time; signed documents inside are verified by ``cluster.verification`` before use.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class ReleaseSummary(TypedDict):
@@ -289,6 +289,7 @@ class PlatformKey(TypedDict):
     state: str
     not_before: str
     compromised_at: str | None
+    log: NotRequired[dict[str, Any] | None]  # older marketplaces have none
 
 
 class SellerKeyRecord(TypedDict):

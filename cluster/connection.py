@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.client import ClientError
+from cluster.client import ClientError, MarketplaceClient
 from cluster.local.layout import Layout, default_home, read_json
 
 STRIPE_API = "https://api.stripe.com"
@@ -36,6 +36,10 @@ class Connection:
             "--token-file.",
             "token_missing",
         )
+
+    def client(self, role: str) -> MarketplaceClient:
+        """Return a client with the token; raises ClientError ``token_missing``."""
+        return MarketplaceClient(self.base_url, self.require_token(role))
 
 
 def resolve(

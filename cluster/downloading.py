@@ -166,11 +166,14 @@ class _Download:
                 if response.status_code not in (OK, PARTIAL):
                     return f"the storage answered {response.status_code}"
                 self._place(response)
-                # Without a size of its own: what waits to fill a piece would be lost with the connection.
-                for piece in response.iter_bytes():
+                # As it comes: what is compressed against our word could unpack to any length. Without a size
+                # of its own: what waits to fill a piece would be lost with the connection.
+                for piece in response.iter_raw():
                     self._take(piece)
         except httpx.TransportError as error:
             return str(error) or type(error).__name__
+        except (httpx.InvalidURL, httpx.RequestError) as error:
+            return f"the link is unusable ({error})"
         finally:
             self._file.flush()
         if self._size < self._expected.size:
@@ -195,7 +198,7 @@ class _Download:
                 )
         elif self._size:
             self._begin_anew()  # it sends the whole
-        if total is not None and total != str(self._expected.size):
+        if total not in (None, "*", str(self._expected.size)):
             raise self._of_another_length(total)
 
     def _take(self, piece: bytes) -> None:

@@ -193,7 +193,7 @@ def upload(where: Upload, bundle: Bundle, transport: httpx.BaseTransport | None 
                     # Object storage takes no chunked bodies.
                     headers={**where.get("headers", {}), "Content-Length": str(bundle.size)},
                 )
-            except httpx.TransportError as error:
+            except (httpx.TransportError, httpx.InvalidURL) as error:
                 if attempt == UPLOAD_ATTEMPTS_MAX:
                     reason = str(error) or type(error).__name__
                     raise ClientError(

@@ -10,6 +10,7 @@ or recipient.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,8 +30,9 @@ from domain.dsse import ENVELOPE_BYTES_MAX
 from domain.licences import ARMOURED_CHARS_MAX
 from storage.age.errors import AgeError, NoMatchError
 from storage.age.files import decrypt
-from storage.age.recipients import public_half, recipient_text
+from storage.age.recipients import parse_identity, public_half, recipient_text
 
+_ORDER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 AGE_SUFFIX, MANIFEST_SUFFIX, LICENCE_SUFFIX, KEY_SUFFIX = ".age", ".delivery.json", ".licence.txt", ".key.txt"
 
 
@@ -56,7 +58,8 @@ def fetch_order(
     """Fetch all deliveries of an order into ``out``, one folder per line when there are several.
 
     Raises:
-        ClientError: nothing with a final name was left by the delivery that failed; see ``fetch_delivery``.
+        ClientError: ``delivery_not_found``, nothing is handed out; nothing with a final name was left by a
+            delivery that failed; see ``fetch_delivery``.
     """
     try:
         deliveries = client.deliveries(order_id)
@@ -67,6 +70,8 @@ def fetch_order(
             f"Order {order_id} is not delivered yet. Pay it if it waits for payment, then try again.",
             error.code,
         ) from error
+    if not deliveries:
+        raise _withdrawn()
     received = []
     for delivery in deliveries:
         folder = out if len(deliveries) == 1 else out / f"line-{int(delivery['line_no'])}"
@@ -79,8 +84,25 @@ def _new_link(client: MarketplaceClient, order_id: str, delivery_id: str) -> str
     for delivery in client.deliveries(order_id):
         if delivery["id"] == delivery_id:
             return delivery["payload"]["url"]
-    raise ClientError(
-        "The delivery is not handed out any more: it was refunded, or is disputed.", "delivery_not_found"
+    raise _withdrawn()
+
+
+def folder_of(out: Path, order_id: str) -> Path:
+    """Return the folder of a purchase below ``out``.
+
+    Raises:
+        ClientError: ``order_id_invalid``; whoever answers with an order must not choose another folder.
+    """
+    if not _ORDER_ID.fullmatch(order_id):
+        raise ClientError(f"{order_id[:80]!a} is no order's id. Nothing was written.", "order_id_invalid")
+    return out / order_id
+
+
+def _withdrawn() -> ClientError:
+    return ClientError(
+        "Nothing is handed out any more: what was bought was refunded, or is disputed. What you fetched "
+        "before stays yours to look at.",
+        "delivery_not_found",
     )
 
 
@@ -190,9 +212,16 @@ def released_identity(
     """Ask for a released key and keep it beside the file, since the marketplace deletes it in time.
 
     Raises:
-        ClientError: ``delivery_key_expired`` and what ``create_secret`` raises.
+        ClientError: ``delivery_key_expired``, ``identity_mismatch`` and what ``create_secret`` raises.
     """
     released = client.release_delivery_key(manifest.delivery_id, f"release-key:{manifest.delivery_id}")
+    # Before it is kept: a wrong one would be taken for the right one ever after.
+    if recipient_text(public_half(parse_identity(released["identity"]))) != manifest.recipient:
+        raise ClientError(
+            "The marketplace released a key that does not open this delivery. Nothing was kept; ask again, "
+            "and tell the operator if it stays.",
+            "identity_mismatch",
+        )
     create_secret(
         key_path,
         f"# released: {now:%Y-%m-%dT%H:%M:%SZ}\n# public key: {manifest.recipient}\n{released['identity']}\n",
@@ -207,8 +236,11 @@ def check_file(name: str, path: Path, manifest: DeliveryManifest) -> Check:
     if path.name.endswith(AGE_SUFFIX):
         holds = _is_complete(path, manifest)
     else:
-        with path.open("rb") as file:
-            holds = hashlib.file_digest(file, "sha256").hexdigest() == manifest.plaintext.sha256
+        try:
+            with path.open("rb") as file:
+                holds = hashlib.file_digest(file, "sha256").hexdigest() == manifest.plaintext.sha256
+        except OSError as error:
+            return judged(name, holds=False, good="", bad=f"{path} cannot be read: {error.strerror}.")
     return judged(
         name,
         holds=holds,

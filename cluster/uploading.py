@@ -87,7 +87,7 @@ class _Upload:
                 response = self.http.put(
                     url, content=data, headers={"Content-MD5": base64.b64encode(digest.digest()).decode()}
                 )
-            except httpx.TransportError as error:
+            except (httpx.TransportError, httpx.InvalidURL) as error:
                 reason = str(error) or type(error).__name__
             else:
                 if response.is_success and (etag := response.headers.get("ETag")):

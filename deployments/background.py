@@ -32,6 +32,7 @@ from storage.market.deliveries import Deliveries
 from storage.market.housekeeping import PostgresHousekeeping
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
+from storage.market.publications import Publications
 from storage.market.releases import Releases
 from storage.market.sales import SalesProjection
 from storage.s3 import Bucket, S3Access
@@ -64,7 +65,12 @@ class BackgroundDeployment:
         self._uploads = Bucket(access, s3.bucket_uploads, utc_now)
         self._payloads = Bucket(access, s3.bucket_payloads, utc_now)
         self._storage_upkeep = StorageUpkeep(
-            Deliveries(self._pool), Releases(self._pool), self._uploads, self._payloads, utc_now
+            Deliveries(self._pool),
+            Releases(self._pool),
+            Publications(self._pool),
+            self._uploads,
+            self._payloads,
+            utc_now,
         )
         self._work = (
             self._relay,

@@ -15,7 +15,7 @@ from ray.serve import exceptions as serve_errors
 
 from actors.orders.host import ActedOrder, EvidenceReply, PlacedOrder, RefundReply, ReleasedKey
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
-from actors.signer.checkpoints import HeadClaim, LastSigned
+from actors.signer.checkpoints import HeadClaim, LastSigned, SignedHead
 from actors.signer.issuer import IssueRequest
 from domain.errors import BusyError, DependencyError, MarketplaceError
 from domain.events import shard_of
@@ -116,10 +116,12 @@ class SignerDirectory:
         last: LastSigned = await _call("signer", self._handle.last_checkpoint.remote(), SIGNER_DEADLINE_S)
         return last
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         """See ``CheckpointSigner.sign``."""
-        note: str = await _call("signer", self._handle.sign_checkpoint.remote(claim), SIGNER_DEADLINE_S)
-        return note
+        signed: SignedHead = await _call(
+            "signer", self._handle.sign_checkpoint.remote(claim), SIGNER_DEADLINE_S
+        )
+        return signed
 
     async def ready(self) -> bool:
         """Whether a replica answers."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 import psycopg
 
 from actors.publisher.sealing import LicensingDocument, Seal, SealRequest
-from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned
+from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned, SignedHead
 from actors.signer.issuer import IssueRequest
 from actors.signer.metrics import SignerMetrics
 from actors.signer.roster import Roster
@@ -90,7 +90,7 @@ class SignerDeployment:
         """See ``CheckpointSigner.last``."""
         return await self._run(lambda: self._checkpoints.last(self._roster.desk.keys))
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         """See ``CheckpointSigner.sign``."""
         return await self._run(lambda: self._checkpoints.sign(claim, self._roster.desk.keys))
 

@@ -10,6 +10,8 @@ from domain.semver import Version
 
 YANK_REASON_CHARS_MAX = 500
 PART_BYTES = 16 * 2**20  # of an upload, all but the last; object storage wants at least 5 MiB
+DRAFT_BUNDLE_KEPT_S = 30 * 86_400  # an uploaded bundle whose draft is not published
+SPENT_BUNDLE_KEPT_S = 7_200  # one that is: links to upload it live for an hour
 PARTS_MAX = 1_000  # what object storage lists in one answer; with the bundle's bound 512 are needed
 
 

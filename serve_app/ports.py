@@ -132,6 +132,9 @@ class ReleaseStore(Protocol):
     async def heads(self, sku_id: str) -> dict[str, ReleaseSummary]:
         """Return the newest published release of each channel."""
 
+    async def expect_bundle(self, release_id: str, kept_s: int) -> None:
+        """Put on record that a bundle may be uploaded, and how long an unpublished one is kept."""
+
     async def yank(self, write: Write, release_id: str, reason: str, at: datetime) -> Recorded | None:
         """Yank a published release."""
 

@@ -38,6 +38,7 @@ from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.publications import Publications
 from storage.market.releases import Releases
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
@@ -88,7 +89,10 @@ class IngressDeployment:
             if settings.tax.provider == "stripe"
             else None
         )
-        self._publisher = Publisher(self._catalogue, self._uploads, self._payloads, self._signer, utc_now)
+        publications = Publications(self._pool)
+        self._publisher = Publisher(
+            self._catalogue, publications, self._uploads, self._payloads, self._signer, utc_now
+        )
         self._releases = Releases(self._pool)
         self._deliveries = Deliveries(self._pool)
         # Not the payloads' bucket: what is locked there can never be deleted.

@@ -260,9 +260,16 @@ class Bucket:
         finally:
             body.close()
 
-    def delete(self, stored: StoredObject) -> None:
-        """Delete one version; one that is gone already is no failure. Blocks."""
-        self._client.delete_object(Bucket=self.name, Key=stored.key, VersionId=stored.version_id)
+    def erase(self, key: str) -> None:
+        """Delete every version of a key and every upload to it that was not completed. Blocks."""
+        for one in self._client.list_multipart_uploads(Bucket=self.name, Prefix=key).get("Uploads", ()):
+            if one["Key"] == key:
+                self.abort_upload(key, one["UploadId"])
+        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key)
+        for page in pages:
+            for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                if one["Key"] == key:
+                    self._client.delete_object(Bucket=self.name, Key=key, VersionId=one["VersionId"])
 
     def reachable(self) -> bool:
         """Whether the bucket answers. Blocks."""
@@ -337,7 +344,7 @@ class PartedUpload:
             created = self._client.create_multipart_upload(**self._target, ChecksumAlgorithm="SHA256")
             self._upload_id = created["UploadId"]
         number = len(self._parts) + 1
-        body = bytes(self._buffer[:size])
+        body = bytes(memoryview(self._buffer)[:size])  # one copy, where a slice of a bytearray is another
         answer = self._client.upload_part(
             **self._target,
             UploadId=self._upload_id,

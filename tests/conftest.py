@@ -8,7 +8,7 @@ pytest.register_assert_rewrite("tests.contracts")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: scheduling.rank(item.nodeid))
+    scheduling.in_order(items)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -1,9 +1,10 @@
 """The sequencer: once a second it appends what waits beside the outbox, and has the new head signed.
 
 Orders' events need nothing from it: the relay's consumer ``audit`` appends them. Here are documents that no
-order event issued, earlier orders that the log has not met yet (a page at a time, and only while little else
-waits), and checkpoints. Several sequencers at once do no harm: the database orders appends, and the signer
-signs only what continues. A round that fails is tried again, ever later; nothing is kept in memory.
+order event issued, orders that the log has not met yet or not to their end (a page at a time, and only while
+little else waits), and checkpoints. Several sequencers at once do no harm: the database orders appends, and
+the signer signs only what continues. A round that fails is tried again, ever later; nothing is kept in
+memory.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actors.relay.stopped_keys import backoff_s
-from actors.signer.checkpoints import HeadClaim, LastSigned
-from domain.errors import MarketplaceError
+from actors.signer.checkpoints import HeadClaim, LastSigned, SignedHead
+from domain.errors import ConflictError, MarketplaceError
 from domain.merkle.tree import Head
 from storage.market.audit_log import DOCUMENTS_MAX, KeptCheckpoint, LogState
 
@@ -38,8 +39,8 @@ class Log(Protocol):
     async def append_waiting_documents(self, limit: int = DOCUMENTS_MAX) -> int:
         """Append waiting documents."""
 
-    async def send_history(self, state: LogState) -> bool:
-        """Publish a page of earlier orders again."""
+    async def send_unlogged(self, after: str, *, keep: bool) -> str | None:
+        """Publish again what the log has not taken of some orders; returns where to go on."""
 
     async def head(self, size: int) -> Head:
         """Return the tree of a size."""
@@ -57,7 +58,7 @@ class SignsHeads(Protocol):
     async def last_checkpoint(self) -> LastSigned:
         """Return the last head that was signed, and who signs."""
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         """Sign a head that continues it."""
 
 
@@ -80,6 +81,7 @@ class Sequencer:
         self._interval_s = interval_s
         self._figures = SequencerFigures(0, 0, 0, catching_up=False)
         self._failures = 0
+        self._swept_to: str | None = ""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -109,7 +111,7 @@ class Sequencer:
             if await self._log.append_waiting_documents() < DOCUMENTS_MAX:
                 break
         state = await self._log.state()
-        await self._log.send_history(state)
+        await self._sweep(state)
         newest = await self._log.newest_checkpoint()
         signed_size = newest.head.size if newest else 0
         if state.size > 0:
@@ -118,14 +120,23 @@ class Sequencer:
             state.size, signed_size, self._failures, catching_up=state.history_after is not None
         )
 
+    async def _sweep(self, state: LogState) -> None:
+        """Look through all orders once after a start. How far the log's first look is, is on record."""
+        if self._swept_to is None:
+            return
+        first = state.history_after is not None
+        after = state.history_after or self._swept_to
+        self._swept_to = await self._log.send_unlogged(after, keep=first)
+
     async def _checkpoint(self, state: LogState, newest: KeptCheckpoint | None) -> int:
         last = await self._signer.last_checkpoint()
         if newest is not None and newest.head.size == state.size and newest.key_id == last.key_id:
             return state.size
         head = await self._log.head(state.size)
         proof: Sequence[bytes] = await self._log.consistency(last.head.size, head.size)
-        note = await self._signer.sign_checkpoint(HeadClaim(state.origin, head, last.head, tuple(proof)))
-        await self._log.keep_checkpoint(head, last.key_id, note)
+        claim = HeadClaim(state.origin, head, last.head, tuple(proof))
+        signed = await self._signer.sign_checkpoint(claim)
+        await self._log.keep_checkpoint(head, signed.key_id, signed.note)
         return head.size
 
     def _failed(self) -> None:
@@ -137,6 +148,8 @@ class Sequencer:
             try:
                 await self.once()
                 self._failures = 0
+            except ConflictError:
+                pass  # another sequencer had a later head signed meanwhile
             except MarketplaceError as failure:
                 self._failed()
                 log.warning("the audit log's sequencer waits: %s", failure)

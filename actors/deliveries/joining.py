@@ -8,6 +8,7 @@ Work goes on when its caller hangs up: a repetition joins it or finds it done. R
 
 import asyncio
 import logging
+import secrets
 from typing import Protocol
 
 from domain.errors import BusyError, DependencyError
@@ -27,8 +28,11 @@ class JoinedStore(Protocol):
     async def keep_joined(self, delivery_id: str, kept_s: int) -> StoredObject | None:
         """Return what was joined before, and keep it longer."""
 
-    async def record_joined(self, delivery_id: str, joined: StoredObject, kept_s: int) -> None:
-        """Record what was joined now."""
+    async def begin_joined(self, delivery_id: str, object_key: str, kept_s: int) -> None:
+        """Record that an object is being joined under a key of its own."""
+
+    async def record_joined(self, joined: StoredObject) -> None:
+        """Record that it was made."""
 
 
 class Joiner:
@@ -72,13 +76,15 @@ class Joiner:
             task.cancel()
 
     async def _join(self, delivery_id: str, header: bytes, payload: StoredObject) -> StoredObject:
-        key = f"joined/{delivery_id}.age"
+        key = f"joined/{secrets.token_hex(8)}/{delivery_id}.age"
+        # Before there is one: a process that dies over it leaves nothing that nobody knows of.
+        await self._store.begin_joined(delivery_id, key, KEPT_S)
         joined = await self._target.call(lambda: self._target.join(key, header, self._payloads, payload))
         if joined.size != len(header) + payload.size:
             raise DependencyError(
                 "storage_unavailable", "Object storage joined a file of another length. Try again.", 2
             )
-        await self._store.record_joined(delivery_id, joined, KEPT_S)
+        await self._store.record_joined(joined)
         return joined
 
     def _ended(self, delivery_id: str, task: asyncio.Task[StoredObject]) -> None:

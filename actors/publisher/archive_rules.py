@@ -6,18 +6,23 @@ of another file, a device, or a name that loses its last dot.
 """
 
 import re
+import time
 import unicodedata
 
 from domain.errors import RejectedError
 
 MEMBERS_MAX = 20_000  # a large program with its dependencies; more belongs into an archive inside
+FOLDERS_MAX = 20_000  # named or not: deep paths of few members would fill the memory otherwise
 UNPACKED_BYTES_MAX = 32 * 2**30  # four times the largest bundle: disks of buyers and sandboxes
 RATIO_MAX = 200  # unpacked to packed; text compresses 20 times, zeros 1,000 times
 RATIO_FREE_BYTES = 16 * 2**20  # small archives of empty files exceed any ratio and hurt nobody
+UNPACKING_S_MAX = 1_800.0  # 8 GiB of bzip2 take half of it on a slow core; a thread is held meanwhile
 NAME_CHARS_MAX = 512
 PART_BYTES_MAX = 255  # what file systems take for one name
 MODES_REFUSED = 0o7000  # set-user-id, set-group-id and sticky: root's tar would keep them
-_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?", re.IGNORECASE)
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE
+)
 
 
 class Names:
@@ -27,6 +32,17 @@ class Names:
         self._folders: set[str] = set()
         self.files: set[str] = set()
         self._members = 0
+        self._headers = 0
+
+    def count(self) -> None:
+        """Count a header: a member's, or one that only says something of a member; as many again of those.
+
+        Raises:
+            RejectedError: ``bundle_unsafe``.
+        """
+        self._headers += 1
+        if self._headers > 2 * MEMBERS_MAX:
+            raise unsafe(f"it has more than {MEMBERS_MAX} members")
 
     def add(self, name: str, *, folder: bool) -> None:
         """Take a member's name as it stands in the archive.
@@ -55,6 +71,8 @@ class Names:
             raise unsafe(f"two members are in each other's way at {name[:80]!a}")
         self._folders |= parents
         (self._folders if folder else self.files).add(key)
+        if len(self._folders) > FOLDERS_MAX:
+            raise unsafe(f"it has more than {FOLDERS_MAX} folders")
 
 
 def _is_odd(part: str) -> bool:
@@ -72,9 +90,10 @@ def _folded(part: str) -> str:
 
 
 class Budget:
-    """How many bytes may still come out of the decompressor."""
+    """How many bytes may still come out of the decompressor, and until when."""
 
     def __init__(self, packed_bytes: int) -> None:
+        self._until_s = time.monotonic() + UNPACKING_S_MAX
         self._left = min(UNPACKED_BYTES_MAX, max(RATIO_FREE_BYTES, packed_bytes * RATIO_MAX))
 
     def spend(self, size: int) -> None:
@@ -82,6 +101,8 @@ class Budget:
         self._left -= size
         if self._left < 0:
             raise unsafe("it unpacks to far more than it holds")
+        if time.monotonic() > self._until_s:
+            raise unsafe(f"it takes longer than {UNPACKING_S_MAX:.0f} s to unpack")
 
 
 def unsafe(why: str) -> RejectedError:

@@ -1,14 +1,17 @@
 """The publisher: verifies a seller's release, encrypts it once, and makes it public for good.
 
     signed manifest -> the seller's active keys -> upload pinned to a version -> digest and size
-    -> archive safety -> age payload under its own file key -> sealed by the signer -> one commit
+    -> archive safety -> sealed by the signer -> age payload under its own file key -> one commit
 
-Idempotent: publishing again under the same statement returns what is stored; under another one it is
-refused. Work goes on when its caller hangs up, so a repetition joins it or finds it done. It runs in
-constant memory on a temporary file, and a payload that lost a race stays behind unreferenced.
+Idempotent, and cheap to repeat: publishing again under the same statement returns what is stored, joins
+what runs in this process, waits for what runs in another, or takes over what one that died has sealed; under
+another statement it is refused. Work goes on when its caller hangs up. It runs in constant memory on a
+temporary file. A payload that no release names is on record (``attempts``), and deleted by
+``actors.deliveries.upkeep``.
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import secrets
@@ -16,9 +19,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Protocol
+from typing import Protocol
 
+from actors.publisher import attempts, payloads
 from actors.publisher.archives import check_archive
+from actors.publisher.attempts import AttemptStore
+from actors.publisher.payloads import Measured
 from actors.publisher.sealing import Seal, SealRequest
 from domain import manifests, statements
 from domain.dsse import Envelope, signing_key
@@ -30,16 +36,17 @@ from domain.releases import require_newer
 from domain.semver import parse_version
 from domain.strict_json import DocumentError
 from storage.age.header import FILE_KEY_BYTES
-from storage.age.payload import NONCE_BYTES, PayloadDigest, encrypt_payload
+from storage.age.payload import PayloadDigest
 from storage.market.catalogue import Publication, Release
 from storage.market.commands import Write
+from storage.market.publications import Attempt, Sealed, key_revoked
 from storage.s3 import Bucket, StoredObject
 from storage.signing.keys import verify
 
 log = logging.getLogger("marketplace.publisher")
 
 RUNNING_MAX = 2  # each reads, hashes and encrypts a bundle: more at once only slow each other down
-_READ_BYTES = 2**20
+NO_ROOM_RETRY_AFTER_S = 30
 
 
 class ReleaseStore(Protocol):
@@ -60,9 +67,6 @@ class ReleaseStore(Protocol):
     async def licence_model(self) -> LicenceModel:
         """Return which policies may be offered."""
 
-    async def publish(self, write: Write, publication: Publication) -> bool:
-        """Publish a draft; False when it was no draft any more."""
-
 
 class Sealer(Protocol):
     """The signer's actor; see ``ReleaseSealer.seal_release``."""
@@ -73,17 +77,11 @@ class Sealer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A manifest whose signature holds, with the exact statement that was signed."""
+    """A manifest whose signature by ``key_id`` holds, with the exact statement that was signed."""
 
     envelope: Envelope
     manifest: ReleaseManifest
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    sha256: str
-    blake2b: bytes
-    size: int
+    key_id: str
 
 
 class Publisher:
@@ -92,12 +90,14 @@ class Publisher:
     def __init__(
         self,
         store: ReleaseStore,
+        attempt_store: AttemptStore,
         uploads: Bucket,
         payloads: Bucket,
         sealer: Sealer,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._attempts = attempt_store
         self._uploads = uploads
         self._payloads = payloads
         self._sealer = sealer
@@ -114,16 +114,20 @@ class Publisher:
                 ``idempotency_key_reused``.
             ConflictError: ``bundle_not_uploaded``, ``bundle_changed``, ``version_not_newer``,
                 ``release_already_published``, ``publication_in_progress`` under another manifest.
-            BusyError: ``publisher_busy``.
+            BusyError: ``publisher_busy``, ``publication_running``; repeat the request.
             DependencyError: storage, signer or database failed; repeat the request.
         """
         release = await self._own_release(write.principal_id, release_id)
-        checked = await self._check_manifest(release, manifest_text)
+        envelope = _read(manifest_text)
         if release.state == "draft":
+            checked = await self._check_manifest(release, envelope)
             require_offered(await self._store.licence_model(), checked.manifest.licence_policy)
             await self._join_or_start(write, release, checked)
             release = await self._own_release(write.principal_id, release_id)
-        if release.manifest is None or Envelope.parse(release.manifest).payload != checked.envelope.payload:
+        if release.manifest is None:
+            raise attempts.running()  # it was begun anew elsewhere
+        # What was signed by a key that is revoked by now was published all the same.
+        if Envelope.parse(release.manifest).payload != envelope.payload:
             raise ConflictError(
                 "release_already_published",
                 f"Version {release.version} is published under another manifest and never changes. "
@@ -145,21 +149,14 @@ class Publisher:
             raise NotFoundError("release_not_found", "You have no such release.")
         return release
 
-    async def _check_manifest(self, release: Release, manifest_text: str) -> _Checked:
-        try:
-            envelope = Envelope.parse(manifest_text)
-        except DocumentError as error:
-            raise _invalid(error) from error
+    async def _check_manifest(self, release: Release, envelope: Envelope) -> _Checked:
         keys = await self._store.seller_keys(release.seller_id)
         # Nothing inside is read before a key of this seller has signed it.
-        if envelope.payload_type != statements.PAYLOAD_TYPE or signing_key(envelope, keys, verify) is None:
+        key_id = signing_key(envelope, keys, verify)
+        if envelope.payload_type != statements.PAYLOAD_TYPE or key_id is None:
             revoked = await self._store.revoked_keys(release.seller_id)
-            # What a revoked key signed earlier stays published; what is published already is only read here.
-            if release.state == "draft" and (key_id := signing_key(envelope, revoked, verify)) is not None:
-                raise RejectedError(
-                    "seller_key_revoked",
-                    f"{key_id} signed this manifest and is revoked. Sign with another key.",
-                )
+            if (revoked_id := signing_key(envelope, revoked, verify)) is not None:
+                raise key_revoked(revoked_id)
             raise RejectedError(
                 "manifest_signature_invalid",
                 f"No active key of yours signed this manifest as {statements.PAYLOAD_TYPE}. Register your "
@@ -170,11 +167,10 @@ class Publisher:
         except DocumentError as error:
             raise _invalid(error) from error
         # What the upload is like is checked later; name and version can be told at once.
-        _require(release, manifest, _Bundle(manifest.bundle_sha256, b"", manifest.size))
-        if release.state == "draft":
-            newest = await self._store.newest_version(release.sku_id, release.channel)
-            require_newer(manifest.version, parse_version(newest) if newest else None, release.channel)
-        return _Checked(envelope, manifest)
+        _require(release, manifest, manifest.bundle_sha256, manifest.size)
+        newest = await self._store.newest_version(release.sku_id, release.channel)
+        require_newer(manifest.version, parse_version(newest) if newest else None, release.channel)
+        return _Checked(envelope, manifest, key_id)
 
     async def _join_or_start(self, write: Write, release: Release, checked: _Checked) -> None:
         statement = checked.envelope.payload
@@ -186,9 +182,7 @@ class Publisher:
             running = self._running[release.release_id] = (statement, task)
             task.add_done_callback(lambda done: self._ended(release.release_id, done))
         elif running[0] != statement:
-            raise ConflictError(
-                "publication_in_progress", "This release is being published under another manifest."
-            )
+            raise attempts.in_progress()
         # Shielded: a caller that gives up (deadline, lost connection) does not throw the work away.
         await asyncio.shield(running[1])
 
@@ -199,6 +193,40 @@ class Publisher:
             log.warning("publication of %s failed: %s", release_id, error)
 
     async def _publish(self, write: Write, release: Release, checked: _Checked) -> None:
+        upload = await self._find_upload(release, checked.manifest)
+        wanted = Attempt(
+            payload_key=f"{release.sku_id}/{release.release_id}/{secrets.token_hex(8)}.age-payload",
+            statement_sha256=hashlib.sha256(checked.envelope.payload).digest(),
+            upload_version=upload.version_id,
+        )
+        attempt = await attempts.take(self._attempts, release.release_id, wanted)
+        if attempt is None:
+            return
+        sealed = attempt.sealed
+        if sealed is None:
+            async with attempts.held(self._attempts, attempt.payload_key):
+                sealed = await self._seal(release, checked, upload, attempt.payload_key)
+                await self._attempts.finish(attempt.payload_key, sealed)
+        policy = checked.manifest.licence_policy
+        publication = Publication(
+            release_id=release.release_id,
+            manifest=checked.envelope.dumps(),
+            countersignature=sealed.countersignature,
+            minisig=sealed.minisig,
+            bundle_sha256=sealed.bundle_sha256,
+            bundle_bytes=sealed.bundle_bytes,
+            licence_days=policy.days,
+            payload_key=attempt.payload_key,
+            payload_version=sealed.payload_version,
+            payload_sha256=sealed.payload_sha256,
+            payload_bytes=sealed.payload_bytes,
+            published_at=self._clock(),
+            wrapped_file_key=sealed.wrapped_file_key,
+            licence_activation=policy.activation,
+        )
+        await self._attempts.publish(write, publication, checked.key_id)
+
+    async def _find_upload(self, release: Release, manifest: ReleaseManifest) -> StoredObject:
         upload = await self._uploads.call(lambda: self._uploads.newest(release.upload_key))
         if upload is None:
             raise ConflictError(
@@ -212,58 +240,54 @@ class Publisher:
             raise RejectedError(
                 "bundle_unsafe", f"The bundle is refused: it has more than {BUNDLE_BYTES_MAX} bytes."
             )
+        # Before gigabytes are read for nothing.
+        _require(release, manifest, manifest.bundle_sha256, upload.size)
+        return upload
+
+    async def _seal(
+        self, release: Release, checked: _Checked, upload: StoredObject, payload_key: str
+    ) -> Sealed:
+        """Check the bundle and store its payload; everything that can be refused is refused before that."""
         file_key = secrets.token_bytes(FILE_KEY_BYTES)
-        payload_key = f"{release.sku_id}/{release.release_id}.age-payload"
-        with tempfile.TemporaryFile(prefix="bundle-") as file:
-            bundle = await self._uploads.call(lambda: self._download(upload, file))
-            _require(release, checked.manifest, bundle)
-            await self._uploads.call(lambda: check_archive(file, bundle.size))
-            digest, stored = await self._payloads.call(lambda: self._encrypt(file, file_key, payload_key))
+        try:
+            with tempfile.TemporaryFile(prefix="bundle-") as file:
+                bundle = await self._uploads.call(lambda: payloads.download(self._uploads, upload, file))
+                _require(release, checked.manifest, bundle.sha256, bundle.size)
+                await self._uploads.call(lambda: check_archive(file, bundle.size, release.bundle_name))
+                # First, since the signer may be away: then the bundle is not encrypted for nothing.
+                seal = await self._sealer.seal_release(
+                    SealRequest(release.release_id, checked.envelope.payload, bundle.blake2b, file_key)
+                )
+                digest, stored = await self._payloads.call(
+                    lambda: payloads.encrypt(self._payloads, payload_key, file, file_key)
+                )
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("there is no room to check a bundle of %d bytes", upload.size)
+            raise BusyError(
+                "publisher_busy",
+                "There is no room to check the bundle at the moment. Try again later.",
+                NO_ROOM_RETRY_AFTER_S,
+            ) from error
         if (digest.plaintext_sha256, digest.plaintext_size) != (bundle.sha256, bundle.size):
             raise ConflictError(
                 "bundle_changed", "The bundle changed between its check and its encryption. Publish again."
             )
-        seal = await self._sealer.seal_release(
-            SealRequest(release.release_id, checked.envelope.payload, bundle.blake2b, file_key)
-        )
-        await self._store.publish(
-            write,
-            Publication(
-                release_id=release.release_id,
-                manifest=checked.envelope.dumps(),
-                countersignature=seal.countersignature,
-                minisig=seal.minisig,
-                bundle_sha256=bundle.sha256,
-                bundle_bytes=bundle.size,
-                licence_days=checked.manifest.licence_policy.days,
-                payload_key=stored.key,
-                payload_version=stored.version_id,
-                payload_sha256=digest.payload_sha256,
-                payload_bytes=digest.payload_size,
-                published_at=self._clock(),
-                wrapped_file_key=seal.wrapped_file_key,
-                licence_activation=checked.manifest.licence_policy.activation,
-            ),
-        )
+        return _sealed(bundle, seal, digest, stored)
 
-    def _download(self, upload: StoredObject, file: IO[bytes]) -> _Bundle:
-        sha256, blake2b, size = hashlib.sha256(), hashlib.blake2b(), 0
-        body = self._uploads.open(upload)
-        try:
-            while block := body.read(_READ_BYTES):
-                sha256.update(block)
-                blake2b.update(block)
-                size += len(block)
-                file.write(block)
-        finally:
-            body.close()
-        return _Bundle(sha256.hexdigest(), blake2b.digest(), size)
 
-    def _encrypt(self, file: IO[bytes], file_key: bytes, key: str) -> tuple[PayloadDigest, StoredObject]:
-        file.seek(0)
-        with self._payloads.writer(key) as writer:
-            digest = encrypt_payload(file_key, file, writer, nonce=secrets.token_bytes(NONCE_BYTES))
-            return digest, writer.finish()
+def _sealed(bundle: Measured, seal: Seal, digest: PayloadDigest, stored: StoredObject) -> Sealed:
+    return Sealed(
+        payload_version=stored.version_id,
+        payload_sha256=digest.payload_sha256,
+        payload_bytes=digest.payload_size,
+        bundle_sha256=bundle.sha256,
+        bundle_bytes=bundle.size,
+        countersignature=seal.countersignature,
+        minisig=seal.minisig,
+        wrapped_file_key=seal.wrapped_file_key,
+    )
 
 
 def require_offered(model: LicenceModel, policy: OfferedPolicy) -> None:
@@ -284,16 +308,23 @@ def require_offered(model: LicenceModel, policy: OfferedPolicy) -> None:
         )
 
 
-def _require(release: Release, manifest: ReleaseManifest, bundle: _Bundle) -> None:
+def _require(release: Release, manifest: ReleaseManifest, sha256: str, size: int) -> None:
     require_match(
         manifest,
         sku=release.sku_name,
         version=release.version,
         channel=release.channel,
         bundle_name=release.bundle_name,
-        sha256=bundle.sha256,
-        size=bundle.size,
+        sha256=sha256,
+        size=size,
     )
+
+
+def _read(manifest_text: str) -> Envelope:
+    try:
+        return Envelope.parse(manifest_text)
+    except DocumentError as error:
+        raise _invalid(error) from error
 
 
 def _invalid(error: DocumentError) -> RejectedError:

@@ -33,6 +33,14 @@ class HeadClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A checkpoint's note, and the key that has signed it."""
+
+    note: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class LastSigned:
     """The last head that was signed, and the key that signs now."""
 
@@ -63,7 +71,7 @@ class CheckpointSigner:
             self._load()
             return LastSigned(self._last.head if self._last else EMPTY_HEAD, signer.key_id)
 
-    def sign(self, claim: HeadClaim, signer: Signer) -> str:
+    def sign(self, claim: HeadClaim, signer: Signer) -> SignedHead:
         """Return the signed note of a head that continues the last one.
 
         Raises:
@@ -91,7 +99,7 @@ class CheckpointSigner:
             signed = Checkpoint(claim.origin, claim.head)
             note = checkpoints.sign(signed, signer)
             self._last = signed
-            return note
+            return SignedHead(note, signer.key_id)
 
     def _load(self) -> None:
         if self._loaded:

@@ -20,7 +20,7 @@ from actors.audit.sequencer import Sequencer
 from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.relay import Relay
-from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned
+from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned, SignedHead
 from cluster.bench import growth_fill, report
 from cluster.bench.own_postgres import own_postgres
 from cluster.client import ClientError
@@ -60,7 +60,7 @@ class _Signer:
     async def last_checkpoint(self) -> LastSigned:
         return self._checkpoints.last(self._key)
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         return self._checkpoints.sign(claim, self._key)
 
 

@@ -4,7 +4,8 @@ Two bundles, one a hundred times the other, are published as any seller publishe
 in turn. Timed is from paid to delivered, that is until licence, age header and signed manifest are
 committed: the payload was encrypted when the release was published, so the bundle's size should not show.
 Beside it: the cipher's CPU work per byte as the product runs it, paired with bare ChaCha20-Poly1305 on
-equal chunks, and the memory that publishing adds to the process that does it. Measures, never judges.
+equal chunks; and of publishing, apart from each other, the upload, the wait until it is public, the ingress
+replicas' CPU and the memory that it adds to one of them. Measures, never judges.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ WARM_UP_PURCHASES = 10  # connections are opened, releases' material is cached
 RUN_S_MAX = 900.0
 CIPHER_BYTES = 256 * 2**20  # per round: a tenth of a second
 CIPHER_ROUNDS = 5
-SAMPLE_PAUSE_S = 0.05
+SAMPLE_PAUSE_S = 0.1  # each looks at every process of the run: a few milliseconds of CPU
 WHAT = "buy one of each in turn, one buyer; from order.paid to order.delivered"
 
 Note = Callable[[str], None]
@@ -64,17 +65,18 @@ def run(layout: Layout, local: dict[str, Any], plan: Plan, note: Note) -> dict[s
     with MarketplaceClient(local["base_url"], local["tokens"]["seller"]) as client:
         for name, size in (("small", plan.small_bytes), ("large", plan.large_bytes)):
             note(f"publish {size / 1e6:.0f} MB")
-            with _peak_rss(layout) as peak:
-                began = time.monotonic()
-                sku_id, fresh = publish_large(client, key, size)
-                seconds = time.monotonic() - began
+            with _watched(layout) as watch:
+                made = publish_large(client, key, size)
+            fresh = made.publish_s is not None
             published[name] = {
                 "bundle_bytes": size,
                 # A second run finds the release published: then there is nothing to tell.
-                "publish_s": round(seconds, 2) if fresh else None,
-                "ingress_memory_added_mb": peak.added_mb() if fresh else None,
+                "upload_s": made.upload_s,
+                "publish_s": made.publish_s,
+                "publish_ingress_cpu_s": watch.cpu_s() if fresh else None,
+                "ingress_memory_added_mb": watch.added_mb() if fresh else None,
             }
-            targets[name] = _target(local, sku_id)
+            targets[name] = _target(local, made.sku_id)
     note(f"{plan.purchases} purchases of each")
     (token,) = buyer_tokens(local, 1, secrets.token_hex(4))
     tallies = uvloop.run(_purchases(targets, token, plan.purchases))
@@ -131,38 +133,47 @@ def _always(_due: float, _delivered_at: float) -> bool:
     return True
 
 
-class _Peak:
-    """Resident memory of the ingress replicas: the most that one of them grew by, in mebibytes."""
+class _Watch:
+    """The ingress replicas meanwhile: CPU seconds of all, and the mebibytes that one of them grew by most."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._first = self._sample()
-        self._most: dict[tuple[int, float], int] = dict(self._first)
+        self._first = self._last = self._sample()
+        self._most = {key: one.rss_bytes for key, one in self._first.items()}
 
-    def _sample(self) -> dict[tuple[int, float], int]:
+    def _sample(self) -> dict[tuple[int, float], process_groups.Usage]:
         usage = process_groups.take(self._layout).usage
-        return {key: one.rss_bytes for key, one in usage.items() if one.group == "ingress"}
+        return {key: one for key, one in usage.items() if one.group == "ingress"}
 
-    def watch(self, stop: threading.Event) -> None:
+    def look(self) -> None:
+        self._last = self._sample()
+        for key, one in self._last.items():
+            self._most[key] = max(self._most.get(key, 0), one.rss_bytes)
+
+    def until(self, stop: threading.Event) -> None:
         while not stop.wait(SAMPLE_PAUSE_S):
-            for key, rss_bytes in self._sample().items():
-                self._most[key] = max(self._most.get(key, 0), rss_bytes)
+            self.look()
 
     def added_mb(self) -> float:
-        grown = [most - self._first[key] for key, most in self._most.items() if key in self._first]
+        grown = [most - self._first[key].rss_bytes for key, most in self._most.items() if key in self._first]
         return round(max(grown, default=0) / process_groups.MEBI, 1)
+
+    def cpu_s(self) -> float:
+        spent = (one.cpu_s - self._first[key].cpu_s for key, one in self._last.items() if key in self._first)
+        return round(sum(spent), 2)
 
 
 @contextlib.contextmanager
-def _peak_rss(layout: Layout) -> Iterator[_Peak]:
-    peak, stop = _Peak(layout), threading.Event()
-    watcher = threading.Thread(target=peak.watch, args=(stop,), daemon=True)
+def _watched(layout: Layout) -> Iterator[_Watch]:
+    watch, stop = _Watch(layout), threading.Event()
+    watcher = threading.Thread(target=watch.until, args=(stop,), daemon=True)
     watcher.start()
     try:
-        yield peak
+        yield watch
     finally:
         stop.set()
         watcher.join()
+        watch.look()
 
 
 class _Zeros:

@@ -8,6 +8,8 @@ import io
 import random
 import tarfile
 import tempfile
+import time
+from dataclasses import dataclass
 from typing import IO
 
 from cluster.bundles import BundleInfo, bundle_of
@@ -23,8 +25,17 @@ _TAR_BLOCK = 512
 _ENTRY = "data.bin"
 
 
-def publish_large(client: MarketplaceClient, key: SellerKey, size: int) -> tuple[str, bool]:
-    """Publish a bundle of nearly ``size`` bytes; returns the SKU's id, and whether it was published just now.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published bundle's SKU, and how long its upload and its publication took; None when it was before."""
+
+    sku_id: str
+    upload_s: float | None
+    publish_s: float | None
+
+
+def publish_large(client: MarketplaceClient, key: SellerKey, size: int) -> Published:
+    """Publish a bundle of nearly ``size`` bytes.
 
     Raises:
         ClientError: see ``listing.publish_bundle``.
@@ -42,8 +53,14 @@ def publish_large(client: MarketplaceClient, key: SellerKey, size: int) -> tuple
     )
     with tempfile.TemporaryFile(prefix="bench-bundle-") as file:
         _write_tar(file, f"{name}-{VERSION}/{_ENTRY}", size)
-        listing = publish_bundle(client, bundle_of(info, f"{name}-{VERSION}.tar", (_ENTRY,), file), key)
-    return listing.sku_id, listing.fresh
+        bundle = bundle_of(info, f"{name}-{VERSION}.tar", (_ENTRY,), file)
+        steps: list[float] = []  # key, upload, publish
+        listing = publish_bundle(client, bundle, key, lambda _step: steps.append(time.monotonic()))
+        steps.append(time.monotonic())
+    if not listing.fresh:
+        return Published(listing.sku_id, None, None)
+    *_, upload, publish, end = steps
+    return Published(listing.sku_id, round(publish - upload, 2), round(end - publish, 2))
 
 
 def _write_tar(file: IO[bytes], member: str, size: int) -> None:

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from domain import semver
 from domain.catalogue import validate_listing, validate_prices
 from domain.dsse import decode_base64
-from domain.errors import NotFoundError, RejectedError
+from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.ids import is_id
-from domain.releases import require_channel
+from domain.releases import DRAFT_BUNDLE_KEPT_S, require_channel
 from domain.strict_json import DocumentError
 from serve_app import examples
 from serve_app.auth import OPERATOR, SELLER
@@ -55,6 +55,7 @@ PUBLISH_PROBLEMS = (
     "bundle_changed",
     "seller_key_revoked",
     "publisher_busy",
+    "publication_running",
     "storage_unavailable",
     "storage_busy",
     "storage_unversioned",
@@ -175,7 +176,11 @@ class CatalogueRoutes:
         if earlier is not None:
             first = await call.ports.catalogue.release(earlier.subject)
             assert first is not None, "the draft was recorded together with its key"
+            if first.state != "draft":
+                raise already_published(first)
             release, document = first, dict(earlier.body or document)
+        # Before there is a link: whatever comes by it is on record, and dropped in its time.
+        await call.ports.releases.expect_bundle(release.release_id, DRAFT_BUNDLE_KEPT_S)
         # A link is a secret and runs out, so it is never stored: a repetition gets a fresh one.
         link = call.ports.uploads.link_to_put(release.upload_key, UPLOAD_LINK_LIFETIME_S)
         document = {**document, "upload": schemas.upload_document(link)}
@@ -214,6 +219,15 @@ class CatalogueRoutes:
         if sku is None or sku.seller_id != call.caller.principal_id:
             raise NotFoundError("sku_not_found", "You have no such SKU.")
         return sku
+
+
+def already_published(release: Release) -> ConflictError:
+    """Say that a release takes no other bundle, and why."""
+    why = f"was yanked ({release.yank_reason})" if release.state == "yanked" else "is published"
+    return ConflictError(
+        "release_already_published",
+        f"Version {release.version} {why} and takes no other bundle. Release a higher version.",
+    )
 
 
 def _may_see(principal: Principal | None, sku: Sku) -> bool:
@@ -329,7 +343,13 @@ def _release_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
             write=True,
             request=schemas.NewRelease,
             request_example={"version": "1.2.0", "bundle_name": "logline-1.2.0.tar.gz"},
-            problems=("sku_not_found", "release_version_taken", "version_invalid", "channel_unknown"),
+            problems=(
+                "sku_not_found",
+                "release_version_taken",
+                "release_already_published",
+                "version_invalid",
+                "channel_unknown",
+            ),
         ),
         Operation(
             "POST",

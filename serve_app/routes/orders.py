@@ -56,6 +56,7 @@ PLACE_PROBLEMS = (
     "payees_out_of_range",
     "free_orders_full",
     "recipient_invalid",
+    "recipient_unsafe",
     "recipient_mismatch",
     "delivery_mode_unknown",
     "payment_method_unknown",
@@ -188,7 +189,7 @@ def _require_recipient(text: str) -> None:
     try:
         parse_recipient(text)
     except RecipientError as error:
-        raise RejectedError("recipient_invalid", error.detail) from error
+        raise RejectedError(error.code.removeprefix("age_"), error.detail) from error
 
 
 async def _replay(call: Call, value: object) -> PlacedOrder | None:

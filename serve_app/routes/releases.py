@@ -11,12 +11,13 @@ from starlette.responses import Response
 from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.manifests import CHANNELS
+from domain.releases import DRAFT_BUNDLE_KEPT_S
 from serve_app import examples_delivery
 from serve_app.auth import OPERATOR, SELLER
 from serve_app.calls import Call, read_model, reply
 from serve_app.idempotency import REPLAYED, write_of
 from serve_app.operations import Answer, Operation
-from serve_app.routes.catalogue import NAME_CHARS_MAX, UPLOAD_LINK_LIFETIME_S
+from serve_app.routes.catalogue import NAME_CHARS_MAX, UPLOAD_LINK_LIFETIME_S, already_published
 from serve_app.schemas import releases as schemas
 from serve_app.schemas.catalogue import PublishedRelease, published_document
 from storage.market.catalogue import Release
@@ -33,6 +34,7 @@ async def begin_upload(call: Call) -> Response:
     value = await call.json()
     body = read_model(schemas.NewUpload, value)
     release = await _own_draft(call)
+    await call.ports.releases.expect_bundle(release.release_id, DRAFT_BUNDLE_KEPT_S)
     state = await call.ports.part_uploads.begin(release, body.bundle_bytes)
     if body.first_part > len(state.sizes):
         raise RejectedError("upload_part_unknown", f"The upload has {len(state.sizes)} parts.")
@@ -123,9 +125,7 @@ async def _own_draft(call: Call) -> Release:
     if release.seller_id != call.caller.principal_id:
         raise _not_found()
     if release.state != "draft":
-        raise ConflictError(
-            "release_already_published", "The release is published and takes no other bundle."
-        )
+        raise already_published(release)
     return release
 
 

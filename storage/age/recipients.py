@@ -53,7 +53,9 @@ def parse_recipient(text: str) -> bytes:
     public_key = _decode(text, _RECIPIENT_PREFIX) if text == text.lower() else None
     if public_key is None:
         raise RecipientError(
-            "age_recipient_invalid", "This is not an age recipient: age1 and 58 more lower-case characters."
+            "age_recipient_invalid",
+            "This is not an age recipient: age1 and 58 more lower-case characters, of an X25519 key. Keys of "
+            "plugins, hybrid and SSH keys are not taken; make one with age-keygen.",
         )
     require_safe(public_key)
     return public_key

@@ -24,14 +24,14 @@ from domain.merkle import proofs
 from domain.merkle.proofs import Stretch
 from domain.merkle.tiles import StoredRow, Tile, node_from, parted, row_below
 from domain.merkle.tree import HASH_BYTES, Head, cover, fold
-from storage.market.outbox import enqueue_history
 from storage.market.pool import CONNECT_TIMEOUT_S, Pool, borrow, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "audit_log.sql").items()}
 CONSUMER = "audit"
 DOCUMENTS_MAX = 500  # of one append: some 2 MB of envelopes that the database reads and hashes
-HISTORY_ORDERS_MAX = 250  # queued at a time, some 1,700 events: one batch of a relay
+PAGE_ORDERS = 250  # looked at, and queued, at a time: some 1,700 events, one batch of a relay
+PAGES_MAX = 20  # of orders that lack nothing, in one round
 BACKLOG_MAX = 500  # commits in the outbox beyond which history waits: what happens now goes first
 ENTRIES_MAX = 256  # of one page
 
@@ -109,17 +109,26 @@ class AuditLog:
         """Append documents that no order event issued; returns how many."""
         return int((await fetch(self._pool, SQL["append_waiting_documents"], {"limit": limit}))[0][0])
 
-    async def send_history(self, state: LogState) -> bool:
-        """Have a page of earlier orders published again; False if there is none, or enough waits already."""
-        if state.history_after is None:
-            return False
-        ((waiting,),) = await fetch(self._pool, SQL["backlog"], {"limit": BACKLOG_MAX})
-        if waiting >= BACKLOG_MAX:
-            return False
-        after = await enqueue_history(self._pool, state.history_after, HISTORY_ORDERS_MAX)
-        async with borrow(self._pool) as connection:
-            await connection.execute(SQL["history_sent"], {"after": after})
-        return True
+    async def send_unlogged(self, after: str, *, keep: bool) -> str | None:
+        """Have events published again that orders above ``after`` recorded and the log has not taken.
+
+        Goes on for pages of orders that lack nothing, and ends with one that lacked something, or when enough
+        waits in the outbox already. Returns where to go on, None at the end; ``keep`` puts that on record.
+        """
+        going: str | None = after
+        for _ in range(PAGES_MAX):
+            ((waiting,),) = await fetch(self._pool, SQL["backlog"], {"limit": BACKLOG_MAX})
+            if waiting >= BACKLOG_MAX or going is None:
+                break
+            values = {"after": going, "limit": PAGE_ORDERS, "consumer": CONSUMER}
+            ((last, count, behind),) = await fetch(self._pool, SQL["send_unlogged"], values)
+            going = last if count == PAGE_ORDERS else None
+            if behind:
+                break
+        if keep and going != after:
+            async with borrow(self._pool) as connection:
+                await connection.execute(SQL["history_sent"], {"after": going})
+        return going
 
     async def head(self, size: int) -> Head:
         """Return the tree of the first ``size`` entries."""

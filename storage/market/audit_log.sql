@@ -63,16 +63,36 @@ FROM market.audit_entries AS a
 WHERE a.position >= %(begin)s AND a.position < %(end)s ORDER BY a.position
 
 -- name: is_party
--- Whether a buyer may see an entry: the order's buyer all of that order; the owner of a document that document.
+-- Whether a buyer may see an entry: the order's buyer its events and deliveries; a licence's document is its owner's,
+-- for it may have been handed on.
 SELECT EXISTS (
     SELECT FROM market.audit_entries AS a JOIN market.orders AS o ON o.order_id = a.order_id
-    WHERE a.subject_id = %(subject_id)s AND o.buyer_id = %(buyer_id)s
+    WHERE a.subject_id = %(subject_id)s AND a.kind <> 'licence' AND o.buyer_id = %(buyer_id)s
 ) OR EXISTS (
     SELECT FROM market.licence_documents WHERE document_id = %(subject_id)s AND buyer_id = %(buyer_id)s
 )
 
 -- name: backlog
 SELECT count(*) FROM (SELECT FROM market.outbox LIMIT %(limit)s) AS counted
+
+-- name: send_unlogged
+-- Publishes again what orders of the page recorded and the log has not taken. The order's row is locked, so that the
+-- position lies behind those of its earlier commits and before those of later ones.
+WITH page AS MATERIALIZED (
+    SELECT order_id FROM market.orders WHERE order_id > %(after)s ORDER BY order_id LIMIT %(limit)s
+), behind AS MATERIALIZED (
+    SELECT o.order_id, o.seq, coalesce(p.seq, 0) AS taken_seq
+    FROM page JOIN market.orders AS o USING (order_id)
+    LEFT JOIN LATERAL (
+        SELECT seq FROM market.consumer_progress WHERE consumer = %(consumer)s AND order_id = o.order_id OFFSET 0
+    ) AS p ON true
+    WHERE coalesce(p.seq, 0) < o.seq
+    FOR UPDATE OF o
+), queued AS (
+    INSERT INTO market.outbox (shard, order_id, first_seq, last_seq)
+    SELECT crc32(convert_to(order_id, 'UTF8')) %% 16, order_id, taken_seq + 1, seq FROM behind
+)
+SELECT max(order_id), count(*), (SELECT count(*) FROM behind) FROM page
 
 -- name: history_sent
 UPDATE market.audit_log SET history_after = %(after)s

@@ -1,4 +1,4 @@
-"""The catalogue in Postgres: listings, sellers' keys, releases and their publication.
+"""The catalogue in Postgres: listings, sellers' keys, and releases; their publication is in ``publications``.
 
 Quotes for orders are read through a cache of ``QUOTE_TTL_S``: a new price or release reaches buyers
 within that time, and an unknown or unpublished SKU is never remembered. Whether a listing or a manifest
@@ -21,11 +21,9 @@ from domain.dsse import TRUSTED_KEYS_MAX
 from domain.errors import ConflictError, NotFoundError, RejectedError
 from domain.manifests import CHANNELS
 from domain.proposals.documents import LicenceModel
-from domain.releases import require_newer
-from domain.semver import parse_version
 from storage.market.commands import SQL as COMMANDS
-from storage.market.commands import Commands, Recorded, Write, parameters
-from storage.market.pool import Pool, borrow, fetch
+from storage.market.commands import Commands, Recorded, Write
+from storage.market.pool import Pool, fetch
 from storage.sql import load_queries
 
 SQL = {name: text.encode() for name, text in load_queries("storage.market", "catalogue.sql").items()}
@@ -306,31 +304,6 @@ class Catalogue:
         """Return the newest version that was ever published in a channel, yanked or not."""
         rows = await fetch(self._pool, SQL["channel_head"], {"sku_id": sku_id, "channel": channel})
         return str(rows[0][0]) if rows else None
-
-    async def publish(self, write: Write, publication: Publication) -> bool:
-        """Publish a draft and record the write, together; False when it was no draft any more.
-
-        Raises:
-            RejectedError: ``idempotency_key_reused``; nothing was published.
-            ConflictError: ``version_not_newer``; nothing was published.
-        """
-        values = {name: getattr(publication, name) for name in publication.__slots__}
-        async with borrow(self._pool) as connection, connection.transaction():
-            await connection.execute(SQL["release_order"], values)
-            place = await (await connection.execute(SQL["channel_position"], values)).fetchone()
-            if place is None:
-                return False
-            require_newer(parse_version(place[0]), place[2] and parse_version(place[2]), place[1])
-            published = await (await connection.execute(SQL["publish_release"], values)).fetchall()
-            if not published:
-                return False
-            claim = parameters(write, publication.release_id)
-            if not await (await connection.execute(COMMANDS["claim_command"], claim)).fetchall():
-                raise RejectedError(
-                    "idempotency_key_reused",
-                    "This Idempotency-Key was used with another request. Use a new key for a new request.",
-                )
-        return True
 
     def _remember(self, key: tuple[str, str], sku: Sku, until_s: float) -> None:
         self._quotes[key] = (until_s, sku)

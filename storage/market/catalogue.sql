@@ -122,29 +122,6 @@ SELECT r.release_id, r.sku_id, s.name, s.seller_id, r.version, r.state, r.bundle
 FROM market.releases r JOIN market.skus s USING (sku_id)
 WHERE r.release_id = %(release_id)s
 
--- name: release_order
--- Publications of one SKU go one after the other from here on, so that versions are compared with what is there.
-SELECT pg_advisory_xact_lock(hashtextextended(sku_id, 14)) FROM market.releases WHERE release_id = %(release_id)s
-
--- name: channel_position
--- The version to be published, its channel, and the newest version ever published there.
-SELECT r.version, r.channel, (
-    SELECT n.version FROM market.releases n
-    WHERE n.sku_id = r.sku_id AND n.channel = r.channel AND n.state <> 'draft'
-    ORDER BY n.published_at DESC, n.release_id DESC LIMIT 1)
-FROM market.releases r WHERE r.release_id = %(release_id)s AND r.state = 'draft'
-
--- name: publish_release
--- Only a draft is published, and it never changes afterwards.
-UPDATE market.releases
-SET state = 'published', manifest = %(manifest)s, countersignature = %(countersignature)s,
-    minisig = %(minisig)s, bundle_sha256 = %(bundle_sha256)s, bundle_bytes = %(bundle_bytes)s,
-    licence_days = %(licence_days)s, licence_activation = %(licence_activation)s, payload_key = %(payload_key)s, payload_version = %(payload_version)s,
-    payload_sha256 = %(payload_sha256)s, payload_bytes = %(payload_bytes)s,
-    wrapped_file_key = %(wrapped_file_key)s, published_at = %(published_at)s
-WHERE release_id = %(release_id)s AND state = 'draft'
-RETURNING release_id
-
 -- name: channel_head
 SELECT version FROM market.releases
 WHERE sku_id = %(sku_id)s AND channel = %(channel)s AND state <> 'draft'

@@ -76,29 +76,26 @@ class Deliveries:
         rows = await fetch(self._pool, SQL["keep_joined"], {"delivery_id": delivery_id, "kept_s": kept_s})
         return StoredObject(*rows[0]) if rows else None
 
-    async def record_joined(self, delivery_id: str, joined: StoredObject, kept_s: int) -> None:
-        """Record a joined object that was just made."""
-        values = {
-            "delivery_id": delivery_id,
-            "object_key": joined.key,
-            "version_id": joined.version_id,
-            "bytes": joined.size,
-            "kept_s": kept_s,
-        }
+    async def begin_joined(self, delivery_id: str, object_key: str, kept_s: int) -> None:
+        """Record that an object is being joined under a key of its own."""
+        values = {"delivery_id": delivery_id, "object_key": object_key, "kept_s": kept_s}
+        async with borrow(self._pool) as connection:
+            await connection.execute(SQL["begin_joined"], values)
+
+    async def record_joined(self, joined: StoredObject) -> None:
+        """Record that it was made."""
+        values = {"object_key": joined.key, "version_id": joined.version_id, "bytes": joined.size}
         async with borrow(self._pool) as connection:
             await connection.execute(SQL["record_joined"], values)
 
-    async def expired_joined(self, limit: int) -> list[tuple[str, StoredObject]]:
-        """List deliveries' joined objects whose time is over, oldest first."""
-        rows = await fetch(self._pool, SQL["expired_joined"], {"limit": limit})
-        return [(row[0], StoredObject(*row[1:])) for row in rows]
+    async def expired_joined(self, limit: int) -> list[str]:
+        """List the keys of joined objects whose time is over, made or not, oldest first."""
+        return [str(row[0]) for row in await fetch(self._pool, SQL["expired_joined"], {"limit": limit})]
 
-    async def forget_joined(self, delivery_id: str, version_id: str) -> None:
-        """Forget a joined object that was deleted, unless another has taken its place."""
+    async def forget_joined(self, object_key: str) -> None:
+        """Forget a joined object that was deleted."""
         async with borrow(self._pool) as connection:
-            await connection.execute(
-                SQL["forget_joined"], {"delivery_id": delivery_id, "version_id": version_id}
-            )
+            await connection.execute(SQL["forget_joined"], {"object_key": object_key})
 
 
 def limited(kind: str, retry_after_s: int) -> BusyError:

@@ -28,19 +28,22 @@ WHERE delivery_id = %(delivery_id)s ORDER BY position DESC LIMIT %(limit)s
 -- name: keep_joined
 -- Asked for again: it stays. What has expired may be half deleted, so it never comes back.
 UPDATE market.joined_deliveries SET expires_at = now() + %(kept_s)s * interval '1 second'
-WHERE delivery_id = %(delivery_id)s AND expires_at > now()
+WHERE object_key = (
+    SELECT object_key FROM market.joined_deliveries
+    WHERE delivery_id = %(delivery_id)s AND version_id IS NOT NULL AND expires_at > now()
+    ORDER BY expires_at DESC, object_key LIMIT 1)
 RETURNING object_key, version_id, bytes
 
+-- name: begin_joined
+INSERT INTO market.joined_deliveries (delivery_id, object_key, expires_at)
+VALUES (%(delivery_id)s, %(object_key)s, now() + %(kept_s)s * interval '1 second')
+
 -- name: record_joined
-INSERT INTO market.joined_deliveries (delivery_id, object_key, version_id, bytes, expires_at)
-VALUES (%(delivery_id)s, %(object_key)s, %(version_id)s, %(bytes)s, now() + %(kept_s)s * interval '1 second')
-ON CONFLICT (delivery_id) DO UPDATE SET
-    object_key = excluded.object_key, version_id = excluded.version_id, bytes = excluded.bytes,
-    expires_at = excluded.expires_at
+UPDATE market.joined_deliveries SET version_id = %(version_id)s, bytes = %(bytes)s
+WHERE object_key = %(object_key)s
 
 -- name: expired_joined
-SELECT delivery_id, object_key, version_id, bytes FROM market.joined_deliveries
-WHERE expires_at <= now() ORDER BY expires_at LIMIT %(limit)s
+SELECT object_key FROM market.joined_deliveries WHERE expires_at <= now() ORDER BY expires_at LIMIT %(limit)s
 
 -- name: forget_joined
-DELETE FROM market.joined_deliveries WHERE delivery_id = %(delivery_id)s AND version_id = %(version_id)s
+DELETE FROM market.joined_deliveries WHERE object_key = %(object_key)s AND expires_at <= now()

@@ -46,6 +46,14 @@ class AbandonedUpload:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class SpentBundle:
+    """An uploaded bundle that has served its time."""
+
+    release_id: str
+    upload_key: str
+
+
 class Releases:
     """Raises ``DependencyError('database_unavailable')`` when down."""
 
@@ -122,3 +130,18 @@ class Releases:
         """List uploads that were begun more than ``kept_s`` ago, oldest first."""
         rows = await fetch(self._pool, SQL["abandoned_uploads"], {"kept_s": kept_s, "limit": limit})
         return [AbandonedUpload(*row) for row in rows]
+
+    async def expect_bundle(self, release_id: str, kept_s: int) -> None:
+        """Say that a bundle may be uploaded for a draft; it is kept that long unless it is published."""
+        async with borrow(self._pool) as connection:
+            await connection.execute(SQL["expect_bundle"], {"release_id": release_id, "kept_s": kept_s})
+
+    async def spent_bundles(self, limit: int) -> list[SpentBundle]:
+        """List uploaded bundles whose time is over, oldest first."""
+        rows = await fetch(self._pool, SQL["spent_bundles"], {"limit": limit})
+        return [SpentBundle(*row) for row in rows]
+
+    async def forget_bundle(self, release_id: str) -> None:
+        """Forget a bundle that was deleted, unless another is expected since."""
+        async with borrow(self._pool) as connection:
+            await connection.execute(SQL["forget_bundle"], {"release_id": release_id})

@@ -65,3 +65,15 @@ DELETE FROM market.release_uploads WHERE release_id = %(release_id)s AND upload_
 -- name: abandoned_uploads
 SELECT u.release_id, u.upload_id, r.upload_key FROM market.release_uploads u JOIN market.releases r USING (release_id)
 WHERE u.begun_at < now() - %(kept_s)s * interval '1 second' ORDER BY u.begun_at LIMIT %(limit)s
+
+-- name: expect_bundle
+INSERT INTO market.bundle_uploads (release_id, drop_after)
+VALUES (%(release_id)s, now() + %(kept_s)s * interval '1 second')
+ON CONFLICT (release_id) DO UPDATE SET drop_after = excluded.drop_after
+
+-- name: spent_bundles
+SELECT b.release_id, r.upload_key FROM market.bundle_uploads b JOIN market.releases r USING (release_id)
+WHERE b.drop_after <= now() ORDER BY b.drop_after LIMIT %(limit)s
+
+-- name: forget_bundle
+DELETE FROM market.bundle_uploads WHERE release_id = %(release_id)s AND drop_after <= now()

@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +37,6 @@ _OBJECT_COLUMNS = (
     "object_id, kind, payment_intent_id, amount_minor, currency, status, at, fee_minor, fee_currency, "
     "returned_minor, refund_id, reason, fees"
 )
-_AT = _OBJECT_COLUMNS.split(", ").index("at")
 
 
 class Spool:
@@ -131,13 +131,13 @@ class Spool:
         """Return Stripe's objects of a page of orders, which is in order."""
         found: defaultdict[str, list[StripeObject]] = defaultdict(list)
         # Between first and last lie no other touched orders, so a range is the page.
-        for order_id, *values, fees in self._db.execute(
+        for order_id, object_id, kind, payment, amount, currency, status, at, *rest, fees in self._db.execute(
             f"SELECT order_id, {_OBJECT_COLUMNS} FROM objects WHERE order_id BETWEEN ? AND ?",  # noqa: S608 - constants
             (order_ids[0], order_ids[-1]),
         ):
-            values[_AT] = datetime.fromtimestamp(values[_AT], UTC)
-            values.append(tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees)))
-            found[order_id].append(StripeObject(*values))
+            told = tuple((transaction_id, minor) for transaction_id, minor in orjson.loads(fees))
+            first = (object_id, kind, payment, amount, currency, status, datetime.fromtimestamp(at, UTC))
+            found[order_id].append(replace(StripeObject(*first, *rest), fees=told))
         return found
 
     def entries_of(self, order_ids: Sequence[str]) -> Mapping[str, list[Booked]]:

@@ -28,6 +28,7 @@ RELAYED = frozenset(
     {
         *("outbox", "consumers", "consumer_progress", "stuck_events", "sales_by_day"),
         *("reconciliation_runs", "reconciliation_cases"),
+        *("audit_entries", "audit_subtrees", "audit_checkpoints", "audit_waiting"),
     }
 )
 

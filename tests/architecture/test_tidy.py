@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import scheduling
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("domain", "storage", "actors", "deployments", "serve_app", "cluster")
 MODULE_LINES_MAX = 500
@@ -71,19 +69,6 @@ def test_no_commit_holds_a_host_of_a_registry_or_a_path_of_a_machine():
         if bad.search(p.read_text(encoding="utf-8", errors="ignore"))
     ]
     assert found == []
-
-
-def test_what_starts_a_whole_stack_runs_alone():
-    """Ray does not start on a busy machine: see tests/scheduling.py."""
-    starts = re.compile(r"(?<!Exit)Stack\(|cluster\.cli as cli")
-    here = [p for p in TRACKED if p.suffix == ".py" and name(p).startswith("tests/") and p.is_file()]
-    starters = [
-        name(p)
-        for p in here
-        if starts.search(p.read_text(encoding="utf-8")) and p.name != Path(__file__).name
-    ]
-    assert len(starters) > 4
-    assert [one for one in starters if scheduling.rank(one) < scheduling.FIRST_ALONE] == []
 
 
 def test_no_large_file_is_committed():

@@ -15,11 +15,17 @@ from tests.fakes.carts import NOW
 
 ORDER, A, B = "ord_1", "dlv_a", "dlv_b"
 UNTIL = NOW + timedelta(minutes=15)
-JOINED = StoredObject("joined/dlv_a.age", "v1", 1_234)
+JOINED = StoredObject("joined/dlv_a/1.age", "v1", 1_234)
+OTHER = StoredObject("joined/dlv_a/2.age", "v1", 1_234)
 
 
 async def take(store, *delivery_ids, kind="payload", issued_to="buyer_ada"):
     await store.take_links(ORDER, delivery_ids, issued_to, kind, UNTIL)
+
+
+async def join(store, delivery_id, joined, kept_s):
+    await store.begin_joined(delivery_id, joined.key, kept_s)
+    await store.record_joined(joined)
 
 
 class DeliveriesContract:
@@ -71,26 +77,33 @@ class DeliveriesContract:
 
     async def test_a_joined_object_is_kept_while_it_is_asked_for(self, store, later):
         assert await store.keep_joined(A, 100) is None
-        await store.record_joined(A, JOINED, 100)
+        await join(store, A, JOINED, 100)
         await later(90)
         assert await store.keep_joined(A, 100) == JOINED
         await later(90)
         assert await store.expired_joined(10) == []
+        await store.forget_joined(JOINED.key)  # not yet
         await later(20)
         assert await store.keep_joined(A, 100) is None
-        assert await store.expired_joined(10) == [(A, JOINED)]
+        assert await store.expired_joined(10) == [JOINED.key]
+        await store.forget_joined(JOINED.key)
+        assert await store.expired_joined(10) == []
 
-    async def test_forgetting_spares_what_took_its_place(self, store):
-        await store.record_joined(A, JOINED, 100)
-        again = StoredObject(JOINED.key, "v2", 1_234)
-        await store.record_joined(A, again, 100)
-        await store.forget_joined(A, "v1")
-        assert await store.keep_joined(A, 100) == again
-        await store.forget_joined(A, "v2")
+    async def test_two_that_were_joined_at_once_are_both_deleted_in_their_time(self, store, later):
+        await join(store, A, JOINED, 100)
+        await join(store, A, OTHER, 100)
+        assert await store.keep_joined(A, 50) in (JOINED, OTHER)
+        await later(101)
+        assert set(await store.expired_joined(10)) == {JOINED.key, OTHER.key}
+
+    async def test_one_that_was_never_made_is_not_handed_out_and_goes_as_well(self, store, later):
+        await store.begin_joined(A, JOINED.key, 100)
         assert await store.keep_joined(A, 100) is None
+        await later(101)
+        assert await store.expired_joined(10) == [JOINED.key]
 
     async def test_the_oldest_expired_come_first(self, store, later):
-        for number, delivery_id in enumerate(("dlv_3", "dlv_1", "dlv_2"), 1):
-            await store.record_joined(delivery_id, JOINED, 10 * number)
+        for number, key in enumerate(("joined/3", "joined/1", "joined/2"), 1):
+            await store.begin_joined(A, key, 10 * number)
         await later(31)
-        assert [one for one, _ in await store.expired_joined(2)] == ["dlv_3", "dlv_1"]
+        assert await store.expired_joined(2) == ["joined/3", "joined/1"]

@@ -41,6 +41,18 @@ class ReleasesContract:
         assert await catalogue.newest_version(sku_id, "stable") == "1.0.1"
         assert await catalogue.newest_version(sku_id, "nightly") is None
 
+    async def test_the_newest_is_the_highest_whatever_the_replicas_clocks_say(
+        self, store, catalogue, sku_id, publish
+    ):
+        """A release's number is also its minute here: the second is published by a clock that is behind."""
+        for number, version in ((5, "1.0.0"), (1, "1.1.0"), (3, "1.2.0")):
+            last = await publish(number, version, "stable")
+        assert await catalogue.newest_version(sku_id, "stable") == "1.2.0"
+        assert (await store.heads(sku_id))["stable"].release_id == last
+        assert (await catalogue.find(sku_id)).latest_release.release_id == last
+        with pytest.raises(ConflictError, match="version_not_newer"):
+            await publish(9, "1.1.1", "stable")
+
     async def test_a_yank_is_once_and_keeps_its_reason(self, store, catalogue, publish, write):
         release_id = await publish(1, "1.0.0", "stable")
         assert await store.yank(write("a"), release_id, "first", NOW) is None

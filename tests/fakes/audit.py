@@ -11,7 +11,7 @@ from actors.audit.sequencer import Sequencer
 from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.relay import Relay
-from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned
+from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned, SignedHead
 from domain.events import shard_of
 from domain.events.ports import EventRecord, Span
 from domain.ids import derive_id, new_id
@@ -80,7 +80,7 @@ class LocalSigner:
     async def last_checkpoint(self) -> LastSigned:
         return self.checkpoints.last(self.key)
 
-    async def sign_checkpoint(self, claim: HeadClaim) -> str:
+    async def sign_checkpoint(self, claim: HeadClaim) -> SignedHead:
         return self.checkpoints.sign(claim, self.key)
 
 

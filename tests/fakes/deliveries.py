@@ -17,7 +17,7 @@ class FakeDeliveries:
     clock: FakeClock
     issued: list[IssuedLink] = field(default_factory=list)
     windows: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
-    objects: dict[str, tuple[StoredObject, datetime]] = field(default_factory=dict)
+    objects: dict[str, tuple[str, StoredObject | None, datetime]] = field(default_factory=dict)
     made: Counter[str] = field(default_factory=Counter)
 
     async def take_links(
@@ -42,26 +42,25 @@ class FakeDeliveries:
         return [one for one in reversed(self.issued) if one.delivery_id == delivery_id][:LISTED_MAX]
 
     async def keep_joined(self, delivery_id: str, kept_s: int) -> StoredObject | None:
-        joined, expires_at = self.objects.get(delivery_id, (None, self.clock()))
-        if joined is None or expires_at <= self.clock():
-            return None
-        self.objects[delivery_id] = (joined, self.clock() + timedelta(seconds=kept_s))
-        return joined
+        for key, (of, joined, expires_at) in self.objects.items():
+            if of == delivery_id and joined is not None and expires_at > self.clock():
+                self.objects[key] = (of, joined, self.clock() + timedelta(seconds=kept_s))
+                return joined
+        return None
 
-    async def record_joined(self, delivery_id: str, joined: StoredObject, kept_s: int) -> None:
-        self.made[delivery_id] += 1
-        self.objects[delivery_id] = (joined, self.clock() + timedelta(seconds=kept_s))
+    async def begin_joined(self, delivery_id: str, object_key: str, kept_s: int) -> None:
+        self.objects[object_key] = (delivery_id, None, self.clock() + timedelta(seconds=kept_s))
 
-    async def expired_joined(self, limit: int) -> list[tuple[str, StoredObject]]:
-        expired = [
-            (expires_at, delivery_id, joined)
-            for delivery_id, (joined, expires_at) in self.objects.items()
-            if expires_at <= self.clock()
-        ]
-        return [(delivery_id, joined) for _, delivery_id, joined in sorted(expired, key=lambda one: one[0])][
-            :limit
-        ]
+    async def record_joined(self, joined: StoredObject) -> None:
+        if joined.key in self.objects:
+            delivery_id, _, expires_at = self.objects[joined.key]
+            self.made[delivery_id] += 1
+            self.objects[joined.key] = (delivery_id, joined, expires_at)
 
-    async def forget_joined(self, delivery_id: str, version_id: str) -> None:
-        if delivery_id in self.objects and self.objects[delivery_id][0].version_id == version_id:
-            del self.objects[delivery_id]
+    async def expired_joined(self, limit: int) -> list[str]:
+        expired = [(until, key) for key, (_, _, until) in self.objects.items() if until <= self.clock()]
+        return [key for _, key in sorted(expired)][:limit]
+
+    async def forget_joined(self, object_key: str) -> None:
+        if object_key in self.objects and self.objects[object_key][2] <= self.clock():
+            del self.objects[object_key]

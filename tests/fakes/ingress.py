@@ -39,6 +39,7 @@ from tests.fakes.orders import FakeBooks, FakeClock, FakeGateway, FakeMonotonic,
 from tests.fakes.pricing import FakeDiscounts, FakeGoverned, FakeTaxTables
 from tests.fakes.proposals import KEYS, FakeProposals
 from tests.fakes.proposals import register as register_operators
+from tests.fakes.publications import FakePublications
 from tests.fakes.releases import FakeReleases
 from tests.fakes.reviews import FakeReviews, FakeTerms
 from tests.fakes.sales import FakeSales
@@ -105,7 +106,8 @@ class FakeMarket:
         operators = register_operators(KEYS[:4], 2, self.clock())
         self.proposals = FakeProposals(self.commands, self.clock, operators)
         self.payouts: Any = None  # on real parts only: tests/integration/test_payouts_http.py
-        self.publisher = Publisher(self.catalogue, self.uploads, self.payloads, self.signer, self.clock)  # type: ignore[arg-type]
+        self.publications = FakePublications(self.catalogue)
+        self.publisher = self.make_publisher()
         self.checks: dict[str, bool] = {"database": True, "order_hosts": True, "signer": True}
         self._numbers = itertools.count(1)
         for token, (role, principal_id) in TOKENS.items():
@@ -121,6 +123,11 @@ class FakeMarket:
 
     def add_token(self, token: str, role: str, principal_id: str) -> None:
         self.access.holders[hashlib.sha256(token.encode()).digest()] = Principal(role, principal_id)
+
+    def make_publisher(self) -> Publisher:
+        """One more process that publishes."""
+        parts: Any = (self.catalogue, self.publications, self.uploads, self.payloads, self.signer)
+        return Publisher(*parts, self.clock)
 
     def new_id(self, prefix: str) -> str:
         number = next(self._numbers)

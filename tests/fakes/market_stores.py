@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 
-from domain.errors import ConflictError, RejectedError
+from domain.errors import ConflictError
 from domain.proposals.documents import LicenceModel
-from domain.releases import require_newer
-from domain.semver import parse_version
 from storage.market.access import Principal
 from storage.market.catalogue import PriceList, Publication, Release, ReleaseSummary, Sku, _offer
 from storage.market.commands import Recorded, Write, require_same
@@ -60,6 +58,7 @@ class FakeCatalogue:
     price_history: dict[str, list[PriceList]] = field(default_factory=dict)
     summaries: dict[str, ReleaseSummary] = field(default_factory=dict)
     revoked: dict[str, tuple[str, datetime, str]] = field(default_factory=dict)
+    kept_bundles: dict[str, datetime] = field(default_factory=dict)
     model: LicenceModel = field(default_factory=lambda: LicenceModel(("perpetual", "timed"), 3_660, 0))
 
     async def published(self, before: str, limit: int) -> list[Sku]:
@@ -150,40 +149,6 @@ class FakeCatalogue:
     async def release(self, release_id: str) -> Release | None:
         return self.releases.get(release_id)
 
-    async def publish(self, write: Write, publication: Publication) -> bool:
-        release = self.releases[publication.release_id]
-        if release.state != "draft":
-            return False
-        newest = await self.newest_version(release.sku_id, release.channel)
-        require_newer(parse_version(release.version), newest and parse_version(newest), release.channel)
-        if await self.commands.claim(write, publication.release_id) is not None:
-            raise RejectedError("idempotency_key_reused", "reused")
-        self.publications[publication.release_id] = publication
-        self.releases[release.release_id] = replace(
-            release,
-            state="published",
-            manifest=publication.manifest,
-            countersignature=publication.countersignature,
-            minisig=publication.minisig,
-            bundle_sha256=publication.bundle_sha256,
-            bundle_bytes=publication.bundle_bytes,
-            payload_sha256=publication.payload_sha256,
-            payload_bytes=publication.payload_bytes,
-            published_at=publication.published_at,
-        )
-        summary = ReleaseSummary(
-            release.release_id,
-            release.version,
-            release.bundle_name,
-            publication.bundle_sha256,
-            publication.bundle_bytes,
-            publication.licence_days,
-            publication.published_at,
-        )
-        self.summaries[release.release_id] = summary
-        self.show_newest(release.sku_id)
-        return True
-
     def of_channel(self, sku_id: str, channel: str, *states: str) -> list[Release]:
         """Releases of a channel, the newest last."""
         found = [
@@ -210,7 +175,6 @@ class FakeBucket:
     name: str
     clock: FakeClock
     objects: dict[str, list[bytes]] = field(default_factory=dict)
-    deleted: list[StoredObject] = field(default_factory=list)
     parts: dict[tuple[str, str], dict[int, bytes]] = field(default_factory=dict)
     begun: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
@@ -224,6 +188,10 @@ class FakeBucket:
         versions = self.objects.get(key)
         return StoredObject(key, str(len(versions)), len(versions[-1])) if versions else None
 
+    @contextlib.contextmanager
+    def opened(self, stored: StoredObject) -> Iterator[io.BytesIO]:
+        yield self.open(stored)
+
     def open(self, stored: StoredObject) -> io.BytesIO:
         return io.BytesIO(self.objects[stored.key][int(stored.version_id) - 1])
 
@@ -233,8 +201,10 @@ class FakeBucket:
         assert joined is not None
         return joined
 
-    def delete(self, stored: StoredObject) -> None:
-        self.deleted.append(stored)
+    def erase(self, key: str) -> None:
+        self.objects.pop(key, None)
+        for one in [one for one in self.parts if one[0] == key]:
+            self.abort_upload(*one)
 
     def writer(self, key: str) -> FakeWriter:
         return FakeWriter(self, key)

@@ -55,6 +55,7 @@ class FakeMarketplace:
     tamper: str = ""
     fail: list[httpx.Response | Exception] = field(default_factory=list)
     revoked: bool = False
+    withdrawn: bool = False
     quote: dict[str, Any] = field(default_factory=dict)
     key_list: dict[str, Any] | None = None
     recorded_at: str | None = None
@@ -130,7 +131,7 @@ class FakeMarketplace:
             body += b"x"
         elif self.tamper == "expired":
             return httpx.Response(403)
-        return httpx.Response(200, content=body)
+        return httpx.Response(200, headers={"Content-Length": str(len(body))}, stream=httpx.ByteStream(body))
 
     def _stripe(self, request: httpx.Request) -> httpx.Response:
         form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
@@ -173,7 +174,8 @@ class FakeMarketplace:
             case _, ["orders", *rest]:
                 return self._route_orders(method, rest, request)
             case "POST", ["deliveries", delivery_id, "key"]:
-                text = identity_text(self.identities[delivery_id])
+                identity = self.identities[delivery_id]
+                text = identity_text(secrets.token_bytes(32) if self.tamper == "released key" else identity)
                 return httpx.Response(
                     200, json={"delivery_id": delivery_id, "identity": text, "expires_at": "x"}
                 )
@@ -394,7 +396,8 @@ class FakeMarketplace:
             return problem(404, "order_not_found", "There is none.")
         if order["status"] != "delivered":
             return problem(409, "order_not_delivered", "The order is not delivered yet.")
-        return httpx.Response(200, json={"items": [self._delivery(order)]})
+        items = [] if self.withdrawn else [self._delivery(order)]
+        return httpx.Response(200, json={"items": items})
 
     def _delivery(self, order: dict[str, Any]) -> dict[str, Any]:
         delivery_id = f"dlv_{order['id'][4:]}"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from domain.manifests import CHANNELS
 from storage.market.catalogue import ReleaseSummary
 from storage.market.commands import Recorded, Write
-from storage.market.releases import AbandonedUpload, BegunUpload, SellerKey
+from storage.market.releases import AbandonedUpload, BegunUpload, SellerKey, SpentBundle
 from tests.fakes.market_stores import FakeCatalogue
 
 
@@ -82,3 +82,16 @@ class FakeReleases:
             for release_id, (upload, begun_at) in self.begun.items()
             if begun_at < until
         ][:limit]
+
+    async def expect_bundle(self, release_id: str, kept_s: int) -> None:
+        self.catalogue.kept_bundles[release_id] = self.catalogue.clock() + timedelta(seconds=kept_s)
+
+    async def spent_bundles(self, limit: int) -> list[SpentBundle]:
+        now = self.catalogue.clock()
+        spent = [release_id for release_id, until in self.catalogue.kept_bundles.items() if until <= now]
+        releases = self.catalogue.releases
+        return [SpentBundle(release_id, releases[release_id].upload_key) for release_id in spent[:limit]]
+
+    async def forget_bundle(self, release_id: str) -> None:
+        if self.catalogue.kept_bundles.get(release_id, self.catalogue.clock()) <= self.catalogue.clock():
+            self.catalogue.kept_bundles.pop(release_id, None)

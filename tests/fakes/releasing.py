@@ -6,6 +6,7 @@ from datetime import timedelta
 from domain.ids import new_id
 from storage.market.catalogue import Publication, Release, Sku
 from storage.market.commands import Write
+from storage.market.publications import Attempt
 from tests.fakes.carts import NOW
 
 
@@ -14,6 +15,7 @@ def ident(prefix, number):
 
 
 SKU_ID = ident("sku", 1)
+KEY_ID = "key_releasing"
 SKU = Sku(SKU_ID, "logline", "Title", "Text", "seller_1", NOW, {"USD": 1999})
 
 
@@ -31,11 +33,22 @@ async def draft(catalogue, number, version, channel):
     return release_id
 
 
-async def publish(catalogue, number, version, channel):
-    release_id = await draft(catalogue, number, version, channel)
-    publication = Publication(
-        release_id, "{}", "{}", "minisig", "ab" * 32, 100, None, f"payload-{number}", "v1", "cd" * 32, 132,
+async def register_key(catalogue):
+    await catalogue.register_seller_key(write("releasing-key"), KEY_ID, b"r" * 32, {})
+
+
+def publication(release_id, number, payload_key):
+    return Publication(
+        release_id, "{}", "{}", "minisig", "ab" * 32, 100, None, payload_key, "v1", "cd" * 32, 132,
         NOW + timedelta(minutes=number), b"wrapped",
     )  # fmt: skip
-    assert await catalogue.publish(write(f"publish-{number}"), publication)
+
+
+async def publish(catalogue, publications, number, version, channel):
+    await register_key(catalogue)
+    release_id = await draft(catalogue, number, version, channel)
+    attempt = Attempt(f"payload-{number}", b"s" * 32, "v1")
+    assert await publications.begin(release_id, attempt, 60.0) == attempt
+    wanted = publication(release_id, number, attempt.payload_key)
+    assert await publications.publish(write(f"publish-{number}"), wanted, KEY_ID)
     return release_id

@@ -17,6 +17,7 @@ from storage.market.commands import Commands, Recorded, Write
 from storage.market.licences import LicenceReads
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
+from storage.market.publications import Attempt, Publications
 from storage.market.signing_keys import SigningKeys, register_signing_key
 from storage.signing.devfile import DevelopmentKeyFile
 from storage.signing.keys import register
@@ -83,9 +84,18 @@ def release(number=1, of=1, version="1.0.0"):
 
 def publication(number=1, at=NOW):
     return Publication(
-        ident("rel", number), "manifest", "countersignature", "minisig", "ab" * 32, 100, 365, "payload", "v1",
-        "cd" * 32, 132, at, b"wrapped",
+        ident("rel", number), "manifest", "countersignature", "minisig", "ab" * 32, 100, 365,
+        f"payload-{number}", "v1", "cd" * 32, 132, at, b"wrapped",
     )  # fmt: skip
+
+
+async def publish(catalogue, write_, wanted):
+    """Publish by an attempt of its own."""
+    await catalogue.register_seller_key(write("signing-key"), "key_signing", b"s" * 32, {})
+    publications = Publications(catalogue._pool)
+    attempt = Attempt(wanted.payload_key, b"s" * 32, "v1")
+    await publications.begin(wanted.release_id, attempt, 60.0)
+    return await publications.publish(write_, wanted, "key_signing")
 
 
 async def listed(catalogue, number=1, name="logline", *, published=True, **prices):
@@ -93,7 +103,7 @@ async def listed(catalogue, number=1, name="logline", *, published=True, **price
     await catalogue.create_sku(write(f"sku-{number}"), one, BODY)
     if published:
         await catalogue.draft_release(write(f"rel-{number}"), release(number, number), NOW, {})
-        assert await catalogue.publish(write(f"pub-{number}"), publication(number))
+        assert await publish(catalogue, write(f"pub-{number}"), publication(number))
     return one
 
 
@@ -146,7 +156,7 @@ async def test_published_skus_are_listed_newest_first_in_pages(catalogue):
 async def test_the_newest_release_is_what_is_sold(catalogue):
     await listed(catalogue)
     await catalogue.draft_release(write("rel-2"), release(2, 1, "1.1.0"), NOW, {})
-    await catalogue.publish(write("pub-2"), publication(2, NOW + timedelta(days=1)))
+    await publish(catalogue, write("pub-2"), publication(2, NOW + timedelta(days=1)))
     assert (await catalogue.find("logline")).latest_release.version == "1.1.0"
     assert (await catalogue.published("~", 5))[0].latest_release.version == "1.1.0"
     assert (await catalogue.offers([ident("sku", 1)], "USD"))[ident("sku", 1)].version == "1.1.0"
@@ -170,7 +180,7 @@ async def test_an_unpublished_sku_is_never_remembered_and_a_price_for_a_second(c
     with pytest.raises(ConflictError, match="sku_unpublished"):
         await catalogue.offers([one.sku_id], "USD")
     await catalogue.draft_release(write("rel-1"), release(), NOW, {})
-    await catalogue.publish(write("pub-1"), publication())
+    await publish(catalogue, write("pub-1"), publication())
     assert (await catalogue.offers([one.sku_id], "USD"))[one.sku_id].unit_price_minor == 1999
     owner.execute("UPDATE market.sku_prices SET amount_minor = 1")
     assert (await catalogue.offers([one.sku_id], "USD"))[one.sku_id].unit_price_minor == 1999
@@ -227,7 +237,7 @@ async def test_a_release_is_published_once_and_never_changes(catalogue, pool):
         NOW,
     )
     changed = replace(publication(), manifest="another")
-    assert await catalogue.publish(write("again"), changed) is False
+    assert await publish(catalogue, write("again"), changed) is False
     assert await catalogue.release(ident("rel", 1)) == stored
     assert await Commands(pool).find(write("again")) is None
     assert await Commands(pool).find(write("pub-1")) == Recorded(ident("rel", 1), None)
@@ -237,7 +247,7 @@ async def test_a_reused_key_publishes_nothing(catalogue):
     await listed(catalogue, published=False)
     await catalogue.draft_release(write("rel-1"), release(), NOW, {})
     with pytest.raises(RejectedError, match="idempotency_key_reused"):
-        await catalogue.publish(write("rel-1", request=b"publish"), publication())
+        await publish(catalogue, write("rel-1", request=b"publish"), publication())
     assert (await catalogue.release(ident("rel", 1))).state == "draft"
 
 
@@ -246,7 +256,7 @@ async def test_eight_publications_at_once_publish_one(catalogue):
     await catalogue.draft_release(write("rel-1"), release(), NOW, {})
     answers = await asyncio.gather(
         *(
-            catalogue.publish(write(f"p{n}"), replace(publication(), payload_version=f"v{n}"))
+            publish(catalogue, write(f"p{n}"), replace(publication(), payload_version=f"v{n}"))
             for n in range(8)
         )
     )
@@ -327,7 +337,7 @@ async def test_a_database_that_is_down_is_reported_by_every_adapter(migrated):
         for work in (
             Catalogue(pool).find("x"),
             Catalogue(pool).offers([ident("sku", 1)], "USD"),
-            Catalogue(pool).publish(write(), publication()),
+            Publications(pool).publish(write(), publication(), "key_1"),
             AccessTokens(pool).principal(b"d" * 32),
             LicenceReads(pool).standing("lic_1"),
             SigningKeys(pool).on_record(),

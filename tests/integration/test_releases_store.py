@@ -9,12 +9,17 @@ import pytest
 from domain.errors import ConflictError
 from storage.market.catalogue import Catalogue
 from storage.market.pool import build_pool
+from storage.market.publications import Publications
 from storage.market.releases import Releases
+from tests.contracts.publications import PublicationsContract
 from tests.contracts.releases import ReleasesContract
 from tests.fakes import releasing
 
 pytestmark = pytest.mark.integration
-TABLES = "market.release_uploads, market.releases, market.sku_prices, market.skus, market.seller_keys"
+TABLES = (
+    "market.publication_attempts, market.bundle_uploads, market.release_uploads, market.releases, "
+    "market.sku_prices, market.skus, market.seller_keys"
+)
 
 
 @pytest.fixture
@@ -40,13 +45,18 @@ async def catalogue(pool):
 
 
 @pytest.fixture
-def publish(catalogue):
-    return partial(releasing.publish, catalogue)
+def publications(pool):
+    return Publications(pool)
 
 
-class TestPostgresReleases(ReleasesContract):
+@pytest.fixture
+def publish(catalogue, publications):
+    return partial(releasing.publish, catalogue, publications)
+
+
+class _Postgres:
     @pytest.fixture
-    def store(self, pool, catalogue):
+    def standing(self, pool, catalogue):
         return Releases(pool)
 
     @pytest.fixture
@@ -64,17 +74,32 @@ class TestPostgresReleases(ReleasesContract):
     @pytest.fixture
     def later(self, owner):
         async def pass_time(seconds):
-            owner.execute(
-                f"UPDATE market.release_uploads SET begun_at = begun_at - interval '{seconds} seconds'"
-            )
+            for table, column in (
+                ("release_uploads", "begun_at"),
+                ("publication_attempts", "lease_until"),
+                ("bundle_uploads", "drop_after"),
+            ):
+                owner.execute(f"UPDATE market.{table} SET {column} = {column} - interval '{seconds} seconds'")
 
         return pass_time
 
 
-async def test_of_many_publications_at_once_the_channel_only_rises(catalogue):
+class TestPostgresReleases(_Postgres, ReleasesContract):
+    @pytest.fixture
+    def store(self, standing):
+        return standing
+
+
+class TestPostgresPublications(_Postgres, PublicationsContract):
+    @pytest.fixture
+    def store(self, publications, catalogue):
+        return publications
+
+
+async def test_of_many_publications_at_once_the_channel_only_rises(publish):
     numbers = range(1, 13)
     outcomes = await asyncio.gather(
-        *(releasing.publish(catalogue, n, f"1.{n}.0", "stable") for n in numbers), return_exceptions=True
+        *(publish(n, f"1.{n}.0", "stable") for n in numbers), return_exceptions=True
     )
     refused = [one for one in outcomes if isinstance(one, ConflictError)]
     assert all(one.code == "version_not_newer" for one in refused)

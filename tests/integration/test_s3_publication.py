@@ -19,6 +19,7 @@ import pyrage
 import pytest
 
 from actors.deliveries.joining import Joiner
+from actors.deliveries.upkeep import StorageUpkeep
 from actors.orders.effects import Effects
 from actors.orders.fulfilment import SignerFulfiller
 from actors.orders.host import OrderHost
@@ -38,7 +39,7 @@ from storage.market.access import AccessTokens, Principal, register_access_token
 from storage.market.audit_log import AuditLog
 from storage.market.cases import Cases
 from storage.market.catalogue import Catalogue
-from storage.market.commands import Commands
+from storage.market.commands import Commands, Write
 from storage.market.dead_letters import DeadLetters
 from storage.market.deliveries import Deliveries
 from storage.market.discounts import Discounts
@@ -49,6 +50,7 @@ from storage.market.licensing import Licensing
 from storage.market.order_store import PostgresOrderStore
 from storage.market.pool import build_pool
 from storage.market.proposals import Governed, Proposals
+from storage.market.publications import Publications
 from storage.market.releases import Releases
 from storage.market.reviews import Reviews
 from storage.market.sales import Sales
@@ -118,6 +120,10 @@ class Market:
         self.host = OrderHost(store, effects, utc_now, time.monotonic)
         catalogue = Catalogue(pool)
 
+        self.pool, self.uploads, self.payloads = pool, uploads, payloads
+        parts = (catalogue, Publications(pool), uploads, payloads, signer, utc_now)
+        self.publishers = (Publisher(*parts), Publisher(*parts))
+
         async def ready():
             return True
 
@@ -126,7 +132,7 @@ class Market:
                 orders=FakeDirectory(self.host),
                 reads=store,
                 catalogue=catalogue,
-                publisher=Publisher(catalogue, uploads, payloads, signer, utc_now),
+                publisher=self.publishers[0],
                 releases=Releases(pool),
                 part_uploads=PartUploads(Releases(pool), uploads),
                 licences=LicenceReads(pool),
@@ -187,8 +193,8 @@ def bundle(size):
     return gzip.compress(plain.getvalue(), 1)
 
 
-async def released(seller, name, data):
-    """List, register, draft, upload by the link, publish; returns (SKU, published release, manifest)."""
+async def drafted(seller, name, data):
+    """List, register, draft, upload by the link; returns (SKU, draft, body to publish it with)."""
     new_sku = {"name": name, "title": "T", "description": "", "prices": {"USD": 1999}}
     sku = (await seller.post("/v1/skus", new_sku)).json()
     key = base64.b64encode(SELLER_KEYS.public_key).decode()
@@ -213,7 +219,12 @@ async def released(seller, name, data):
     )
     payload = manifests.build(manifest)
     (envelope,) = sign_all(SELLER_KEYS, statements.PAYLOAD_TYPE, [payload])
-    body = {"manifest": orjson.loads(envelope.dumps())}
+    return sku, draft, {"manifest": orjson.loads(envelope.dumps())}
+
+
+async def released(seller, name, data):
+    """The same, published; returns (SKU, published release, body)."""
+    sku, draft, body = await drafted(seller, name, data)
     answer = await seller.post(f"/v1/releases/{draft['id']}/publish", body, key=f"{name}-publish")
     assert answer.status_code == 200, answer.text
     return sku, answer.json(), body
@@ -321,3 +332,34 @@ async def test_one_joined_file_opens_with_the_buyers_key_alone(market, seller):
     assert again["url"].split("?")[0] == joined["url"].split("?")[0]
     links = (await buyer.get(f"/v1/deliveries/{item['id']}/links")).json()["items"]
     assert [one["kind"] for one in links] == ["joined", "joined", "payload"]
+
+
+async def test_two_replicas_encrypt_a_release_once_and_its_upload_goes(market, seller, migrated):
+    data = bundle(12 * 2**20)
+    sku, draft, body = await drafted(seller, "twice", data)
+    text = orjson.dumps(body["manifest"]).decode()
+    published = await asyncio.gather(
+        *(
+            publisher.publish(Write("seller_1", f"twice-{number}", b"d" * 32), draft["id"], text)
+            for number, publisher in enumerate(market.publishers)
+        )
+    )
+    assert [one.state for one in published] == ["published"] * 2
+    objects = market.payloads._client.list_object_versions(Bucket="payloads", Prefix=sku["id"])
+    assert len(objects["Versions"]) == 1
+    upload_key = published[0].upload_key
+    assert market.uploads.newest(upload_key) is not None
+    upkeep = StorageUpkeep(
+        Deliveries(market.pool),
+        Releases(market.pool),
+        Publications(market.pool),
+        market.uploads,
+        market.payloads,
+        utc_now,
+    )
+    with psycopg.connect(migrated.dsn, autocommit=True) as owner:
+        assert owner.execute("SELECT count(*) FROM market.publication_attempts").fetchone() == (0,)
+        owner.execute("UPDATE market.bundle_uploads SET drop_after = now()")
+    assert await upkeep.once() >= 1
+    assert market.uploads.newest(upload_key) is None
+    assert market.payloads.newest(objects["Versions"][0]["Key"]) is not None

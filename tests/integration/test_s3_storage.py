@@ -223,8 +223,7 @@ def test_a_head_and_an_object_are_joined_by_the_server(uploads, payloads, monkey
     assert joined.size == 4 + size
     assert read(uploads, joined) == b"head" + body
     assert uploads.newest(joined.key) == joined
-    uploads.delete(joined)
-    uploads.delete(joined)
+    uploads.erase(joined.key)
     assert uploads.newest(joined.key) is None
 
 
@@ -275,3 +274,18 @@ def test_unfinished_uploads_are_told_by_their_age(uploads):
     assert ("orphan", upload_id) in uploads.unfinished_uploads(now + timedelta(hours=1), 50)
     uploads.abort_upload("orphan", upload_id)
     assert uploads.unfinished_uploads(now + timedelta(hours=1), 50) == []
+
+
+def test_erasing_takes_every_version_and_unfinished_upload_of_one_key_alone(uploads):
+    for text in (b"first", b"second"):
+        httpx.put(uploads.link_to_put("erased/a", 60).url, content=text).raise_for_status()
+    neighbour = write(uploads, "erased/a.more", b"neighbour")
+    began = uploads.begin_upload("erased/a")
+    uploads.erase("erased/a")
+    assert uploads.newest("erased/a") is None
+    assert uploads.uploaded_parts("erased/a", began) is None
+    listed = uploads._client.list_object_versions(Bucket=uploads.name, Prefix="erased/a")
+    kept = [one["Key"] for one in (*listed.get("Versions", ()), *listed.get("DeleteMarkers", ()))]
+    assert kept == [neighbour.key]
+    assert read(uploads, neighbour) == b"neighbour"
+    uploads.erase("erased/a")  # what is gone already is no failure

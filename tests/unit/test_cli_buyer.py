@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 import stat
 from datetime import UTC, datetime, timedelta
 
@@ -415,3 +416,77 @@ def test_verify_tells_of_a_release_that_was_taken_off_sale(cli, bought, market):
     market.yanked = ""
     status, out, _ = cli("verify", licence, "--json")
     assert {check["name"]: check["state"] for check in json.loads(out)["checks"]}["online: release"] == "ok"
+
+
+def test_a_refunded_order_is_told_and_not_passed_over(cli, bought, market):
+    market.withdrawn = True
+    status, out, _ = cli("fetch", next(iter(market.orders)), "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "delivery_not_found")
+    assert "refunded" in json.loads(out)["error"]["message"]
+
+
+@pytest.mark.parametrize("order_id", ["../elsewhere", "/etc", "..", "", "ord/../../x", "a\x00b"])
+def test_whoever_answers_does_not_choose_the_folder(cli, tmp_path, order_id):
+    status, out, _ = cli("fetch", order_id, "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "order_id_invalid")
+    assert not (tmp_path / "purchases").exists()
+
+
+def test_a_released_key_that_is_another_deliverys_is_not_kept(cli, market, tmp_path):
+    market.tamper = "released key"
+    status, out, _ = cli("buy", "logline", "--mode", "released_key", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "identity_mismatch")
+    assert list(tmp_path.rglob("*.key.txt")) == []
+    market.tamper = ""
+    market.replies.clear()  # a key is no stored answer
+    (encrypted,) = tmp_path.rglob("*.age")
+    assert cli("decrypt", encrypted)[0] == 0
+
+
+def test_a_folder_where_the_bundle_should_be_is_a_finding(cli, bought, tmp_path):
+    files = bought["files"][0]
+    (tmp_path / files["plaintext"]).unlink()
+    (tmp_path / files["plaintext"]).mkdir()
+    status, out, _ = cli("verify", files["licence"], "--json")
+    assert status == 1
+    assert {one["name"] for one in json.loads(out)["checks"] if one["state"] == "failed"} == {"bundle"}
+
+
+def test_a_truncated_file_that_a_trusted_manifest_describes_leaves_no_plaintext(cli, bought, tmp_path):
+    """As if its sender had signed what was cut: every chunk opens, and the last one is missing."""
+    files = bought["files"][0]
+    encrypted, plaintext = tmp_path / files["encrypted"], tmp_path / files["plaintext"]
+    plaintext.unlink()
+    encrypted.write_bytes(encrypted.read_bytes()[: -2 * 65_552])
+    status, out, _ = cli("decrypt", encrypted, "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (1, "payload_altered")
+    assert not plaintext.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_while_decrypting_leaves_no_plaintext(cli, bought, tmp_path):
+    files = bought["files"][0]
+    plaintext = tmp_path / files["plaintext"]
+    plaintext.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        status, out, _ = cli("decrypt", files["encrypted"], "--json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (status, json.loads(out)["error"]["code"]) == (1, "file_unwritable")
+    assert not plaintext.exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_link_planted_where_results_go_is_replaced_and_not_followed(cli, bought, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    files = bought["files"][0]
+    for name in ("plaintext", "manifest", "licence", "encrypted"):
+        (tmp_path / files[name]).unlink()
+        (tmp_path / files[name]).symlink_to(victim)
+    assert cli("fetch", bought["order"]["id"])[0] == 0
+    assert cli("decrypt", files["encrypted"])[0] == 0
+    assert victim.read_text() == "mine"
+    assert not any((tmp_path / files[name]).is_symlink() for name in ("plaintext", "manifest", "encrypted"))

@@ -1,7 +1,9 @@
 """A download goes on where it was, whatever interrupts it, and only the signed bytes get the name."""
 
 import fcntl
+import gzip
 import hashlib
+import resource
 import secrets
 import stat
 
@@ -45,6 +47,8 @@ class Storage:
         self.matches = []
         self.takes_ranges = True
         self.etag = '"v1"'
+        self.total = None
+        self.encoding = None
 
     def __call__(self, request):
         self.urls.append(str(request.url))
@@ -59,9 +63,13 @@ class Storage:
         headers = {"ETag": self.etag}
         if self.takes_ranges and (span := request.headers.get("range")):
             start, status = int(span.removeprefix("bytes=").removesuffix("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(self.payload) - 1}/{len(self.payload)}"
+            total = self.total or len(self.payload)
+            headers["Content-Range"] = f"bytes {start}-{len(self.payload) - 1}/{total}"
         body = self.payload[start:]
         headers["Content-Length"] = str(len(body))
+        if self.encoding:
+            headers["Content-Encoding"] = self.encoding
+            headers["Content-Length"] = str(len(PAYLOAD))
         return httpx.Response(
             status, headers=headers, stream=Cut(body, self.cuts.pop(0) if self.cuts else len(body))
         )
@@ -217,6 +225,43 @@ def test_what_was_left_and_altered_never_gets_the_name(fetch, storage, file, tmp
     assert file.read_bytes() == HEADER + PAYLOAD
 
 
+def test_what_comes_is_never_unpacked(fetch, storage, tmp_path):
+    """A hostile storage may compress terabytes into a few bytes; nobody asked for that."""
+    storage.payload = gzip.compress(bytes(len(PAYLOAD)))
+    storage.encoding = "gzip"
+    refused(fetch, "payload_altered")
+    assert parts(tmp_path) == []
+
+
+def test_a_length_that_is_not_told_is_fine(fetch, storage, file):
+    storage.total = "*"
+    storage.cuts = [1_000]
+    fetch()
+    assert file.read_bytes() == HEADER + PAYLOAD
+
+
+def test_a_redirect_is_not_followed(fetch, storage):
+    storage.statuses = [302] * 10
+    assert "answered 302" in refused(fetch, "download_failed")
+    assert set(storage.urls) == {"http://s3.test/first"}
+
+
+@pytest.mark.parametrize("url", ["http://a\0b/", "file:///etc/passwd", "nonsense", "http://x:99999/"])
+def test_a_link_that_is_none_is_told(url, tmp_path):
+    def run():
+        download(
+            url,
+            lambda: url,
+            MANIFEST,
+            tmp_path / "logline.age",
+            lambda *_: None,
+            pause=lambda _seconds: None,
+        )
+
+    refused(run, "download_failed")
+    assert parts(tmp_path) == []
+
+
 def test_what_was_left_of_another_manifest_is_not_gone_on_with(fetch, storage, file, tmp_path):
     storage.cuts = [100_000, *[0] * (FAILURES_MAX - 1)]
     refused(fetch, "download_failed")
@@ -237,6 +282,34 @@ def test_more_than_was_asked_for_in_what_was_left_is_cut_off(fetch, storage, fil
     (left,) = parts(tmp_path)
     left.write_bytes(HEADER + PAYLOAD + b"more")
     fetch()
+    assert file.read_bytes() == HEADER + PAYLOAD
+
+
+def test_killed_right_before_the_rename_nothing_is_fetched_again(fetch, storage, file, tmp_path):
+    storage.cuts = [100_000, *[0] * (FAILURES_MAX - 1)]
+    refused(fetch, "download_failed")
+    (left,) = parts(tmp_path)
+    left.write_bytes(HEADER + PAYLOAD)
+    storage.ranges.clear()
+    fetch()
+    assert storage.ranges == []
+    assert file.read_bytes() == HEADER + PAYLOAD
+    assert parts(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_said_and_the_next_run_goes_on(fetch, storage, file, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        text = refused(fetch, "file_unwritable")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "What has come is kept" in text
+    (left,) = parts(tmp_path)
+    assert left.read_bytes() == (HEADER + PAYLOAD)[:300_000]
+    storage.ranges.clear()
+    fetch()
+    assert storage.ranges == [f"bytes={300_000 - len(HEADER)}-"]
     assert file.read_bytes() == HEADER + PAYLOAD
 
 

@@ -1,17 +1,19 @@
-"""The fake store of releases' standing keeps the contract that Postgres keeps."""
+"""The fake stores of releases' standing and of publications keep the contracts that Postgres keeps."""
 
 from functools import partial
 
 import pytest
 
+from tests.contracts.publications import PublicationsContract
 from tests.contracts.releases import ReleasesContract
 from tests.fakes import releasing
 from tests.fakes.market_stores import FakeCatalogue, FakeCommands
 from tests.fakes.orders import FakeClock, FakeOrderStore
+from tests.fakes.publications import FakePublications
 from tests.fakes.releases import FakeReleases
 
 
-class TestFakeReleases(ReleasesContract):
+class _Fakes:
     @pytest.fixture
     def clock(self):
         return FakeClock()
@@ -23,8 +25,12 @@ class TestFakeReleases(ReleasesContract):
         return made
 
     @pytest.fixture
-    def store(self, catalogue):
+    def standing(self, catalogue):
         return FakeReleases(catalogue)
+
+    @pytest.fixture
+    def publications(self, catalogue):
+        return FakePublications(catalogue)
 
     @pytest.fixture
     def sku_id(self):
@@ -39,8 +45,8 @@ class TestFakeReleases(ReleasesContract):
         return partial(releasing.draft, catalogue)
 
     @pytest.fixture
-    def publish(self, catalogue):
-        return partial(releasing.publish, catalogue)
+    def publish(self, catalogue, publications):
+        return partial(releasing.publish, catalogue, publications)
 
     @pytest.fixture
     def later(self, clock):
@@ -48,3 +54,15 @@ class TestFakeReleases(ReleasesContract):
             clock.advance(seconds)
 
         return pass_time
+
+
+class TestFakeReleases(_Fakes, ReleasesContract):
+    @pytest.fixture
+    def store(self, standing):
+        return standing
+
+
+class TestFakePublications(_Fakes, PublicationsContract):
+    @pytest.fixture
+    def store(self, publications):
+        return publications

@@ -9,6 +9,7 @@ from actors.deliveries import joining
 from actors.deliveries.joining import KEPT_S, RUNNING_MAX
 from actors.deliveries.upkeep import StorageUpkeep
 from domain.errors import DependencyError
+from storage.age.recipients import recipient_text
 from storage.market.deliveries import LINKS_MAX, WINDOW_S
 from tests.fakes.http_client import Client, pay
 from tests.fakes.ingress import RECIPIENT, FakeMarket
@@ -75,12 +76,12 @@ async def test_the_joined_file_is_header_and_payload_and_is_made_once(market, bu
     path = f"/v1/deliveries/{delivery['id']}/joined"
     first = await buyer.post(path, {}, key="once")
     assert first.status_code == 200, first.text
-    (whole,) = market.uploads.objects[f"joined/{delivery['id']}.age"]
+    ((whole,),) = market.uploads.objects.values()
     row = market.store.deliveries[delivery["id"]]
     assert whole == row.header + b"payload of logline"
     assert first.json()["bytes"] == len(whole)
     assert first.json()["file_name"] == "logline-1.0.0.tar.gz.age"
-    assert f"joined/{delivery['id']}.age?versionId=1" in first.json()["url"]
+    assert f"/{delivery['id']}.age?versionId=1" in first.json()["url"]
     again = await buyer.post(path, {}, key="once")
     assert again.headers["idempotent-replayed"] == "true"
     assert (await buyer.post(path, {})).status_code == 200
@@ -146,7 +147,14 @@ async def test_a_join_that_failed_is_tried_again(market, buyer, monkeypatch):
 async def test_the_joined_file_goes_a_day_after_it_was_last_asked_for(market, buyer):
     _, delivery = await bought(market, buyer)
     path = f"/v1/deliveries/{delivery['id']}/joined"
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = StorageUpkeep(
+        market.deliveries,
+        market.releases,
+        market.publications,
+        market.uploads,
+        market.payloads,
+        market.clock,
+    )
     await buyer.post(path, {})
     market.clock.now += timedelta(seconds=KEPT_S - 1)
     await buyer.post(path, {})
@@ -154,9 +162,28 @@ async def test_the_joined_file_goes_a_day_after_it_was_last_asked_for(market, bu
     assert await upkeep.once() == 0
     market.clock.now += timedelta(seconds=1)
     assert await upkeep.once() == 1
-    assert [one.version_id for one in market.uploads.deleted] == ["1"]
+    assert market.uploads.objects == {}
     assert await upkeep.once() == 0
-    assert (await buyer.post(path, {})).json()["url"].endswith("versionId=2")
+    assert (await buyer.post(path, {})).status_code == 200
+    assert len(market.uploads.objects) == 1
+
+
+async def test_a_join_that_dies_leaves_nothing_that_nobody_knows_of(market, buyer, monkeypatch):
+    _, delivery = await bought(market, buyer)
+    path = f"/v1/deliveries/{delivery['id']}/joined"
+    with monkeypatch.context() as dying:
+
+        async def dead(_joined):
+            raise DependencyError("database_unavailable", "killed here", 2)
+
+        dying.setattr(market.deliveries, "record_joined", dead)
+        told(await buyer.post(path, {}), 503, "database_unavailable")
+    assert (await buyer.post(path, {})).status_code == 200
+    assert len(market.uploads.objects) == 2
+    market.clock.now += timedelta(seconds=KEPT_S)
+    parts = (market.deliveries, market.releases, market.publications, market.uploads, market.payloads)
+    assert await StorageUpkeep(*parts, market.clock).once() == 2
+    assert market.uploads.objects == {}
 
 
 async def test_what_was_refunded_is_not_handed_out(market, buyer):
@@ -198,3 +225,45 @@ async def test_a_browser_gets_what_opens_a_delivery(market, buyer):
     told(await buyer.as_("buyer2").get(f"/v1/deliveries/{delivery['id']}/opening"), 404, "delivery_not_found")
     await buyer.as_("operator").post(f"/v1/orders/{order_id}/refunds", {"reason": "asked"})
     told(await buyer.get(f"/v1/deliveries/{delivery['id']}/opening"), 409, "licence_not_active")
+
+
+async def test_a_yank_during_a_purchase_does_not_keep_it(market, buyer):
+    """What was ordered is what is delivered; only the next order finds it off sale."""
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": RECIPIENT},
+    }
+    order_id = (await buyer.post("/v1/orders", body)).json()["id"]
+    path = f"/v1/releases/{sku.latest_release.release_id}/yank"
+    assert (await buyer.as_("operator").post(path, {"reason": "Eats logs."})).is_success
+    await pay(market, buyer.as_(None), order_id)
+    (delivery,) = (await buyer.get(f"/v1/orders/{order_id}/deliveries")).json()["items"]
+    assert delivery["release_id"] == sku.latest_release.release_id
+    told(await buyer.post("/v1/orders", body), 409, "sku_unpublished")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "code"),
+    [
+        ("age1yubikey1q2w7u3vpya839jxxuq8g0sedh3d740d4xvn639sqhr95ejj8vu3hyfumptt", "recipient_invalid"),
+        ("age1pq1" + "q" * 100, "recipient_invalid"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW", "recipient_invalid"),
+        (RECIPIENT.upper(), "recipient_invalid"),
+        (recipient_text(bytes(32)), "recipient_unsafe"),
+        (recipient_text(b"\x01" + bytes(31)), "recipient_unsafe"),
+        (recipient_text(b"\xee" + b"\xff" * 30 + b"\x7f"), "recipient_unsafe"),
+    ],
+    ids=["plugin", "hybrid", "ssh", "upper case", "zero", "low order", "not canonical"],
+)
+async def test_a_recipient_that_is_no_sound_x25519_key_is_refused(market, buyer, recipient, code):
+    sku = market.list_published()
+    body = {
+        "lines": [{"sku_id": sku.sku_id, "quantity": 1}],
+        "currency": "USD",
+        "delivery": {"mode": "recipient", "recipient": recipient},
+    }
+    before = market.writes()
+    told(await buyer.post("/v1/orders", body), 422, code)
+    assert market.writes() == before

@@ -25,6 +25,17 @@ def seller(market):
     return Client(market.app(), "seller")
 
 
+def upkeep_of(market):
+    return StorageUpkeep(
+        market.deliveries,
+        market.releases,
+        market.publications,
+        market.uploads,
+        market.payloads,
+        market.clock,
+    )
+
+
 def told(answer, status, code):
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
 
@@ -267,6 +278,28 @@ async def test_parts_that_are_not_what_was_sent_are_refused(market, seller, smal
     await refuse(market, seller.post(path, {"parts": parts}), 409, "upload_incomplete")
 
 
+async def test_an_upload_that_was_completed_by_a_process_that_died_is_taken_as_it_is(
+    market, seller, small_parts, monkeypatch
+):
+    _, draft = await drafted(market, seller)
+    data = bundle()
+    await begun(seller, draft, len(data))
+    numbers = range(1, len(releases.parts_of(len(data))) + 1)
+    parts = [{"number": n, "etag": put(market, draft, n, data[100 * (n - 1) : 100 * n])} for n in numbers]
+    path = f"/v1/releases/{draft['id']}/upload/complete"
+    with monkeypatch.context() as dying:
+
+        async def dead(*_):
+            raise DependencyError("database_unavailable", "killed here", 1)
+
+        dying.setattr(market.releases, "complete_upload", dead)
+        told(await seller.post(path, {"parts": parts}), 503, "database_unavailable")
+    done = await seller.post(path, {"parts": parts})
+    assert done.json() == {"release_id": draft["id"], "bundle_version": "1"}
+    answer = await seller.post(f"/v1/releases/{draft['id']}/publish", {"manifest": manifest(data)})
+    assert answer.status_code == 200, answer.text
+
+
 async def test_another_length_begins_anew(market, seller, small_parts):
     _, draft = await drafted(market, seller)
     await begun(seller, draft, 250)
@@ -313,7 +346,7 @@ async def test_what_is_uploaded_after_completion_is_refused(market, seller, smal
 async def test_an_abandoned_upload_is_dropped_after_a_week(market, seller, small_parts):
     _, draft = await drafted(market, seller)
     await begun(seller, draft, 250)
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     market.clock.now += timedelta(seconds=UPLOADS_KEPT_S)
     assert await upkeep.once() == 0
     market.clock.now += timedelta(seconds=1)
@@ -323,7 +356,7 @@ async def test_an_abandoned_upload_is_dropped_after_a_week(market, seller, small
 
 
 async def test_what_a_dead_process_began_is_dropped_after_longer_than_anything_on_record(market):
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     market.payloads.begin_upload("rel/a.age-payload")
     market.uploads.begin_upload("sku/a.tar")
     market.clock.now += timedelta(seconds=ORPHANS_KEPT_S)
@@ -350,7 +383,7 @@ async def test_upkeep_goes_on_after_a_failure(market, monkeypatch, caplog):
         return []
 
     monkeypatch.setattr(market.deliveries, "expired_joined", expired)
-    upkeep = StorageUpkeep(market.deliveries, market.releases, market.uploads, market.payloads, market.clock)
+    upkeep = upkeep_of(market)
     upkeep.start()
     while len(waited) < 4:
         await real_sleep(0)

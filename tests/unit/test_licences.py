@@ -282,7 +282,17 @@ def test_armour_changed_anywhere_is_refused_or_the_same() -> None:
         lambda text: text * 30,
         lambda _: f"{licences.ARMOUR_BEGIN}\n/w==\n{licences.ARMOUR_END}\n",
     ],
-    ids=str,
+    ids=[
+        "nothing",
+        "space before",
+        "line after",
+        "other begin",
+        "lines joined",
+        "other line ends",
+        "no padding",
+        "many times",
+        "no document",
+    ],
 )
 def test_malformed_armour_is_refused(change: object) -> None:
     text = licences.armour(ENVELOPE_TEXT)

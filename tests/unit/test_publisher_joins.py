@@ -26,8 +26,10 @@ def seller(market):
 def signer_gate(market):
     """Holds every seal until it is opened."""
     gate, seal = asyncio.Event(), market.signer.seal_release
+    gate.reached = False
 
     async def held(request):
+        gate.reached = True
         await gate.wait()
         return await seal(request)
 
@@ -39,12 +41,11 @@ def write(key):
     return Write("seller_1", key, key.encode())
 
 
-async def started(market, *tasks):
-    """Wait until the publications have reached the signer."""
+async def started(gate):
+    """Wait until a publication has reached the signer."""
     async with asyncio.timeout(5):
-        while not market.payloads.objects:
+        while not gate.reached:
             await asyncio.sleep(0)
-    return tasks
 
 
 async def test_work_goes_on_when_its_caller_gives_up_and_a_repetition_joins_it(market, seller, signer_gate):
@@ -52,7 +53,7 @@ async def test_work_goes_on_when_its_caller_gives_up_and_a_repetition_joins_it(m
     _, draft = await drafted(market, seller, data)
     publish = market.publisher.publish
     first = asyncio.create_task(publish(write("k"), draft["id"], manifest_text(data)))
-    await started(market)
+    await started(signer_gate)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -70,7 +71,7 @@ async def test_another_manifest_does_not_join(market, seller, signer_gate):
     data = bundle()
     _, draft = await drafted(market, seller, data)
     first = asyncio.create_task(market.publisher.publish(write("k"), draft["id"], manifest_text(data)))
-    await started(market)
+    await started(signer_gate)
     with pytest.raises(ConflictError, match="publication_in_progress"):
         await market.publisher.publish(write("o"), draft["id"], manifest_text(data, description="Other."))
     signer_gate.set()
@@ -84,7 +85,7 @@ async def test_publications_at_once_are_bounded(market, seller, signer_gate, mon
     body = {"version": "1.3.0", "bundle_name": BUNDLE_NAME}
     second = (await seller.post(f"/v1/skus/{sku['id']}/releases", body)).json()
     first = asyncio.create_task(market.publisher.publish(write("k"), draft["id"], manifest_text(data)))
-    await started(market)
+    await started(signer_gate)
     text = manifest_text(data, version="1.3.0")
     with pytest.raises(BusyError, match="publisher_busy"):
         await market.publisher.publish(write("o"), second["id"], text)
@@ -111,7 +112,7 @@ async def test_closing_waits_for_what_runs_and_cuts_what_hangs(market, seller, s
     data = bundle()
     _, draft = await drafted(market, seller, data)
     task = asyncio.create_task(market.publisher.publish(write("k"), draft["id"], manifest_text(data)))
-    await started(market)
+    await started(signer_gate)
     await market.publisher.close(0.01)
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -75,9 +75,6 @@ CREATE FUNCTION audit_record(p_event order_events) RETURNS text LANGUAGE sql STA
                      to_char(p_event.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), p_event.data::text)
 $$;
 
--- Facts of one append, in their order; filled and emptied by the functions below, under the log's lock.
-CREATE TYPE audit_fact AS (place bigint, kind text, subject_id text, order_id text, seq int, record text);
-
 CREATE FUNCTION root_of_256(p_hashes bytea[]) RETURNS bytea LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, market, pg_temp AS $$
 BEGIN
@@ -93,34 +90,21 @@ BEGIN
     RETURN p_hashes[1];
 END $$;
 
--- Appends facts and completes subtrees; returns the new size.
-CREATE FUNCTION append_audit_facts(p_facts audit_fact[]) RETURNS bigint LANGUAGE plpgsql
+-- Completes the subtrees that entries from p_old to p_new - 1 complete, and says how long the log is now. Called by who
+-- holds the log's lock and has inserted them.
+CREATE FUNCTION grow_audit_log(p_old bigint, p_new bigint) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, market, pg_temp AS $$
 DECLARE
-    v_old   bigint;
-    v_new   bigint;
     v_level smallint := 1;
-    v_first bigint;
-    v_last  bigint;
+    v_first bigint := p_old / 256;
+    v_last  bigint := p_new / 256;
     v_place bigint;
     v_hash  bytea;
 BEGIN
-    SELECT size INTO v_old FROM audit_log FOR UPDATE;
-    v_new := v_old + coalesce(array_length(p_facts, 1), 0);
-    IF v_new = v_old THEN
-        RETURN v_old;
+    IF p_new = p_old THEN
+        RETURN;
     END IF;
-    -- Materialized: each salt is drawn once.
-    WITH salted AS MATERIALIZED (
-        SELECT f.*, uuid_send(gen_random_uuid()) AS salt FROM unnest(p_facts) AS f
-    )
-    INSERT INTO audit_entries (position, kind, subject_id, order_id, seq, salt, digest)
-    SELECT v_old + row_number() OVER (ORDER BY place) - 1, kind, subject_id, order_id, seq, salt,
-           sha256(salt || convert_to(record, 'UTF8'))
-    FROM salted;
-    UPDATE audit_log SET size = v_new;
-    v_first := v_old / 256;
-    v_last := v_new / 256;
+    UPDATE audit_log SET size = p_new;
     WHILE v_last > v_first LOOP
         FOR v_place IN v_first .. v_last - 1 LOOP
             IF v_level = 1 THEN
@@ -139,17 +123,19 @@ BEGIN
         v_last := v_last / 256;
         v_level := v_level + 1;
     END LOOP;
-    RETURN v_new;
 END $$;
 
 -- The sequencer's step of the consumer `audit`: stretches of orders' events, in the order in which they were
--- published. What an event issued follows it: licences, then delivery manifests.
-CREATE FUNCTION append_order_events(p_spans json) RETURNS bigint
+-- published. What an event issued follows it: licences, then delivery manifests. Returns how many entries it made.
+CREATE FUNCTION append_order_events(p_spans json) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, market, pg_temp AS $$
 DECLARE
-    v_facts audit_fact[];
-    v_asked bigint;
+    v_old    bigint;
+    v_asked  bigint;
+    v_events bigint;
+    v_count  int;
 BEGIN
+    SELECT size INTO v_old FROM audit_log FOR UPDATE;
     WITH spans AS MATERIALIZED (
         SELECT s.* FROM ROWS FROM (
             json_to_recordset(p_spans) AS (order_id text, first_seq int, last_seq int)
@@ -172,34 +158,50 @@ BEGIN
         FROM events AS e CROSS JOIN LATERAL (
             SELECT * FROM deliveries WHERE order_id = e.order_id OFFSET 0
         ) AS d WHERE e.happened = 'order.delivered'
+    ), salted AS MATERIALIZED (  -- so that each salt is drawn once
+        SELECT f.*, uuid_send(gen_random_uuid()) AS salt FROM facts AS f
+    ), appended AS (
+        INSERT INTO audit_entries (position, kind, subject_id, order_id, seq, salt, digest)
+        SELECT v_old + row_number() OVER (ORDER BY place, at_seq, rank, line_no) - 1, kind, subject_id, order_id, seq,
+               salt, sha256(salt || convert_to(record, 'UTF8'))
+        FROM salted
+        RETURNING kind
     )
-    SELECT array_agg((n, kind, subject_id, order_id, seq, record)::audit_fact),
-           (SELECT sum(last_seq - first_seq + 1) FROM spans)
-    INTO v_facts, v_asked
-    FROM (SELECT row_number() OVER (ORDER BY place, at_seq, rank, line_no) AS n, * FROM facts) AS numbered;
-    IF (SELECT count(*) FROM unnest(v_facts) AS f WHERE f.kind = 'event') IS DISTINCT FROM v_asked THEN
+    SELECT count(*), count(*) FILTER (WHERE kind = 'event'), (SELECT sum(last_seq - first_seq + 1) FROM spans)
+    INTO v_count, v_events, v_asked FROM appended;
+    IF v_events IS DISTINCT FROM v_asked THEN
         RAISE EXCEPTION 'events of these orders are missing' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    RETURN append_audit_facts(v_facts);
+    PERFORM grow_audit_log(v_old, v_old + v_count);
+    RETURN v_count;
 END $$;
 
--- The sequencer's other step: documents that no order event issued.
+-- The sequencer's other step: documents that no order event issued. Returns how many.
 CREATE FUNCTION append_waiting_documents(p_limit int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, market, pg_temp AS $$
 DECLARE
-    v_facts audit_fact[];
+    v_old   bigint;
+    v_count int;
 BEGIN
-    PERFORM FROM audit_log FOR UPDATE;  -- before looking: what another sequencer appends meanwhile is gone then
+    -- Before looking: what another sequencer appends meanwhile is gone then.
+    SELECT size INTO v_old FROM audit_log FOR UPDATE;
     WITH taken AS (
         DELETE FROM audit_waiting WHERE place IN (SELECT place FROM audit_waiting ORDER BY place LIMIT p_limit)
         RETURNING place, document_id
+    ), salted AS MATERIALIZED (
+        SELECT t.place, s.document_id, l.order_id, E'licence\n' || s.envelope AS record,
+               uuid_send(gen_random_uuid()) AS salt
+        FROM taken AS t JOIN licence_successors AS s USING (document_id) JOIN licences AS l USING (licence_id)
+    ), appended AS (
+        INSERT INTO audit_entries (position, kind, subject_id, order_id, salt, digest)
+        SELECT v_old + row_number() OVER (ORDER BY place) - 1, 'licence', document_id, order_id, salt,
+               sha256(salt || convert_to(record, 'UTF8'))
+        FROM salted
+        RETURNING 1
     )
-    SELECT array_agg((t.place, 'licence', s.document_id, l.order_id, NULL, E'licence\n' || s.envelope)::audit_fact
-                     ORDER BY t.place)
-    INTO v_facts
-    FROM taken AS t JOIN licence_successors AS s USING (document_id) JOIN licences AS l USING (licence_id);
-    PERFORM append_audit_facts(v_facts);
-    RETURN coalesce(array_length(v_facts, 1), 0);
+    SELECT count(*) INTO v_count FROM appended;
+    PERFORM grow_audit_log(v_old, v_old + v_count);
+    RETURN v_count;
 END $$;
 
 CREATE FUNCTION await_audit() RETURNS trigger
@@ -237,7 +239,7 @@ INSERT INTO audit_waiting (document_id) SELECT document_id FROM licence_successo
 
 -- Functions are everybody's unless that is taken back.
 REVOKE ALL ON FUNCTION
-    refuse_audit_change(), audit_record(order_events), root_of_256(bytea[]), append_audit_facts(audit_fact[]),
+    refuse_audit_change(), audit_record(order_events), root_of_256(bytea[]), grow_audit_log(bigint, bigint),
     append_order_events(json), append_waiting_documents(int), await_audit(),
     keep_checkpoint(bigint, text, bytea, text)
 FROM PUBLIC;
