@@ -41,7 +41,7 @@ PEM_BYTES_MAX = 16_384
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Signing keys: root-init, root-record, public, list, add, activate, retire, compromise, publish.",
+    help="The life of the platform's signing keys, under an offline root.",
 )
 RootOption = Annotated[
     Path | None,
@@ -251,6 +251,26 @@ def publish(
         assert shown is not None, "a list was just published"
         terminal.say(f"List {shown['version']} is published; {shown['signs'] or 'nobody'} signs.")
         terminal.result({"ok": True, "version": shown["version"], "signs": shown["signs"]})
+
+
+@app.command()
+def reissue(
+    licences: Annotated[list[str], typer.Argument(help="Licences' ids, lic_….")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays on record.")],
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give licences of a compromised key documents by the key that signs now. Safe to repeat."""
+    with command(as_json=as_json) as terminal:
+        connection = resolve("operator", url=url, token_file=token_file)
+        made = {}
+        with MarketplaceClient(connection.base_url, connection.require_token("operator")) as client:
+            for licence_id in licences:
+                made[licence_id] = client.reissue_licence(licence_id, reason)["id"]
+                terminal.say(f"{licence_id} is {made[licence_id]} now.")
+        terminal.result({"ok": True, "reissued": made})
 
 
 def _change(

@@ -332,6 +332,11 @@ class MarketplaceClient:
         """POST to one of a licence's lists: ``activations``, ``transfers``, ``renewals`` and so on."""
         return self._write("POST", f"/v1/licences/{_segment(licence_id)}/{act}", body, key)
 
+    def reissue_licence(self, licence_id: str, reason: str) -> dict[str, Any]:
+        """Have a licence whose key is compromised reissued (operators); again, it is told what was made."""
+        path = f"/v1/ops/licences/{_segment(licence_id)}/reissue"
+        return self._write("POST", path, {"reason": reason}, f"reissue-{licence_id}")
+
     def act_on_activation(self, activation_id: str, act: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """PUT a ``heartbeat`` or a ``release``; doing it twice is doing it once."""
         return self._write("PUT", f"/v1/activations/{_segment(activation_id)}/{act}", body, None)

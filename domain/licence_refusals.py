@@ -49,6 +49,10 @@ REFUSALS: dict[str, tuple[type[MarketplaceError], str]] = {
     ),
     "renewal_too_far": (ConflictError, f"A licence begins at most {DAYS_MAX} days ahead."),
     "renewal_done": (ConflictError, "This licence renews another one already."),
+    "reissue_not_needed": (
+        ConflictError,
+        "The key that signed the licence is not compromised, so the licence holds as it is.",
+    ),
     "activations_full": (
         ConflictError,
         "All seats of the licence are in use. Release one, or buy more.",

@@ -1,4 +1,4 @@
-"""How one document of a licence takes another's place: transfers and renewals. Pure.
+"""How one document of a licence takes another's place: transfers, renewals, reissues. Pure.
 
 What an order line bought is one licence for ever; its documents succeed each other, each with an id of its
 own, and only the last one counts. The one before enters the revocation list, so a verifier that knows nothing
@@ -27,6 +27,15 @@ def transferred(licence: Licence, transfer_id: str, to_buyer_id: str, now: datet
         licence,
         licence_id=derive_id(LICENCE_PREFIX, licence.licence_id, f"transfer:{transfer_id}"),
         buyer_id=to_buyer_id,
+        issued_at=now.replace(microsecond=0),
+    )
+
+
+def reissued(licence: Licence, key_id: str, now: datetime) -> Licence:
+    """Return a document that differs in id and date alone; ``key_id`` is the compromised key before."""
+    return replace(
+        licence,
+        licence_id=derive_id(LICENCE_PREFIX, licence.licence_id, f"reissue:{key_id}"),
         issued_at=now.replace(microsecond=0),
     )
 

@@ -111,6 +111,11 @@ class LicensingStore(Protocol):
     ) -> Recorded | None:
         """Have a licence begin where another one ends."""
 
+    async def reissue(
+        self, write: Write, document_id: str, reason: str, successor: Successor
+    ) -> Recorded | None:
+        """Replace a document by one of another key."""
+
     async def transfer(self, transfer_id: str) -> Transfer | None:
         """Read a transfer."""
 

@@ -170,6 +170,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "transfer_not_found": (404, "No such transfer"),
     "transfer_open": (409, "The licence is offered to somebody"),
     "transfer_closed": (409, "The transfer has ended"),
+    "reissue_not_needed": (409, "The licence's key is not compromised"),
     "transfers_many": (429, "Too many transfers in a day"),
     "transfers_forbidden": (403, "Transfers are not allowed"),
     "transfer_to_self": (422, "The licence is yours"),

@@ -29,7 +29,7 @@ from serve_app.auth import AUDITOR, BUYER, OPERATOR
 from serve_app.calls import JSON, Call, read_model, reply
 from serve_app.idempotency import answer, write_of
 from serve_app.operations import Answer, Guard, Operation
-from serve_app.routes import activations, ownership, transfers
+from serve_app.routes import activations, ownership, reissues, transfers
 from serve_app.routes.ownership import OWNERSHIP, PROOF, licence_id_of, proven
 from serve_app.schemas import licences as schemas
 from storage.market.licences import LicenceRow
@@ -279,6 +279,7 @@ def operations(guard: Guard, monotonic: Callable[[], float]) -> Sequence[Operati
         *activations.operations(guard, routes.keys_by_id),
         *ownership.operations(monotonic),
         *transfers.operations(),
+        *reissues.operations(routes.keys_by_id),
     )
 
 

@@ -75,7 +75,7 @@ async def accept(call: Call) -> Response:
     earlier = await call.ports.commands.find(write)
     if earlier is None:
         licence = _document(await call.ports.licences.licence(transfer.document_id))
-        successor = await _signed(
+        successor = await signed_successor(
             call, transferred(licence, transfer.transfer_id, call.caller.principal_id, call.ports.clock())
         )
         earlier = await call.ports.licensing.accept_transfer(write, transfer.transfer_id, successor)
@@ -90,7 +90,7 @@ async def renew(call: Call) -> Response:
     earlier = await call.ports.commands.find(write)
     if earlier is None:
         new, old = [await _own(call, one) for one in (licence_id_of(call), body.renews)]
-        successor = await _signed(call, renewal(_document(new), _document(old), call.ports.clock()))
+        successor = await signed_successor(call, renewal(_document(new), _document(old), call.ports.clock()))
         earlier = await call.ports.licensing.renew(write, new.licence_id, old.licence_id, successor)
         subject = successor.document_id if earlier is None else earlier.subject
     else:
@@ -112,7 +112,8 @@ def _document(row: LicenceRow | None) -> Licence:
     return open_envelope(row.envelope)[1]
 
 
-async def _signed(call: Call, licence: Licence) -> Successor:
+async def signed_successor(call: Call, licence: Licence) -> Successor:
+    """Have a document signed that is to take another's place."""
     text = await call.ports.signing.sign_licensing(licence)
     envelope, signed = open_envelope(text)  # the signer may have dated it later
     return Successor(signed.licence_id, envelope.signatures[0].key_id or "", text, signed.issued_at)

@@ -9,6 +9,7 @@ from domain.activations import NAME_CHARS_MAX
 from domain.document_fields import TOKEN_CHARS_MAX
 from domain.ownership import PAYLOAD_TYPE, Challenge
 from serve_app.schemas.base import Document, Request, rfc3339
+from serve_app.schemas.dead_letters import REASON_CHARS_MAX, REASON_CHARS_MIN, REASON_PATTERN
 from serve_app.schemas.licences import IssuedLicence
 from storage.market.licensing import ActivationRow, Transfer
 
@@ -48,6 +49,14 @@ class NewRenewal(Request):
     """Which licence of yours is to be followed by this one."""
 
     renews: Token
+
+
+class NewReissue(Request):
+    """Why the operator has the licence reissued; kept for good."""
+
+    reason: Annotated[
+        str, Field(min_length=REASON_CHARS_MIN, max_length=REASON_CHARS_MAX, pattern=REASON_PATTERN)
+    ]
 
 
 class NewActivation(Request):

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
+from domain.key_lists import KEYS_MAX
 from domain.licence_refusals import SERIAL_MAX, refusal
 from domain.ownership import CHALLENGE_LIFE, OPEN_MAX, Challenge, nonce_refused
 from storage.market.commands import Commands, Recorded, Write, parameters
@@ -117,6 +118,19 @@ class Licensing:
         """
         values = _successor(successor) | {"document_id": document_id, "renewed_id": renewed_id}
         return await self._once("renew_licence", write, successor.document_id, values)
+
+    async def reissue(
+        self, write: Write, document_id: str, reason: str, successor: Successor
+    ) -> Recorded | None:
+        """Put a document by another key in the place of one; its owner stays.
+
+        Raises:
+            MarketplaceError: ``licence_not_found``, ``licence_not_active``, ``licence_superseded``.
+        """
+        # A licence that has all its documents has been handed on for good, and is reissued all the same.
+        values = _successor(successor) | {"document_id": document_id, "reason": reason}
+        values["serial_max"] = SERIAL_MAX + KEYS_MAX
+        return await self._once("reissue_licence", write, successor.document_id, values)
 
     async def transfer(self, transfer_id: str) -> Transfer | None:
         """Read a transfer."""

@@ -13,6 +13,10 @@ SELECT market.accept_transfer(%(principal_id)s, %(idempotency_key)s, %(request_d
 SELECT market.renew_licence(%(principal_id)s, %(idempotency_key)s, %(request_digest)s, %(document_id)s,
                             %(renewed_id)s, %(subject)s, %(key_id)s, %(envelope)s, %(issued_at)s, %(serial_max)s)
 
+-- name: reissue_licence
+SELECT market.reissue_licence(%(principal_id)s, %(idempotency_key)s, %(request_digest)s, %(document_id)s, %(reason)s,
+                              %(subject)s, %(key_id)s, %(envelope)s, %(issued_at)s, %(serial_max)s)
+
 -- name: transfer
 SELECT transfer_id, document_id, from_buyer_id, to_buyer_id,
        CASE WHEN status = 'offered' AND expires_at <= clock_timestamp() THEN 'expired' ELSE status END,

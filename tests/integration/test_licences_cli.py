@@ -10,13 +10,17 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from cluster import cli_buyer
+from actors.publisher.sealing import ReleaseSealer
+from cluster import cli_buyer, cli_keys
 from domain.licence_policies import LicencePolicy
+from domain.signing import KeyState
 from storage.market.commands import Commands
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing
 from storage.market.pool import build_pool
-from storage.signing.keys import public_key_pem
+from storage.market.signing_keys import KeysOnRecord
+from storage.signing.devfile import DevelopmentKeyFile
+from storage.signing.keys import public_key_pem, register
 from tests.fakes.api_thread import ApiThread
 from tests.fakes.ingress import FakeMarket
 from tests.fakes.licensing import ident, record_licence
@@ -196,3 +200,24 @@ def test_a_licence_is_renewed(cli, owner, market):
     status, answer = cli("renew", new.licence_id, "--renews", old.licence_id)
     assert status == 0
     assert {row["id"] for row in cli("licences")[1]["licences"]} == {old.licence_id, answer["licence"]["id"]}
+
+
+def test_operators_reissue_licences_of_a_stolen_key(cli, owner, market, monkeypatch):
+    ids = [record_licence(owner, market).licence_id for _ in range(2)]
+    new = DevelopmentKeyFile(b"n" * 32, b"w" * 32)
+    stolen = replace(market.key_record, state=KeyState.COMPROMISED, compromised_at=market.clock())
+    market.signing_keys.published = KeysOnRecord(
+        (stolen, register(new.public_key, market.key_record.not_before))
+    )
+    market.signer._sealer = ReleaseSealer(new, new)
+    monkeypatch.setenv("MARKETPLACE_TOKEN", "operator")
+    for _ in range(2):  # a repetition is told what was made
+        result = CliRunner().invoke(
+            cli_keys.app, ["reissue", *ids, "--reason", "Stolen on Monday.", "--json"]
+        )
+        assert result.exit_code == 0, result.output
+        made = json.loads(result.stdout)["reissued"]
+    assert list(made) == ids
+    held = {row["id"]: row for row in cli("licences")[1]["licences"]}
+    assert set(held) == set(made.values())
+    assert {row["key_id"] for row in held.values()} == {new.key_id}

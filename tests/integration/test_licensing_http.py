@@ -10,23 +10,29 @@ import orjson
 import psycopg
 import pytest
 
+from actors.publisher.sealing import ReleaseSealer
 from domain import activations, canonical_json, licences, offline_licences, revocations
 from domain.dsse import sign_all
 from domain.licence_policies import LicencePolicy
 from domain.ownership import PAYLOAD_TYPE as PROOF_TYPE
+from domain.signing import KeyState
 from domain.strict_json import DocumentError
-from serve_app.routes.ownership import CHALLENGES
+from serve_app.ports import RateLimit
+from serve_app.routes import ownership
+from serve_app.routes.licences import KEYS_TTL_S
 from storage.market.commands import Commands
 from storage.market.licences import LicenceReads
 from storage.market.licensing import Licensing
 from storage.market.pool import build_pool
+from storage.market.signing_keys import KeysOnRecord
 from storage.signing.devfile import DevelopmentKeyFile
-from storage.signing.keys import verify
+from storage.signing.keys import register, verify
 from tests.fakes.http_client import Client
 from tests.fakes.ingress import FakeMarket
 from tests.fakes.licensing import ident, record_licence
 
 pytestmark = pytest.mark.integration
+NEXT = DevelopmentKeyFile(b"n" * 32, b"w" * 32)
 OWNER_KEY = DevelopmentKeyFile(b"o" * 32, b"w" * 32)
 
 
@@ -243,12 +249,18 @@ async def test_ownership_is_proven_once_per_challenge(client, issue):
     assert (report["valid"], report["ownership"]["status"]) == (False, "other_buyer")
 
 
-async def test_asking_is_rated_as_a_whole(client, issue):
-    """Each ask writes a row, and anybody may ask."""
-    one = issue()
-    path = f"/v1/licences/{one.licence_id}/ownership-challenges"
-    answers = [(await client.as_(None).post(path, {})).status_code for _ in range(CHALLENGES.burst + 1)]
-    assert answers == [409] * CHALLENGES.burst + [429]
+@pytest.fixture
+def few_challenges(monkeypatch):
+    monkeypatch.setattr(ownership, "CHALLENGES", RateLimit(1.0, 3))
+
+
+async def test_asking_is_rated_as_a_whole(few_challenges, client, issue, market):
+    """Each ask writes a row, and anybody may ask. ``few_challenges`` comes first."""
+    paths = [f"/v1/licences/{issue().licence_id}/ownership-challenges" for _ in range(4)]
+    answers = [(await client.as_(None).post(path, {})).json()["code"] for path in paths]
+    assert answers == ["owner_key_missing"] * 3 + ["rate_limited"]
+    market.monotonic.now_s += 1
+    assert code(await client.as_(None).post(paths[3], {}), 409) == "owner_key_missing"
 
 
 async def test_another_key_proves_nothing_and_burns_no_challenge(client, issue):
@@ -288,7 +300,7 @@ async def test_bad_proofs_have_their_own_codes(client, issue, owner):
         assert told in answer.json()["detail"]
     guessed = {**asked, "payload": asked["payload"].replace(asked["nonce"], "0" * 64)}
     assert code(await verdict(prove(guessed)), 404) == "nonce_unknown"
-    owner.execute("UPDATE market.ownership_challenges SET expires_at = now()")
+    owner.execute("UPDATE market.ownership_challenges SET expires_at = now() WHERE used_at IS NULL")
     assert code(await verdict(proof), 409) == "nonce_expired"
 
 
@@ -420,6 +432,56 @@ async def test_renewals_that_are_not_to_be(market, client, issue):
             f"/v1/licences/{bought.licence_id}/renewals", {"renews": old.licence_id}
         )
         assert answer.json()["code"] == expected
+
+
+async def test_a_licence_of_a_stolen_key_is_reissued_by_the_next_one(market, client, issue, owner):
+    one = issue(quantity=3)
+    await register_key(client, one.licence_id)
+    text = await armoured(client, one.licence_id)
+    seat = (await activate(client, one.licence_id)).json()
+    offered = (await offer(client, one.licence_id)).json()
+    path, body = f"/v1/ops/licences/{one.licence_id}/reissue", {"reason": "Signed after the theft."}
+    answer = await client.as_("operator").post(path, body)
+    assert code(answer, 409) == "reissue_not_needed"
+    market.signing_keys.published = KeysOnRecord(
+        (
+            replace(market.key_record, state=KeyState.COMPROMISED, compromised_at=market.clock()),
+            register(NEXT.public_key, market.clock() - timedelta(days=1)),
+        )
+    )
+    market.signer._sealer = ReleaseSealer(NEXT, NEXT)
+    market.monotonic.now_s += KEYS_TTL_S
+    assert (await findings(client, text))["key"]["state"] == "compromised"
+    for token in ("buyer", "seller", "auditor", "fraud"):
+        assert code(await client.as_(token).post(path, body), 403) == "role_not_allowed"
+    assert code(await client.as_("operator").post(path, {"reason": ""}), 422) == "body_invalid"
+    made = await client.as_("operator").post(path, body, key="reissue-1")
+    assert made.status_code == 201, made.text
+    again = await client.as_("operator").post(path, body, key="reissue-1")
+    assert (again.json(), again.headers["idempotent-replayed"]) == (made.json(), "true")
+    report = await findings(client, made.json()["armoured"], buyer_id="buyer_ada")
+    assert (report["valid"], report["key"]["key_id"]) == (True, NEXT.key_id)
+    old = await findings(client, text)
+    assert (old["revocation"]["status"], old["key"]["state"]) == ("superseded", "compromised")
+    assert report["licence"] == old["licence"] | {
+        "id": made.json()["id"], "issued_at": report["licence"]["issued_at"],
+    }  # fmt: skip
+    assert code(await client.as_("operator").post(path, body), 409) == "licence_superseded"
+    # What its owner had stays, but for the seats: their documents were the stolen key's.
+    asked = await challenge(client, made.json()["id"])
+    proven = await findings(client, made.json()["armoured"], proof=prove(asked))
+    assert proven["ownership"]["status"] == "proven"
+    assert (await client.as_("buyer").get(f"/v1/transfers/{offered['id']}")).json()["status"] == "withdrawn"
+    beat = {"activation": seat["envelope"]}
+    answer = await put(client.as_(None), f"/v1/activations/{seat['seat']['id']}/heartbeat", beat)
+    assert code(answer, 422) == "activation_invalid"
+    assert (await activate(client, made.json()["id"])).status_code == 201
+    events = owner.execute(
+        "SELECT kind, principal_id, data ->> 'reason' FROM market.licence_events WHERE licence_id = %s"
+        " ORDER BY seq DESC LIMIT 1",
+        [one.licence_id],
+    ).fetchone()
+    assert events == ("licence.reissued", "operator_1", "Signed after the theft.")
 
 
 # -- the offline file ----------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ async def test_every_operation_documents_its_problems_and_its_access(description
 
 async def test_the_contracts_paths_are_all_there(description):
     assert {(method, path) for path, method, _ in operations_of(description)} == {
+        ("post", "/v1/ops/licences/{licence_id}/reissue"),
         ("get", "/v1/audit/checkpoint"),
         ("get", "/v1/audit/checkpoints"),
         ("get", "/v1/audit/tile/entries/{tile}"),

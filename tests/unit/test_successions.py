@@ -9,7 +9,7 @@ from domain import licences
 from domain.errors import MarketplaceError
 from domain.licence_policies import LicencePolicy, OfferedPolicy
 from domain.strict_json import DocumentError
-from domain.successions import renewal, transferred
+from domain.successions import reissued, renewal, transferred
 from tests.fakes.documents import ISSUED_AT, licence
 
 NOW = ISSUED_AT + timedelta(days=3, microseconds=5)
@@ -27,6 +27,14 @@ def test_a_transfer_changes_owner_id_and_date_alone():
     assert (one.buyer_id, one.issued_at) == ("buyer_bob", NOW.replace(microsecond=0))
     assert one.licence_id not in (licence().licence_id, transferred(licence(), "ltr_2", "b", NOW).licence_id)
     assert one == transferred(licence(), "ltr_1", "buyer_bob", NOW)
+    assert licences.parse(licences.build(one)) == one
+
+
+def test_a_reissue_changes_id_and_date_alone():
+    one = reissued(licence(), "key_1", NOW)
+    assert replace(one, licence_id=licence().licence_id, issued_at=ISSUED_AT) == licence()
+    assert one == reissued(licence(), "key_1", NOW)
+    assert len({one.licence_id, licence().licence_id, reissued(one, "key_2", NOW).licence_id}) == 3
     assert licences.parse(licences.build(one)) == one
 
 

@@ -86,4 +86,42 @@ END $$;
 CREATE TRIGGER licence_transfers_are_bounded BEFORE INSERT ON licence_transfers
     FOR EACH ROW EXECUTE FUNCTION bound_transfers();
 
-REVOKE ALL ON FUNCTION bound_transfers() FROM PUBLIC;
+-- A licence whose key is compromised, and that nothing proves to be older, gets a document by the key that signs now. Its
+-- owner, policy and proof of ownership stay.
+ALTER TABLE licence_successors DROP CONSTRAINT licence_successors_cause_check;
+ALTER TABLE licence_successors ADD CONSTRAINT licence_successors_cause_check
+    CHECK (cause IN ('transfer', 'renewal', 'reissue'));
+CREATE FUNCTION reissue_licence(
+    p_principal_id text, p_idempotency_key text, p_request_digest bytea, p_document_id text, p_reason text,
+    p_new_id text, p_key_id text, p_envelope text, p_issued_at timestamptz, p_serial_max int
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, market, pg_temp AS $$
+DECLARE
+    v_document licence_documents%ROWTYPE;
+BEGIN
+    IF NOT claim_command(p_principal_id, p_idempotency_key, p_request_digest, p_new_id) THEN
+        RETURN false;
+    END IF;
+    v_document := hold_document(p_document_id, NULL);
+    UPDATE licence_transfers SET status = 'withdrawn', closed_at = clock_timestamp()
+    WHERE licence_id = v_document.licence_id AND status = 'offered';
+    PERFORM succeed(v_document, p_new_id, 'reissue', v_document.buyer_id, p_key_id, p_envelope, p_issued_at,
+                    p_serial_max);
+    INSERT INTO licence_owner_keys (document_id, licence_id, public_key, registered_by, registered_at)
+    SELECT p_new_id, licence_id, public_key, registered_by, registered_at
+    FROM licence_owner_keys WHERE document_id = p_document_id;
+    PERFORM record_licence_event(v_document.licence_id, 'licence.reissued', p_principal_id, jsonb_build_object(
+        'superseded', p_document_id, 'document_id', p_new_id, 'reason', p_reason));
+    RETURN true;
+END $$;
+
+REVOKE ALL ON FUNCTION
+    bound_transfers(), reissue_licence(text, text, bytea, text, text, text, text, text, timestamptz, int)
+FROM PUBLIC;
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'market_app') THEN
+        GRANT EXECUTE ON FUNCTION
+            reissue_licence(text, text, bytea, text, text, text, text, text, timestamptz, int) TO market_app;
+    END IF;
+END $$;
