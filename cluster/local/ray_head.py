@@ -118,8 +118,10 @@ def environment(temporary: Path, token_file: Path, ports: Mapping[str, int]) -> 
         # Start the node beside the dashboard and not after it: that saves seven seconds on two cores.
         # The launcher waits for the dashboard by itself.
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0",
-        # A driver may connect as soon as the GCS listens, and then waits for the node this long.
-        "RAY_raylet_start_wait_time_s": "120",
+        # A driver may connect as soon as the GCS listens; it and the head wait for the node this long. Not
+        # longer: a raylet whose agent needs more than 15 s, which nothing can set, ends, and the head notices
+        # only then. It is started again.
+        "RAY_raylet_start_wait_time_s": "60",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports[SERVE_REPLICAS]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports[SERVE_REPLICAS] + BLOCK_PORTS - 1),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(temporary / "haproxy.sh"),
