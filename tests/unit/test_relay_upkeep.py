@@ -50,7 +50,9 @@ async def test_parked_events_are_counted():
 
 async def test_a_consumer_whose_progress_is_kept_is_counted_and_never_settled():
     class Settling(FakeConsumerStore):
-        settled = []
+        def __init__(self, database):
+            super().__init__(database)
+            self.settled = []
 
         async def settle(self, consumer, quiet_s, limit, after):
             self.settled.append(consumer)
