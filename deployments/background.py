@@ -52,7 +52,7 @@ class BackgroundDeployment:
         sales, audit = Consumer(store, SalesProjection()), Consumer(store, AuditProjection())
         self._relay = Relay(PostgresOutbox(settings.postgres_dsn), PostgresBus([sales, audit]))
         # Not the audit log: its progress is never settled, so nothing can count as taken that it lacks.
-        self._upkeep = ConsumerUpkeep(store, [sales.name])
+        self._upkeep = ConsumerUpkeep(store, [sales.name], unsettled=[audit.name])
         self._sequencer = Sequencer(AuditLog(self._pool), SignerDirectory(signer))
         self._relay_metrics = RelayMetrics()
         self._audit_metrics = AuditMetrics()

@@ -30,11 +30,22 @@ class Settles(Protocol):
 
 
 class ConsumerUpkeep(Periodic):
-    """Runs in every process that has a relay; several at once do no harm."""
+    """Runs in every process that has a relay; several at once do no harm.
 
-    def __init__(self, store: Settles, consumers: Sequence[str], *, interval_s: float = INTERVAL_S) -> None:
+    ``unsettled`` names consumers whose parked events are counted and whose progress is kept for ever.
+    """
+
+    def __init__(
+        self,
+        store: Settles,
+        consumers: Sequence[str],
+        *,
+        unsettled: Sequence[str] = (),
+        interval_s: float = INTERVAL_S,
+    ) -> None:
         super().__init__("upkeep of consumers", log, interval_s, at_once=True)
         self._store = store
+        self._unsettled = unsettled
         self._consumers = consumers
         self._parked: Mapping[str, int] = {}
 
@@ -45,7 +56,7 @@ class ConsumerUpkeep(Periodic):
 
     async def once(self) -> None:
         """Count parked events and settle what is due; raises ``DependencyError``."""
-        counted = dict.fromkeys(self._consumers, 0)
+        counted = dict.fromkeys((*self._consumers, *self._unsettled), 0)
         self._parked = counted | dict(await self._store.parked())
         for consumer in self._consumers:
             after: str | None = ""

@@ -40,27 +40,11 @@ SELECT digest FROM market.audit_entries
 WHERE position >= %(begin)s AND position < %(end)s ORDER BY position
 
 -- name: entry
-SELECT a.position, a.kind, a.subject_id, a.salt, a.digest,
-       CASE a.kind
-           WHEN 'event' THEN (SELECT market.audit_record(e) FROM market.order_events AS e
-                              WHERE e.order_id = a.order_id AND e.seq = a.seq)
-           WHEN 'licence' THEN (SELECT E'licence\n' || d.envelope FROM market.licence_documents AS d
-                                WHERE d.document_id = a.subject_id)
-           ELSE (SELECT E'delivery\n' || d.manifest FROM market.deliveries AS d WHERE d.delivery_id = a.subject_id)
-       END
-FROM market.audit_entries AS a WHERE a.subject_id = %(subject_id)s
+SELECT position, kind, subject_id, salt, digest, record FROM market.audit_facts WHERE subject_id = %(subject_id)s
 
 -- name: entries
-SELECT a.position, a.kind, a.subject_id, a.salt, a.digest,
-       CASE a.kind
-           WHEN 'event' THEN (SELECT market.audit_record(e) FROM market.order_events AS e
-                              WHERE e.order_id = a.order_id AND e.seq = a.seq)
-           WHEN 'licence' THEN (SELECT E'licence\n' || d.envelope FROM market.licence_documents AS d
-                                WHERE d.document_id = a.subject_id)
-           ELSE (SELECT E'delivery\n' || d.manifest FROM market.deliveries AS d WHERE d.delivery_id = a.subject_id)
-       END
-FROM market.audit_entries AS a
-WHERE a.position >= %(begin)s AND a.position < %(end)s ORDER BY a.position
+SELECT position, kind, subject_id, salt, digest, record FROM market.audit_facts
+WHERE position >= %(begin)s AND position < %(end)s ORDER BY position
 
 -- name: is_party
 -- Whether a buyer may see an entry: the order's buyer its events and deliveries; a licence's document is its owner's,

@@ -59,3 +59,10 @@ def test_the_whole_log_is_recomputed_and_its_growth_is_noticed(market, buyer, wi
     assert exported["size"] >= second["size"]
     subjects = [json.loads(line)["record"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert any(placed.json()["id"] in record for record in subjects)
+
+
+def test_the_checker_finds_every_fact_in_the_log(market, tmp_path):
+    done = market.cli("check", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "I6" not in found["by_invariant"], found["list"]
+    assert found["events"] > 0

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 from datetime import timedelta
 
+from actors.audit.sequencer import SequencerFigures
 from actors.relay.consumer import Consumer
 from actors.relay.metrics import RelayMetrics
 from actors.relay.relay import RelayFigures
@@ -47,6 +48,21 @@ async def test_parked_events_are_counted():
     assert upkeep.parked == {"recording": 1, "idle": 0}
 
 
+async def test_a_consumer_whose_progress_is_kept_is_counted_and_never_settled():
+    class Settling(FakeConsumerStore):
+        def __init__(self, database):
+            super().__init__(database)
+            self.settled = []
+
+        async def settle(self, consumer, quiet_s, limit, after):
+            self.settled.append(consumer)
+
+    store = Settling(FakeOutboxDatabase())
+    upkeep = ConsumerUpkeep(store, ["recording"], unsettled=["audit"])
+    await upkeep.once()
+    assert (upkeep.parked, store.settled) == ({"recording": 0, "audit": 0}, ["recording"])
+
+
 async def test_upkeep_survives_an_outage():
     class Away(FakeConsumerStore):
         rounds = 0
@@ -80,11 +96,16 @@ def test_gauges_follow_the_figures():
     )
     metrics.record(figures, {"sales": 2})
     metrics.record(figures, {"sales": 2})
+    metrics.record_audit(SequencerFigures(9, 7, 1, catching_up=True))
     text = metrics.exposition().decode()
     assert 'marketplace_outbox_oldest_seconds{shard="3"} 1.5' in text
     assert 'marketplace_outbox_unpublished{shard="3"} 7.0' in text
     assert "marketplace_relay_events_total 10.0" in text
     assert 'marketplace_consumer_parked_events{consumer="sales"} 2.0' in text
+    assert 'marketplace_audit_log_entries{under="log"} 9.0' in text
+    assert 'marketplace_audit_log_entries{under="checkpoint"} 7.0' in text
+    assert "marketplace_audit_sequencer_failures 1.0" in text
+    assert "marketplace_audit_catching_up 1.0" in text
 
 
 def test_errors_survive_the_way_between_processes():

@@ -75,6 +75,18 @@ CREATE FUNCTION audit_record(p_event order_events) RETURNS text LANGUAGE sql STA
                      to_char(p_event.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), p_event.data::text)
 $$;
 
+-- Entries with the record that each is about, as it stands now.
+CREATE VIEW audit_facts AS
+SELECT a.position, a.kind, a.subject_id, a.order_id, a.salt, a.digest,
+       CASE a.kind
+           WHEN 'event' THEN (SELECT audit_record(e) FROM order_events AS e
+                              WHERE e.order_id = a.order_id AND e.seq = a.seq)
+           WHEN 'licence' THEN (SELECT E'licence\n' || d.envelope FROM licence_documents AS d
+                                WHERE d.document_id = a.subject_id)
+           ELSE (SELECT E'delivery\n' || d.manifest FROM deliveries AS d WHERE d.delivery_id = a.subject_id)
+       END AS record
+FROM audit_entries AS a;
+
 CREATE FUNCTION root_of_256(p_hashes bytea[]) RETURNS bytea LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, market, pg_temp AS $$
 BEGIN
@@ -247,7 +259,8 @@ FROM PUBLIC;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'market_app') THEN
-        GRANT SELECT ON audit_log, audit_entries, audit_subtrees, audit_checkpoints, audit_waiting TO market_app;
+        GRANT SELECT ON audit_log, audit_entries, audit_facts, audit_subtrees, audit_checkpoints, audit_waiting
+        TO market_app;
         GRANT UPDATE (history_after) ON audit_log TO market_app;
         GRANT EXECUTE ON FUNCTION
             audit_record(order_events), append_order_events(json), append_waiting_documents(int),
