@@ -132,11 +132,11 @@ class ReleaseStore(Protocol):
     async def heads(self, sku_id: str) -> dict[str, ReleaseSummary]:
         """Return the newest published release of each channel."""
 
-    async def expect_bundle(self, release_id: str, kept_s: int) -> None:
-        """Put on record that a bundle may be uploaded, and how long an unpublished one is kept."""
-
     async def yank(self, write: Write, release_id: str, reason: str, at: datetime) -> Recorded | None:
         """Yank a published release."""
+
+    async def expect_bundle(self, release_id: str, kept_s: int) -> None:
+        """Say that a bundle may be uploaded for a draft; it is kept that long unless it is published."""
 
     async def seller_keys(self, seller_id: str) -> list[SellerKey]:
         """List a seller's keys."""
