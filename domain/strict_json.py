@@ -15,6 +15,8 @@ from domain.errors import RejectedError
 
 DEPTH_MAX = 32  # no document here nests deeper than 6; a bound keeps later recursive walks safe
 INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+# Two readers would see two documents: callers hand these on as they are, and not under a code of their own.
+AMBIGUOUS = frozenset({"json_duplicate_key", "json_number_invalid"})
 
 
 class DocumentError(RejectedError):

@@ -107,7 +107,7 @@ class Call:
 
         Raises:
             RejectedError: ``content_type_unsupported``, ``body_too_large``, ``card_number_found`` or
-                ``body_malformed``.
+                those of ``parse_json``.
         """
         media_type = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         # Judged first: a form of ten megabytes is told about its type and never read.
@@ -141,12 +141,13 @@ def parse_json(raw: bytes, bytes_max: int = BODY_BYTES_MAX) -> Any:
     """Parse JSON strictly.
 
     Raises:
-        RejectedError: ``body_malformed``.
+        RejectedError: ``json_duplicate_key``, ``json_number_invalid`` or ``body_malformed``.
     """
     try:
         return strict_json.loads(raw, max_bytes=bytes_max)
     except DocumentError as error:
-        raise RejectedError("body_malformed", error.detail) from error
+        code = error.code if error.code in strict_json.AMBIGUOUS else "body_malformed"
+        raise RejectedError(code, error.detail) from error
 
 
 def read_model(model: type[M], value: Any) -> M:

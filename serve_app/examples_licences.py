@@ -30,7 +30,7 @@ LICENCE: dict[str, Any] = {
 }
 LICENCE_REPORT: dict[str, Any] = {
     "valid": True,
-    "signature": {"ok": True, "reason": "The licence is exactly what the key signed."},
+    "signature": {"ok": True, "code": None, "reason": "The licence is exactly what the key signed."},
     "key": {
         "ok": True,
         "state": "active",

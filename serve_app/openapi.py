@@ -27,6 +27,7 @@ _WRITE = (
 )
 _BODY = (
     *("content_type_unsupported", "body_malformed", "body_invalid", "body_too_large"),
+    *("json_duplicate_key", "json_number_invalid"),
     "card_number_found",
 )
 _DESCRIPTION = f"""\

@@ -26,6 +26,8 @@ FIELD_ERRORS_MAX = 20  # enough to mend a form; a hostile body could cause thous
 TABLE: dict[str, tuple[int, str]] = {
     # The request as such
     "body_malformed": (400, "The body is not sound JSON"),
+    "json_duplicate_key": (400, "An object names a member twice"),
+    "json_number_invalid": (400, "A number is not JSON's, or too large"),
     "cursor_invalid": (400, "The cursor is not one of ours"),
     "idempotency_key_missing": (400, "An Idempotency-Key is needed"),
     "idempotency_key_malformed": (400, "The Idempotency-Key is malformed"),
@@ -66,12 +68,14 @@ TABLE: dict[str, tuple[int, str]] = {
     "price_list_changed": (409, "The price list has changed"),
     "tax_category_invalid": (422, "The tax category is malformed"),
     "public_key_invalid": (422, "The public key is not sound"),
+    "public_key_type_wrong": (422, "The public key is of another kind"),
     "version_invalid": (422, "The version is not semantic"),
     "channel_unknown": (422, "No such channel"),
     "bundle_size_invalid": (422, "The bundle's length is out of range"),
     "upload_part_unknown": (422, "The upload has no such part"),
     "seller_key_revoked": (422, "The key that signed is revoked"),
     "manifest_invalid": (422, "The manifest is malformed"),
+    "payload_type_wrong": (422, "The signed document is of another kind"),
     "manifest_signature_invalid": (422, "No key of the seller signed the manifest"),
     "manifest_mismatch": (422, "The manifest is not about this bundle"),
     "bundle_unsafe": (422, "The bundle is not safe to unpack"),

@@ -34,7 +34,7 @@ from domain.manifests import BUNDLE_BYTES_MAX, ReleaseManifest, require_match
 from domain.proposals.documents import LicenceModel
 from domain.releases import require_newer
 from domain.semver import parse_version
-from domain.strict_json import DocumentError
+from domain.strict_json import AMBIGUOUS, DocumentError
 from storage.age.header import FILE_KEY_BYTES
 from storage.age.payload import PayloadDigest
 from storage.market.catalogue import Publication, Release
@@ -151,9 +151,14 @@ class Publisher:
 
     async def _check_manifest(self, release: Release, envelope: Envelope) -> _Checked:
         keys = await self._store.seller_keys(release.seller_id)
+        if envelope.payload_type != statements.PAYLOAD_TYPE:
+            raise RejectedError(
+                "payload_type_wrong",
+                f"A release manifest is signed as {statements.PAYLOAD_TYPE}, and as nothing else.",
+            )
         # Nothing inside is read before a key of this seller has signed it.
         key_id = signing_key(envelope, keys, verify)
-        if envelope.payload_type != statements.PAYLOAD_TYPE or key_id is None:
+        if key_id is None:
             revoked = await self._store.revoked_keys(release.seller_id)
             if (revoked_id := signing_key(envelope, revoked, verify)) is not None:
                 raise key_revoked(revoked_id)
@@ -328,4 +333,6 @@ def _read(manifest_text: str) -> Envelope:
 
 
 def _invalid(error: DocumentError) -> RejectedError:
+    if error.code in AMBIGUOUS:
+        return RejectedError(error.code, f"The manifest is refused: {error.detail}")
     return RejectedError("manifest_invalid", f"The manifest is refused ({error.code}): {error.detail}")

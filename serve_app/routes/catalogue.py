@@ -45,6 +45,7 @@ PUBLISH_PROBLEMS = (
     "release_not_found",
     "manifest_invalid",
     "manifest_signature_invalid",
+    "payload_type_wrong",
     "manifest_mismatch",
     "licence_policy_not_allowed",
     "bundle_not_uploaded",
@@ -296,7 +297,7 @@ def _sku_operations(routes: CatalogueRoutes) -> Sequence[Operation]:
             write=True,
             request=schemas.NewSellerKey,
             request_example={"public_key": examples.PUBLIC_KEY},
-            problems=("public_key_invalid", "seller_key_taken", "seller_keys_full"),
+            problems=("public_key_invalid", "public_key_type_wrong", "seller_key_taken", "seller_keys_full"),
         ),
     )
 

@@ -95,7 +95,7 @@ class LicenceRoutes:
             text = _envelope_text(question.licence)
             envelope, licence = open_envelope(text)
         except DocumentError as error:
-            return reply(200, schemas.unreadable_document(f"{error.detail} ({error.code})"))
+            return reply(200, schemas.unreadable_document(error))
         keys = await self.keys_by_id(call)
         now = call.ports.clock()
         key_id = envelope.signatures[0].key_id

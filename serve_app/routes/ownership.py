@@ -115,7 +115,7 @@ def operations(monotonic: Callable[[], float]) -> Sequence[Operation]:
             write=True,
             request=bodies.NewOwnerKey,
             request_example={"public_key": examples.PUBLIC_KEY},
-            problems=(*HELD, "public_key_invalid"),
+            problems=(*HELD, "public_key_invalid", "public_key_type_wrong"),
         ),
         Operation(
             "POST",

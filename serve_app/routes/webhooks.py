@@ -353,6 +353,9 @@ def operations(routes: WebhookRoutes) -> Sequence[Operation]:
             {200: Answer("Kept, known, or of no concern", WebhookReceipt, examples.WEBHOOK_RECEIPT)},
             public=True,
             rated=False,  # Stripe sends bursts after an outage; the signature is the bound
-            problems=("webhook_signature_invalid", "body_malformed", "webhook_order_unknown"),
+            problems=(
+                *("webhook_signature_invalid", "webhook_order_unknown"),
+                *("body_malformed", "json_duplicate_key", "json_number_invalid"),
+            ),
         ),
     )

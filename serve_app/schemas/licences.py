@@ -14,6 +14,7 @@ from domain.key_lists import KeyList, log_json
 from domain.licence_verification import Finding, VerificationReport
 from domain.licences import ARMOURED_CHARS_MAX, Licence, armour
 from domain.signing import KeyRecord
+from domain.strict_json import DocumentError
 from serve_app.schemas.audit import LogProofBody
 from serve_app.schemas.base import Document, Request, rfc3339
 from storage.market.licences import LicenceRow
@@ -35,9 +36,10 @@ class LicenceQuestion(Request):
 
 
 class SignatureFinding(Document):
-    """Whether the named key signed exactly this licence."""
+    """Whether the named key signed exactly this licence; ``code`` is stable, and null where it did."""
 
     ok: bool
+    code: str | None
     reason: str
 
 
@@ -204,7 +206,11 @@ def report_document(
     """Write a ``LicenceReport`` of a well-formed licence."""
     return {
         "valid": report.acceptable,
-        "signature": {"ok": report.signature.acceptable, "reason": report.signature.reason},
+        "signature": {
+            "ok": report.signature.acceptable,
+            "code": None if report.signature.acceptable else "signature_invalid",
+            "reason": report.signature.reason,
+        },
         "key": {
             "ok": report.key_state.acceptable,
             "state": report.key_state.state,
@@ -220,12 +226,12 @@ def report_document(
     }
 
 
-def unreadable_document(reason: str) -> dict[str, Any]:
+def unreadable_document(error: DocumentError) -> dict[str, Any]:
     """Write a ``LicenceReport`` of a text that is no licence: nothing else can be found out."""
     unknown = {"ok": False, "status": "unknown", "reason": "There is no licence to judge."}
     return {
         "valid": False,
-        "signature": {"ok": False, "reason": reason},
+        "signature": {"ok": False, "code": error.code, "reason": f"{error.detail} ({error.code})"},
         "key": {
             "ok": False,
             "state": "unknown",

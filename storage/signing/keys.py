@@ -29,12 +29,19 @@ def register(public_key: bytes, not_before: datetime, state: KeyState = KeyState
     """Make the record of a public key, after checking that it is a sound point.
 
     Raises:
-        RejectedError: ``public_key_invalid``.
+        RejectedError: ``public_key_type_wrong``, another length; ``public_key_invalid``, no canonical point
+            of the main subgroup, one of low order for example.
     """
-    if len(public_key) != PUBLIC_KEY_BYTES or not crypto_core_ed25519_is_valid_point(public_key):
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise RejectedError(
+            "public_key_type_wrong",
+            f"This is no Ed25519 public key: it has {len(public_key)} bytes, and such a key has "
+            f"{PUBLIC_KEY_BYTES}. Send the key itself, not a PEM or DER around it.",
+        )
+    if not crypto_core_ed25519_is_valid_point(public_key):
         raise RejectedError(
             "public_key_invalid",
-            "This is not a sound Ed25519 public key: 32 bytes, a canonical point of the main subgroup.",
+            "This is not a sound Ed25519 public key: it is no canonical point of the main subgroup.",
         )
     return KeyRecord(key_id_of(public_key), public_key, state, not_before)
 

@@ -166,10 +166,14 @@ def test_a_nonce_counts_once(market, person):
         act(machine, "POST", f"{path}/activations", body, 201)
         again = act(machine, "POST", f"{path}/activations", body, 409)
     assert again["code"] == "nonce_replayed"
-    for other in (bytes(32), b"\x02" + b"\x11" * 32):  # a point of low order; a key of another type (P-256)
+    of_p256 = b"\x02" + b"\x11" * 32
+    for other, code in (
+        (bytes(32), "public_key_invalid"),
+        (of_p256, "public_key_type_wrong"),
+    ):  # the first: low order
         given = {"public_key": base64.b64encode(other).decode()}
         refused = act(person.http, "POST", f"{path}/owner-keys", given, 422)
-        assert refused["code"] == "public_key_invalid"
+        assert refused["code"] == code
 
 
 def test_a_licence_goes_to_another_buyer(market, person, shell):
@@ -239,18 +243,21 @@ def test_what_is_no_licence_is_told_by_its_code(market, person):
         "json_duplicate_key": text.replace("{", f'{{"payloadType":"{LICENCE_TYPE}",', 1),
         "json_number_invalid": text.replace("{", '{"a":NaN,', 1),
         "payload_type_wrong": text.replace(LICENCE_TYPE, "application/vnd.unknown+json"),
-        "altered": text.replace(envelope["payload"], base64.b64encode(more).decode()),
+        "signature_invalid": text.replace(envelope["payload"], base64.b64encode(more).decode()),
     }
     for code, spoilt in spoiled.items():
         report = verify(market, armour(spoilt))
         assert (report["valid"], report["signature"]["ok"]) == (False, False), code
-        assert code in report["signature"]["reason"], (code, report["signature"])
+        assert report["signature"]["code"] == code, report["signature"]
     with market.http() as anybody:
-        for body in (b'{"licence":"x","licence":"y"}', b'{"licence":NaN}'):
+        for body, code in (
+            (b'{"licence":"x","licence":"y"}', "json_duplicate_key"),
+            (b'{"licence":NaN}', "json_number_invalid"),
+        ):
             answer = anybody.post(
                 "/v1/licences/verify", content=body, headers={"Content-Type": "application/json"}
             )
-            assert (answer.status_code, answer.json()["code"]) == (400, "body_malformed")
+            assert (answer.status_code, answer.json()["code"]) == (400, code)
 
 
 @pytest.fixture
@@ -287,13 +294,10 @@ def publish(seller, release_id, signing, kind, payload):
 
 def test_a_manifest_or_bundle_that_is_not_as_signed_is_not_published(draft):
     twice = draft.statement.replace(b"{", b'{"_type":"x",', 1)
-    refused = draft.publish(STATEMENT_TYPE, twice)
-    assert (refused["code"], "json_duplicate_key" in refused["detail"]) == ("manifest_invalid", True)
-    refused = draft.publish(STATEMENT_TYPE, draft.statement.replace(b'"size":', b'"size":NaN,"x":', 1))
-    assert (refused["code"], "json_number_invalid" in refused["detail"]) == ("manifest_invalid", True)
-    assert draft.publish("application/vnd.unknown+json", draft.statement)["code"] == (
-        "manifest_signature_invalid"
-    )
+    no_number = draft.statement.replace(b'"size":', b'"size":NaN,"x":', 1)
+    assert draft.publish(STATEMENT_TYPE, twice)["code"] == "json_duplicate_key"
+    assert draft.publish(STATEMENT_TYPE, no_number)["code"] == "json_number_invalid"
+    assert draft.publish("application/vnd.unknown+json", draft.statement)["code"] == "payload_type_wrong"
     behind = httpx.put(draft.release["upload"]["url"], content=b"another bundle", timeout=20)
     assert behind.is_success
     assert draft.publish(STATEMENT_TYPE, draft.statement)["code"] == "bundle_changed"

@@ -463,7 +463,7 @@ class FakeMarketplace:
     def _verify(self) -> dict[str, Any]:
         return {
             "valid": not self.revoked,
-            "signature": {"ok": True, "reason": "valid"},
+            "signature": {"ok": True, "code": None, "reason": "valid"},
             "key": {"state": "active", "key_id": self.signer.key_id, "recorded_at": self.recorded_at},
             "expiry": {"status": "perpetual"},
             "revocation": {"status": "revoked" if self.revoked else "not_revoked", "reason": "refunded"},

@@ -139,9 +139,9 @@ async def test_a_wrong_quantity_is_refused(market, buyer, sku, quantity, code):
         assert problem["errors"][0]["pointer"] == "/lines/0/quantity"
 
 
-async def test_a_quantity_beyond_every_integer_is_malformed_json(market, buyer, sku):
+async def test_a_quantity_beyond_every_integer_is_no_number(market, buyer, sku):
     body = orjson.dumps(cart(sku)).replace(b'"quantity":1', b'"quantity":' + b"9" * 4_000)
-    await refuse(market, buyer, 400, "body_malformed", content=body)
+    await refuse(market, buyer, 400, "json_number_invalid", content=body)
 
 
 async def test_a_thousand_lines_are_refused(market, buyer, sku):
@@ -180,9 +180,6 @@ async def test_a_seller_cannot_buy_its_own(market, buyer):
         b"{",
         b"[1,",
         b"\xff\xfe",
-        b'{"currency":"USD","currency":"EUR"}',
-        b'{"currency":NaN}',
-        b'{"currency":1e400}',
         b'{"a":"\\ud800"}',
         b"[" * 1_000,
     ],
@@ -190,6 +187,20 @@ async def test_a_seller_cannot_buy_its_own(market, buyer):
 )
 async def test_unsound_json_is_refused(market, buyer, content):
     await refuse(market, buyer, 400, "body_malformed", content=content)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'{"currency":"USD","currency":"EUR"}', "json_duplicate_key"),
+        (b'{"lines":[{"sku_id":"a","sku_id":"a"}]}', "json_duplicate_key"),
+        (b'{"currency":NaN}', "json_number_invalid"),
+        (b'{"currency":1e400}', "json_number_invalid"),
+    ],
+    ids=repr,
+)
+async def test_json_that_two_readers_read_differently_is_refused(market, buyer, content, code):
+    await refuse(market, buyer, 400, code, content=content)
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b'"order"', b"7"])

@@ -289,11 +289,14 @@ async def test_a_signed_intent_of_a_wrong_form_is_refused(market, stripe, order_
         b'{"id":"evt_1"}',
         b'{"id":7,"type":"payment_intent.succeeded"}',
         b'{"id":"evt_1","type":"payment_intent.succeeded","data":[]}',
-        b'{"id":"evt_1","id":"evt_2","type":"x"}',
     ],
 )
 async def test_a_signed_body_that_is_no_event_is_refused(market, stripe, body):
     await refuse(market, stripe, 400, "body_malformed", body)
+
+
+async def test_a_signed_event_that_names_a_member_twice_is_refused(market, stripe):
+    await refuse(market, stripe, 400, "json_duplicate_key", b'{"id":"evt_1","id":"evt_2","type":"x"}')
 
 
 async def test_a_huge_body_is_refused_before_its_signature(market, stripe):
