@@ -139,5 +139,5 @@ def key_revoked(key_id: str) -> RejectedError:
 
 
 def _attempt(row: TupleRow) -> Attempt:
-    sealed = None if row[3] is None else Sealed(*row[3:10], bytes(row[10]))
+    sealed = None if row[3] is None else Sealed(*(*row[3:10], bytes(row[10])))
     return Attempt(row[0], bytes(row[1]), row[2], sealed)
