@@ -166,11 +166,8 @@ def test_a_nonce_counts_once(market, person):
         act(machine, "POST", f"{path}/activations", body, 201)
         again = act(machine, "POST", f"{path}/activations", body, 409)
     assert again["code"] == "nonce_replayed"
-    of_p256 = b"\x02" + b"\x11" * 32
-    for other, code in (
-        (bytes(32), "public_key_invalid"),
-        (of_p256, "public_key_type_wrong"),
-    ):  # the first: low order
+    low_order, of_p256 = bytes(32), b"\x02" + b"\x11" * 32
+    for other, code in ((low_order, "public_key_invalid"), (of_p256, "public_key_type_wrong")):
         given = {"public_key": base64.b64encode(other).decode()}
         refused = act(person.http, "POST", f"{path}/owner-keys", given, 422)
         assert refused["code"] == code
