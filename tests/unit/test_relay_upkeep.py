@@ -4,7 +4,6 @@ import asyncio
 import pickle
 from datetime import timedelta
 
-from actors.audit.sequencer import SequencerFigures
 from actors.relay.consumer import Consumer
 from actors.relay.metrics import RelayMetrics
 from actors.relay.relay import RelayFigures
@@ -96,16 +95,11 @@ def test_gauges_follow_the_figures():
     )
     metrics.record(figures, {"sales": 2})
     metrics.record(figures, {"sales": 2})
-    metrics.record_audit(SequencerFigures(9, 7, 1, catching_up=True))
     text = metrics.exposition().decode()
     assert 'marketplace_outbox_oldest_seconds{shard="3"} 1.5' in text
     assert 'marketplace_outbox_unpublished{shard="3"} 7.0' in text
     assert "marketplace_relay_events_total 10.0" in text
     assert 'marketplace_consumer_parked_events{consumer="sales"} 2.0' in text
-    assert 'marketplace_audit_log_entries{under="log"} 9.0' in text
-    assert 'marketplace_audit_log_entries{under="checkpoint"} 7.0' in text
-    assert "marketplace_audit_sequencer_failures 1.0" in text
-    assert "marketplace_audit_catching_up 1.0" in text
 
 
 def test_errors_survive_the_way_between_processes():
