@@ -130,7 +130,8 @@ SELECT now()
 
 -- name: unlogged_of_page
 -- Facts whose entry is missing or commits to something else: mostly no row. While earlier orders are still being
--- sent to the log, those that it has not come to are not missed.
+-- sent to the log, those that it has not come to are not missed. A licence that waited for its signer is dated when it
+-- was paid for, so its age is that of the event which issued it.
 SELECT f.order_id, f.subject_id,
        CASE WHEN a.position IS NULL THEN 'missing' ELSE 'differs' END, f.at
 FROM (
@@ -138,8 +139,11 @@ FROM (
     FROM market.order_events AS e
     WHERE e.order_id > %(after)s AND (%(last)s::text IS NULL OR e.order_id <= %(last)s)
     UNION ALL
-    SELECT l.order_id, l.licence_id, 'licence', l.issued_at, E'licence\n' || l.envelope
+    SELECT l.order_id, l.licence_id, 'licence', greatest(l.issued_at, issued.at), E'licence\n' || l.envelope
     FROM market.licences AS l
+    LEFT JOIN LATERAL (
+        SELECT max(at) AS at FROM market.order_events WHERE order_id = l.order_id AND kind = 'order.licensed'
+    ) AS issued ON true
     WHERE l.order_id > %(after)s AND (%(last)s::text IS NULL OR l.order_id <= %(last)s)
     UNION ALL
     SELECT l.order_id, s.document_id, 'licence', s.recorded_at, E'licence\n' || s.envelope

@@ -37,6 +37,7 @@ RELAYED_S = 30.0  # until the last event has been taken, once nobody buys: a rel
 LOAD_S = 1.0  # of processor time that tells a busy replica from one that waits
 GRACE_S = 20.0  # above a lease and a backoff of the first tries
 NEVER_PASSING = frozenset({"I2", "I3", "I4", "I6"})  # no moment of running work looks like these
+UNLOGGED = "is not in the audit log"
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -294,7 +295,8 @@ class Stand:
             report = checking.run(where, grace_s=GRACE_S, on_violation=found.append)
             if not found:
                 break
-            lasting = [one for one in found if one.invariant in NEVER_PASSING]
+            # What the audit log does not have yet comes when the background process is there again.
+            lasting = [one for one in found if one.invariant in NEVER_PASSING and UNLOGGED not in one.detail]
             assert not lasting, lasting[:10]
             assert time.monotonic() < deadline, found[:10]
             time.sleep(1.0)

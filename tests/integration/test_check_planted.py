@@ -260,6 +260,18 @@ def test_an_event_on_its_way_is_not_lost(copied_orders, statements):
     assert violations(copied_orders) == set()
 
 
+def test_a_licence_that_waited_for_its_signer_is_not_missed_by_the_log_at_once(copied_orders):
+    licensed = f"{one(DELIVERED)} AND kind = 'order.licensed'"
+    damage(
+        copied_orders,
+        f"DELETE FROM market.audit_entries WHERE {one(DELIVERED)} AND (kind = 'licence'"
+        f" OR subject_id IN (SELECT event_id FROM market.order_events WHERE {licensed}))",
+        f"UPDATE market.order_events SET at = now() WHERE {licensed}",
+        f"UPDATE market.licences SET issued_at = now() - interval '1 h' WHERE {one(DELIVERED)}",
+    )
+    assert violations(copied_orders) == {("I6", None)}, "the gap in the log alone"
+
+
 def test_while_no_consumer_is_registered_every_event_waits(copied_orders):
     damage(copied_orders, "DELETE FROM market.consumers")
     assert violations(copied_orders) == {("I6", number) for number in range(1, ORDERS + 1)}
