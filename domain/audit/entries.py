@@ -26,6 +26,15 @@ def event_record(event_id: str, order_id: str, seq: int, kind: str, at: datetime
     return "\n".join((EVENT, event_id, order_id, str(seq), kind, moment, data))
 
 
+def kind_in(record: str) -> str:
+    """Return the kind of an order event from its record; empty for a record that is none."""
+    match record.split("\n", 6):
+        case [kind_of_entry, _, _, _, kind, _, _] if kind_of_entry == EVENT:
+            return kind
+        case _:
+            return ""
+
+
 def document_record(kind: str, envelope: str) -> str:
     """Return a signed document's record: a licence's or a delivery manifest's envelope, as issued."""
     return f"{kind}\n{envelope}"
