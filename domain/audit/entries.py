@@ -64,9 +64,12 @@ class Entry:
     @property
     def holds(self) -> bool:
         """Whether the entry commits to the record that stands beside it now."""
+        return self.record is not None and self.commits_to(self.record)
+
+    def commits_to(self, record: str) -> bool:
+        """Whether this is the entry of a record, wherever that comes from; False once it was erased."""
         return (
             self.salt is not None
-            and self.record is not None
             and len(self.salt) == SALT_BYTES
-            and entry_of(self.salt, self.record) == self.digest
+            and entry_of(self.salt, record) == self.digest
         )

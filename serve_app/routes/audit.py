@@ -7,6 +7,7 @@ last checkpoint is shown: what is not signed yet is not ours to be held to.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,10 +113,12 @@ async def document_proof(call: Call) -> Response:
         raise field_invalid("size", f"Give an integer up to {newest.head.size}.")
     kind, subject_id, text = _read_document(question.document)
     entry = await call.ports.audit.entry(subject_id)
-    # Whoever shows the text may have its proof; the id alone, or another text under it, tells nothing.
-    if entry is None or (entry.salt is not None and entry.record != document_record(kind, text)):
+    # Whoever shows the text may have its proof; the id alone, or another text under it, tells nothing. What
+    # the database says now is not asked: who rewrites it takes no proof away.
+    record = document_record(kind, text)
+    if entry is None or (entry.salt is not None and not entry.commits_to(record)):
         raise _no_entry()
-    return await _proven(call, entry, newest, size, None)
+    return await _proven(call, replace(entry, record=record), newest, size, None)
 
 
 def _read_document(given: str | dict[str, Any]) -> tuple[str, str, str]:
