@@ -168,6 +168,20 @@ def test_a_proof_is_a_file_that_needs_no_network(online, log, market, monkeypatc
     assert failure("verify", str(path), "--trust-key", "platform.pem") == "log_proof_wrong"
 
 
+def test_a_proof_and_an_export_of_another_log_than_was_seen_are_refused(online, log, market, owner, tmp_path):
+    ids = log(10)
+    seen = run("verify")
+    log(5)
+    folder = tmp_path / "config" / "illuvrse-marketplace"
+    assert run("prove", ids[3])["size"] == 15
+    for size, code in ((10, "log_forked"), (15, "log_forked"), (16, "log_rolled_back")):
+        (folder / "log-seen.json").unlink()
+        log_memory.remember(folder, "http://market.test", Checkpoint(seen["origin"], Head(size, bytes(32))))
+        assert failure("prove", ids[3], "--out", "proof.json") == code
+        assert failure("export", "--out", "log.jsonl") == code
+    assert not list(tmp_path.glob("proof.json")) + list(tmp_path.glob("*log.jsonl*"))
+
+
 def test_a_wrong_proof_is_not_written(online, log, tmp_path):
     ids = log(10)
     online.tampering = [(b"order.expired", b"order.granted")]
