@@ -16,13 +16,20 @@ import typer
 from cluster import log_memory, trust
 from cluster.client import ClientError, MarketplaceClient
 from cluster.connection import config_folder, resolve
-from cluster.log_audit import fetch_checkpoint, require_continuation, verify_log
+from cluster.log_audit import (
+    fetch_checkpoint,
+    require_consistency,
+    require_continuation,
+    require_seen,
+    verify_log,
+)
 from cluster.private_files import read_bounded, whole_file, write_whole
 from cluster.terminal import JsonFlag, Terminal, command
 from domain.audit import proof_files
+from domain.audit.checkpoints import Checkpoint
 from domain.audit.entries import Entry
 from domain.audit.proof_files import FILE_BYTES_MAX, ProofFile
-from domain.audit.proofs import read_proof
+from domain.audit.proofs import hashes_of, read_proof
 from domain.errors import MarketplaceError
 from domain.merkle.tree import GrowingTree, Head, leaf_hash
 from storage.signing.keys import verify as verify_signature
@@ -136,18 +143,21 @@ def prove(
         connection = resolve("buyer", url=url, token_file=token_file)
         with MarketplaceClient(connection.base_url, connection.require_token("buyer")) as client:
             trusted = _trusted(trust_key, trust_root, connection.base_url, client)
-            answer = client.log_proof(subject)
+            seen = log_memory.recall(config_folder(), connection.base_url)
+            require_continuation(fetch_checkpoint(client, trusted.public_keys.values())[0], seen)
+            answer = client.log_proof(subject, since=seen.head.size if seen else None)
         try:
             file = ProofFile(str(answer["record"]), read_proof(answer["proof"]), str(answer["checkpoint"]))
             checkpoint = file.check(trusted.public_keys.values(), verify_signature)
-        except (MarketplaceError, KeyError) as refused:
+            path = hashes_of(answer["consistency"]["path"]) if seen else ()
+        except (MarketplaceError, KeyError, TypeError) as refused:
             raise ClientError(f"The marketplace's proof is wrong: {refused}", "log_proof_wrong") from None
-        require_continuation(checkpoint, log_memory.recall(config_folder(), connection.base_url))
-        path = out or Path(f"{Path(subject).name}{PROOF_SUFFIX}")
-        write_whole(path, file.dumps(), 0o644)
-        terminal.say(f"{path}: entry {file.proof.position} of {checkpoint.head.size}.")
+        require_consistency(checkpoint, seen, path)
+        where = out or Path(f"{Path(subject).name}{PROOF_SUFFIX}")
+        write_whole(where, file.dumps(), 0o644)
+        terminal.say(f"{where}: entry {file.proof.position} of {checkpoint.head.size}.")
         terminal.result(
-            {"ok": True, "file": str(path), "position": file.proof.position, "size": checkpoint.head.size}
+            {"ok": True, "file": str(where), "position": file.proof.position, "size": checkpoint.head.size}
         )
 
 
@@ -167,9 +177,10 @@ def export(
         with MarketplaceClient(connection.base_url, connection.require_token("auditor")) as client:
             trusted = _trusted(trust_key, trust_root, connection.base_url, client)
             checkpoint, _ = fetch_checkpoint(client, trusted.public_keys.values())
-            require_continuation(checkpoint, log_memory.recall(config_folder(), connection.base_url))
+            seen = log_memory.recall(config_folder(), connection.base_url)
+            require_continuation(checkpoint, seen)
             with whole_file(out, 0o600) as file:
-                erased, head = _write_entries(client, checkpoint.head.size, file, terminal)
+                erased, head = _write_entries(client, checkpoint.head.size, seen, file, terminal)
                 if head != checkpoint.head:
                     raise ClientError(
                         "The entries do not make up the signed root. Tell the operator; nothing was written.",
@@ -180,7 +191,7 @@ def export(
 
 
 def _write_entries(
-    client: MarketplaceClient, size: int, file: IO[bytes], terminal: Terminal
+    client: MarketplaceClient, size: int, seen: Checkpoint | None, file: IO[bytes], terminal: Terminal
 ) -> tuple[int, Head]:
     tree, erased = GrowingTree(), 0
     while tree.size < size:
@@ -197,6 +208,7 @@ def _write_entries(
                 )
             erased += entry.salt is None
             tree.append(leaf_hash(entry.digest))
+            require_seen(tree, seen)
             file.write(json.dumps(item, ensure_ascii=False).encode() + b"\n")
         if tree.size % PROGRESS_ENTRIES < PAGE_ENTRIES:
             terminal.note(f"{tree.size} of {size} entries")

@@ -310,9 +310,9 @@ class MarketplaceClient:
         """Return an answer's bytes."""
         return self._response("GET", path).content
 
-    def log_proof(self, subject_id: str, size: int | None = None) -> dict[str, Any]:
-        """Return the proof that an event, licence or delivery is in the audit log, or in its first part."""
-        query = {} if size is None else {"size": str(size)}
+    def log_proof(self, subject_id: str, since: int | None = None) -> dict[str, Any]:
+        """Return the proof that something is in the audit log; ``since``: and that it continues that size."""
+        query = {} if since is None else {"from": str(since)}
         return self._get(f"/v1/audit/proofs/{_segment(subject_id)}", query)
 
     def document_log_proof(self, document: str, size: int) -> dict[str, Any]:

@@ -6,12 +6,13 @@ shorter than it was (``log_rolled_back``), another one under the same address or
 (``log_forked``), and tiles that are not those of the entries (``log_damaged``).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.client import ClientError, MarketplaceClient
 from domain.audit.checkpoints import Checkpoint, open_note
 from domain.errors import RejectedError
+from domain.merkle.proofs import consistent
 from domain.merkle.tiles import TILE_WIDTH, Tile, joined, tiles_of
 from domain.merkle.tree import GrowingTree, complete, leaf_hash
 from storage.signing.keys import verify
@@ -60,6 +61,29 @@ def require_continuation(checkpoint: Checkpoint, seen: Checkpoint | None) -> Non
             "Tell the operator.",
             "log_rolled_back",
         )
+    if checkpoint.head.size == seen.head.size and checkpoint.head != seen.head:
+        raise _forked(f"its {seen.head.size} entries had another root")
+
+
+def require_consistency(checkpoint: Checkpoint, seen: Checkpoint | None, path: Sequence[bytes]) -> None:
+    """Refuse a checkpoint that is not proven to continue the one that was seen.
+
+    Raises:
+        ClientError: ``log_rolled_back`` or ``log_forked``.
+    """
+    require_continuation(checkpoint, seen)
+    if seen is not None and not consistent(seen.head, checkpoint.head, path):
+        raise _forked(f"nothing proves that it begins with the {seen.head.size} entries of before")
+
+
+def require_seen(tree: GrowingTree, seen: Checkpoint | None) -> None:
+    """Refuse a tree that grows past the size that was seen with another root.
+
+    Raises:
+        ClientError: ``log_forked``.
+    """
+    if seen is not None and tree.size == seen.head.size and tree.head != seen.head:
+        raise _forked(f"its first {tree.size} entries are not those that were signed before")
 
 
 def verify_log(
@@ -77,15 +101,13 @@ def verify_log(
     require_continuation(checkpoint, seen)
     tree = GrowingTree()
     full: list[bytes] = []  # roots of full tiles
-    if seen is not None and seen.head.size == 0 and seen.head != tree.head:
-        raise _forked("the empty log that was seen is none")
+    require_seen(tree, seen)
     for tile in tiles_of(checkpoint.head.size):
         entries = list(_entries(client, tile))
         leaves = [leaf_hash(entry) for entry in entries]
         for leaf in leaves:
             tree.append(leaf)
-            if seen is not None and tree.size == seen.head.size and tree.head != seen.head:
-                raise _forked(f"its first {tree.size} entries are not those that were signed before")
+            require_seen(tree, seen)
         if tile.width == TILE_WIDTH:
             full.append(complete(leaves))
         on_entries(tile.begin, entries)

@@ -25,8 +25,7 @@ from deployments.settings import Settings
 from domain.errors import DependencyError, MarketplaceError
 from domain.orders.ports import Fulfilment
 from domain.revocations import RevocationList
-from domain.signing import KeyRecord
-from storage.market.audit_log import read_newest_checkpoint
+from storage.market.audit_log import read_newest_notes
 from storage.market.signing_keys import KeysOnRecord, OwnConnectionKeys, register_signing_key
 from storage.signing.backends import FILE, open_backend, parse_address
 from storage.signing.keys import register
@@ -50,7 +49,7 @@ class SignerDeployment:
         self._metrics = SignerMetrics()
         self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="signer")
         self._record = KeysOnRecord(())
-        self._checkpoints = CheckpointSigner(partial(self._newest_checkpoint, dsn))
+        self._checkpoints = CheckpointSigner(lambda: self._on_record().keys, partial(_newest_notes, dsn))
         remote = any(parse_address(one).scheme != FILE for one in settings.signing_backends)
         self._roster = Roster(
             settings.signing_backends,
@@ -131,13 +130,6 @@ class SignerDeployment:
             raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
         return self._record
 
-    def _newest_checkpoint(self, dsn: str) -> tuple[str, list[KeyRecord]] | None:
-        try:
-            newest = read_newest_checkpoint(dsn)
-        except psycopg.Error as error:
-            raise DependencyError("database_unavailable", "The database did not answer.", 2) from error
-        return None if newest is None else (newest.note, list(self._on_record().keys))
-
     def _look(self) -> None:
         while not self._ending.wait(WATCH_PERIOD_S):
             try:
@@ -146,3 +138,10 @@ class SignerDeployment:
                 log.error("the signer does not sign: %s", failure)
             except Exception:
                 log.exception("the signer's watch met something unforeseen")
+
+
+def _newest_notes(dsn: str, key_ids: Sequence[str]) -> list[str] | None:
+    try:
+        return read_newest_notes(dsn, key_ids)
+    except psycopg.Error as error:
+        raise DependencyError("database_unavailable", "The database did not answer.", 2) from error

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from actors.relay.stopped_keys import backoff_s
 from actors.signer.checkpoints import HeadClaim, LastSigned, SignedHead
-from domain.errors import ConflictError, MarketplaceError
+from domain.errors import ConflictError, MarketplaceError, RejectedError
 from domain.merkle.tree import Head
 from storage.market.audit_log import DOCUMENTS_MAX, KeptCheckpoint, LogState
 
@@ -106,19 +106,33 @@ class Sequencer:
                 await asyncio.gather(self._task, return_exceptions=True)
 
     async def once(self) -> None:
-        """Run one round; raises what the log or the signer raised."""
+        """Run one round; raises what the log or the signer raised.
+
+        What is in the log is signed for, even if something else of the round fails.
+        """
+        try:
+            await self._append()
+        finally:
+            await self._sign()
+
+    async def _append(self) -> None:
         for _ in range(DOCUMENT_PAGES_MAX):
             if await self._log.append_waiting_documents() < DOCUMENTS_MAX:
                 break
+        await self._sweep(await self._log.state())
+
+    async def _sign(self) -> None:
         state = await self._log.state()
-        await self._sweep(state)
         newest = await self._log.newest_checkpoint()
-        signed_size = newest.head.size if newest else 0
-        if state.size > 0:
-            signed_size = await self._checkpoint(state, newest)
+        # Before the signer is asked: a signer that is away leaves the two sizes apart.
         self._figures = SequencerFigures(
-            state.size, signed_size, self._failures, catching_up=state.history_after is not None
+            state.size,
+            newest.head.size if newest else 0,
+            self._failures,
+            catching_up=state.history_after is not None,
         )
+        signed_size = await self._checkpoint(state, newest)
+        self._figures = replace(self._figures, signed_size=signed_size)
 
     async def _sweep(self, state: LogState) -> None:
         """Look through all orders once after a start. How far the log's first look is, is on record."""
@@ -130,6 +144,16 @@ class Sequencer:
 
     async def _checkpoint(self, state: LogState, newest: KeptCheckpoint | None) -> int:
         last = await self._signer.last_checkpoint()
+        if state.size < last.head.size:
+            state = await self._log.state()  # another sequencer may have had more signed meanwhile
+        if state.size < last.head.size:
+            raise RejectedError(
+                "checkpoint_inconsistent",
+                f"The database has {state.size} entries, and {last.head.size} are signed for: "
+                "it was restored to an earlier state (docs/audit.md).",
+            )
+        if state.size == 0:
+            return 0
         if newest is not None and newest.head.size == state.size and newest.key_id == last.key_id:
             return state.size
         head = await self._log.head(state.size)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psutil
@@ -25,7 +26,7 @@ from cluster.bench import growth_fill, report
 from cluster.bench.own_postgres import own_postgres
 from cluster.client import ClientError
 from domain.merkle.tree import GrowingTree, leaf_hash
-from storage.market.audit_log import AuditLog, AuditProjection, read_newest_checkpoint
+from storage.market.audit_log import SQL, AuditLog, AuditProjection, checkpoint_of, read_newest_notes
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import build_pool
@@ -53,9 +54,7 @@ class _Signer:
     def __init__(self, dsn: str) -> None:
         self._key = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
         record = register(self._key.public_key, datetime.now(UTC))
-        self._checkpoints = CheckpointSigner(
-            lambda: (kept.note, [record]) if (kept := read_newest_checkpoint(dsn)) else None
-        )
+        self._checkpoints = CheckpointSigner(lambda: [record], partial(read_newest_notes, dsn))
 
     async def last_checkpoint(self) -> LastSigned:
         return self._checkpoints.last(self._key)
@@ -143,7 +142,8 @@ def _require_tree(dsn: str) -> int:
         cursor.execute("SELECT digest FROM market.audit_entries ORDER BY position")
         for (digest,) in cursor:
             tree.append(leaf_hash(bytes(digest)))
-    kept = read_newest_checkpoint(dsn)
+    with psycopg.connect(dsn) as connection:
+        kept = checkpoint_of(connection.execute(SQL["newest_checkpoint"]).fetchall())
     if kept is None or kept.head != tree.head:
         raise ClientError("The last checkpoint is not the root of the entries.", "audit_failed")
     return tree.size

@@ -26,6 +26,15 @@ def event_record(event_id: str, order_id: str, seq: int, kind: str, at: datetime
     return "\n".join((EVENT, event_id, order_id, str(seq), kind, moment, data))
 
 
+def kind_in(record: str) -> str:
+    """Return the kind of an order event from its record; empty for a record that is none."""
+    match record.split("\n", 6):
+        case [kind_of_entry, _, _, _, kind, _, _] if kind_of_entry == EVENT:
+            return kind
+        case _:
+            return ""
+
+
 def document_record(kind: str, envelope: str) -> str:
     """Return a signed document's record: a licence's or a delivery manifest's envelope, as issued."""
     return f"{kind}\n{envelope}"
@@ -55,9 +64,12 @@ class Entry:
     @property
     def holds(self) -> bool:
         """Whether the entry commits to the record that stands beside it now."""
+        return self.record is not None and self.commits_to(self.record)
+
+    def commits_to(self, record: str) -> bool:
+        """Whether this is the entry of a record, wherever that comes from; False once it was erased."""
         return (
             self.salt is not None
-            and self.record is not None
             and len(self.salt) == SALT_BYTES
-            and entry_of(self.salt, self.record) == self.digest
+            and entry_of(self.salt, record) == self.digest
         )

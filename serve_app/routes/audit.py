@@ -2,18 +2,19 @@
 
 Tiles and entry bundles hold hashes and salted digests, which tell how many facts there are and nothing else;
 so anybody may watch the log and keep us honest. A fact and its salt are shown to operators and auditors, and
-to the buyer whose order or licence it is about. Nothing beyond the last checkpoint is shown: what is not
-signed yet is not ours to be held to.
+to the buyer whose order or licence it is about, unless it holds what buyers are not told. Nothing beyond the
+last checkpoint is shown: what is not signed yet is not ours to be held to.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from domain import canonical_json, delivery_manifests, licences
-from domain.audit.entries import DELIVERY, LICENCE, Entry, document_record
+from domain.audit.entries import DELIVERY, EVENT, LICENCE, Entry, document_record, kind_in
 from domain.dsse import Envelope
 from domain.errors import ConflictError, MarketplaceError, NotFoundError, RejectedError
 from domain.merkle.tiles import Tile, parse_tile
@@ -26,6 +27,7 @@ from serve_app.examples import ENVELOPE
 from serve_app.operations import Answer, Operation
 from serve_app.paging import field_invalid, query_of
 from serve_app.schemas import audit as schemas
+from serve_app.schemas.orders import SHOWN_WHOLE
 from storage.market.audit_log import ENTRIES_MAX, KeptCheckpoint
 
 NOTE = "text/plain; charset=utf-8"
@@ -90,12 +92,16 @@ async def proof(call: Call) -> Response:
     since = _integer(query, "from", size)
     subject_id = call.parameters["subject_id"]
     entry = await call.ports.audit.entry(subject_id) if len(subject_id) <= SUBJECT_CHARS_MAX else None
-    if entry is None or (
-        call.caller.role == BUYER
-        and not await call.ports.audit.is_party(subject_id, call.caller.principal_id)
-    ):
+    if entry is None or (call.caller.role == BUYER and not await _may_see(call, entry)):
         raise _no_entry()
     return await _proven(call, entry, newest, size, since)
+
+
+async def _may_see(call: Call, entry: Entry) -> bool:
+    """Whether a buyer may see an entry's record, which cannot be shown in part."""
+    if entry.kind == EVENT and kind_in(entry.record or "") not in SHOWN_WHOLE:
+        return False
+    return await call.ports.audit.is_party(entry.subject_id, call.caller.principal_id)
 
 
 async def document_proof(call: Call) -> Response:
@@ -107,10 +113,12 @@ async def document_proof(call: Call) -> Response:
         raise field_invalid("size", f"Give an integer up to {newest.head.size}.")
     kind, subject_id, text = _read_document(question.document)
     entry = await call.ports.audit.entry(subject_id)
-    # Whoever shows the text may have its proof; the id alone, or another text under it, tells nothing.
-    if entry is None or (entry.salt is not None and entry.record != document_record(kind, text)):
+    # Whoever shows the text may have its proof; the id alone, or another text under it, tells nothing. What
+    # the database says now is not asked: who rewrites it takes no proof away.
+    record = document_record(kind, text)
+    if entry is None or (entry.salt is not None and not entry.commits_to(record)):
         raise _no_entry()
-    return await _proven(call, entry, newest, size, None)
+    return await _proven(call, replace(entry, record=record), newest, size, None)
 
 
 def _read_document(given: str | dict[str, Any]) -> tuple[str, str, str]:
@@ -169,7 +177,7 @@ async def _tile(call: Call, level: int) -> Tile:
 
 def _no_entry() -> NotFoundError:
     return NotFoundError(
-        "audit_entry_not_found", "Nothing of this id is in the log, or not yet, or it is not yours."
+        "audit_entry_not_found", "Nothing of this id is in the log, or not yet, or it is not yours to see."
     )
 
 

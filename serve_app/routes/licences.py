@@ -16,6 +16,7 @@ import orjson
 from starlette.responses import Response
 
 from domain import canonical_json, offline_licences, revocations
+from domain.audit.entries import LICENCE, document_record
 from domain.audit.proofs import LogProof
 from domain.errors import BusyError, DependencyError, NotFoundError, RejectedError
 from domain.licence_refusals import refusal
@@ -102,7 +103,7 @@ class LicenceRoutes:
         logged_at = log_proof = None
         if (key := keys.get(key_id or "")) is not None and key.state is KeyState.COMPROMISED:
             logged_at = await call.ports.licences.recorded_at(licence.licence_id, text)
-            log_proof = await _log_proof(call, licence.licence_id, key)
+            log_proof = await _log_proof(call, licence.licence_id, text, key)
         standing = await call.ports.licences.standing(licence.licence_id)
         status, grace = standing.status, timedelta(days=standing.grace_days)
         # The database is the list that is always current. A licence that it does not know is judged by
@@ -171,7 +172,7 @@ class LicenceRoutes:
             raise refusal("licence_superseded" if row.status == "superseded" else "licence_not_active")
         listed, record = await self._current_list(call), await self._on_record(call)
         key = record.find(row.key_id)
-        proof = None if key is None else await _log_proof(call, row.licence_id, key)
+        proof = None if key is None else await _log_proof(call, row.licence_id, row.envelope, key)
         seal = offline_licences.seal_of(row.envelope, listed, record.keys, call.ports.clock(), proof)
         envelope = await call.ports.signing.sign_licensing(seal)
         text = offline_licences.write(envelope, row.envelope, listed, record.keys, proof)
@@ -219,12 +220,14 @@ class LicenceRoutes:
         return self._record
 
 
-async def _log_proof(call: Call, document_id: str, key: KeyRecord) -> LogProof | None:
-    """Prove that a document is in the tree that its compromised key's record names; None if it is not."""
+async def _log_proof(call: Call, document_id: str, text: str, key: KeyRecord) -> LogProof | None:
+    """Prove that exactly this licence is in the tree that its compromised key's record names; None if not."""
     if key.log is None:
         return None
     entry = await call.ports.audit.entry(document_id)
-    return None if entry is None else await call.ports.audit.inclusion(entry, key.log.size)
+    if entry is None or not entry.commits_to(document_record(LICENCE, text)):
+        return None  # nothing is told of an entry, its salt least of all, to whoever shows another text
+    return await call.ports.audit.inclusion(entry, key.log.size)
 
 
 async def _signed_list(call: Call) -> tuple[int, str, bytes]:

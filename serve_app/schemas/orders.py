@@ -304,6 +304,25 @@ def event_document(order: OrderState, kind: str, event: Event) -> dict[str, Any]
     }
 
 
+# Kinds whose stored data a buyer may see whole, as the audit log's proof shows it. Of every other one
+# ``_public_data`` leaves something out: who decided and why, what the bank said or is told, who earns what.
+SHOWN_WHOLE = frozenset(
+    {
+        "order.granted",
+        "order.paid",
+        "order.licensed",
+        "order.delivered",
+        "order.delivery_key_released",
+        "order.delivery_keys_forgotten",
+        "order.expired",
+        "order.payment_voided",
+        "order.refunded",
+        "order.fulfilment_ended",
+        "order.licence_restored",
+    }
+)
+
+
 def _public_data(event: Event) -> dict[str, Any]:
     """What a buyer may see of an event: listed here or not shown."""
     match event:

@@ -129,11 +129,11 @@ SELECT EXISTS (SELECT FROM market.consumers WHERE consumer = %(consumer)s)
 SELECT now()
 
 -- name: unlogged_of_page
--- Facts whose entry is missing or commits to something else: mostly no row. While earlier orders are still being
--- sent to the log, those that it has not come to are not missed. A licence that waited for its signer is dated when it
--- was paid for, so its age is that of the event which issued it.
+-- Facts whose entry is missing, was erased without them, or commits to something else: mostly no row. While earlier
+-- orders are still being sent to the log, those that it has not come to are not missed. A licence that waited for its
+-- signer is dated when it was paid for, so its age is that of the event which issued it.
 SELECT f.order_id, f.subject_id,
-       CASE WHEN a.position IS NULL THEN 'missing' ELSE 'differs' END, f.at
+       CASE WHEN a.position IS NULL THEN 'missing' WHEN a.salt IS NULL THEN 'erased' ELSE 'differs' END, f.at
 FROM (
     SELECT e.order_id, e.event_id AS subject_id, 'event' AS kind, e.at, market.audit_record(e) AS record
     FROM market.order_events AS e
@@ -161,13 +161,5 @@ LEFT JOIN LATERAL (
 ) AS a ON true
 WHERE (a.position IS NULL AND (log.history_after IS NULL OR f.order_id <= log.history_after))
    OR a.kind <> f.kind OR a.order_id <> f.order_id
+   OR (a.position IS NOT NULL AND a.salt IS NULL)
    OR (a.salt IS NOT NULL AND a.digest <> sha256(a.salt || convert_to(f.record, 'UTF8')))
-
--- name: log_size
-SELECT size FROM market.audit_log
-
--- name: log_entries
-SELECT position, digest FROM market.audit_entries ORDER BY position
-
--- name: log_checkpoints
-SELECT DISTINCT size, root FROM market.audit_checkpoints ORDER BY size

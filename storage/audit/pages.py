@@ -23,9 +23,8 @@ from psycopg import IsolationLevel
 from psycopg.rows import TupleRow
 
 from domain import licences, statements
-from domain.audit.invariants import Unlogged, check_log
+from domain.audit.invariants import Unlogged
 from domain.errors import DependencyError
-from domain.merkle.tree import Head
 from domain.orders.booking import CLEARING
 from domain.orders.events import Event, OrderPaid, decode_event
 from domain.orders.holding_invariants import DeliveryTerms, LicenceTerms, StoredSuccessor
@@ -46,10 +45,10 @@ from domain.payouts.events import decode_event as decode_payout_event
 from domain.payouts.invariants import PayoutFacts
 from storage.audit.charges import SpooledCharges
 from storage.audit.documents import predicate
+from storage.audit.log import examine
 from storage.sql import load_queries
 
 CONNECT_TIMEOUT_S = 10
-LOG_ROWS = 10_000  # of the audit log at a time
 STATEMENT_TIMEOUT_S = 600  # the ledger's totals read every posting; everything else takes milliseconds
 # Every query has its index, whatever the statistics of a young table say.
 _OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c enable_seqscan=off -c timezone=UTC"
@@ -127,6 +126,7 @@ class OrderPages:
             DependencyError: a database does not answer.
         """
         self._charges = charges
+        self._market_dsn = market_dsn
         self._market = _connect(market_dsn, "market")
         self._finance: Connection | None = None
         if finance_dsn is not None:
@@ -183,18 +183,9 @@ class OrderPages:
         }
 
     def check_log(self) -> list[tuple[str, str]]:
-        """Read the whole audit log, of one instant and in memory that does not grow, and check its tree."""
-        with (
-            _reading(self._market, "market"),
-            self._market.cursor("log_entries") as entries,
-            self._market.cursor("log_checkpoints") as heads,
-        ):
-            size = self._ask("log_size", {})[0][0]
-            entries.itersize = heads.itersize = LOG_ROWS
-            entries.execute(_MARKET["log_entries"])
-            heads.execute(_MARKET["log_checkpoints"])
-            signed = (Head(of, bytes(root)) for of, root in heads)
-            return list(check_log(size, ((place, bytes(one)) for place, one in entries), signed))
+        """Check the whole audit log, as of one instant."""
+        with _reading(self._market, "market"):
+            return examine(self._market, self._market_dsn)
 
     def bounds(self, orders_max: int) -> Iterator[tuple[str, str]]:
         """Cut the orders that there are into pages of ``orders_max``; what is left over has no page yet.

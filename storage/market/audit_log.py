@@ -34,6 +34,7 @@ PAGE_ORDERS = 250  # looked at, and queued, at a time: some 1,700 events, one ba
 PAGES_MAX = 20  # of orders that lack nothing, in one round
 BACKLOG_MAX = 500  # commits in the outbox beyond which history waits: what happens now goes first
 ENTRIES_MAX = 256  # of one page
+NOTES_MAX = 64  # each forged one needs a tree of another size: more are not by accident
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +197,20 @@ class AuditLog:
         return [bytes(row[0]) for row in await fetch(self._pool, SQL["rows"], values)]
 
 
-def read_newest_checkpoint(dsn: str) -> KeptCheckpoint | None:
-    """Read the last checkpoint over a connection of one's own.
+def read_newest_notes(dsn: str, key_ids: Sequence[str]) -> list[str] | None:
+    """Read the notes of these keys' last checkpoints, newest first, over a connection of one's own.
+
+    At most ``NOTES_MAX``; None while nobody has signed any. Nothing is verified: a note may name a key that
+    did not sign it.
 
     Raises:
         psycopg.Error: when the database is unreachable.
     """
+    values = {"key_ids": list(key_ids), "limit": NOTES_MAX}
     with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        return checkpoint_of(connection.execute(SQL["newest_checkpoint"]).fetchall())
+        notes = [row[0] for row in connection.execute(SQL["newest_checkpoints_by"], values)]
+        known = notes or connection.execute(SQL["has_checkpoints"]).fetchall()[0][0]
+        return notes if known else None
 
 
 def checkpoint_of(rows: Sequence[TupleRow]) -> KeptCheckpoint | None:

@@ -13,6 +13,16 @@ SELECT origin, size, history_after FROM market.audit_log
 -- name: newest_checkpoint
 SELECT size, root, note, key_id, at FROM market.audit_checkpoints ORDER BY size DESC, at DESC LIMIT 1
 
+-- name: newest_checkpoints_by
+-- Of some keys; whoever has the serving role's password may have named one for a note that it did not sign.
+SELECT c.note FROM unnest(%(key_ids)s::text[]) AS k (key_id) CROSS JOIN LATERAL (
+    SELECT size, note, at FROM market.audit_checkpoints
+    WHERE key_id = k.key_id ORDER BY size DESC LIMIT %(limit)s
+) AS c ORDER BY c.size DESC, c.at DESC LIMIT %(limit)s
+
+-- name: has_checkpoints
+SELECT EXISTS (SELECT FROM market.audit_checkpoints)
+
 -- name: checkpoint_before
 SELECT size, root, note, key_id, at FROM market.audit_checkpoints
 WHERE at < %(before)s ORDER BY at DESC, size DESC LIMIT 1
@@ -79,4 +89,4 @@ WITH page AS MATERIALIZED (
 SELECT max(order_id), count(*), (SELECT count(*) FROM behind) FROM page
 
 -- name: history_sent
-UPDATE market.audit_log SET history_after = %(after)s
+SELECT market.send_audit_history(%(after)s::text)

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,7 +17,7 @@ from domain.events import shard_of
 from domain.events.ports import EventRecord, Span
 from domain.ids import derive_id, new_id
 from domain.signing import KeyRecord, Signer
-from storage.market.audit_log import AuditLog, AuditProjection, read_newest_checkpoint
+from storage.market.audit_log import AuditLog, AuditProjection, read_newest_notes
 from storage.market.consumers import PostgresConsumerStore
 from storage.market.outbox import PostgresOutbox
 from storage.market.pool import Pool
@@ -71,11 +72,7 @@ class LocalSigner:
         self.restart()
 
     def restart(self) -> None:
-        self.checkpoints = CheckpointSigner(self._newest)
-
-    def _newest(self) -> tuple[str, list[KeyRecord]] | None:
-        newest = read_newest_checkpoint(self._dsn)
-        return None if newest is None else (newest.note, self.record)
+        self.checkpoints = CheckpointSigner(lambda: self.record, partial(read_newest_notes, self._dsn))
 
     async def last_checkpoint(self) -> LastSigned:
         return self.checkpoints.last(self.key)

@@ -59,7 +59,7 @@ def log(owner, database, market):
 
         ids, order = [], new_order()
         for start in range(0, count, 100):
-            ids += commit(owner, order, *["order.created"] * min(100, count - start))
+            ids += commit(owner, order, *["order.expired"] * min(100, count - start))
         asyncio.run(run())
         return ids
 
@@ -164,13 +164,27 @@ def test_a_proof_is_a_file_that_needs_no_network(online, log, market, monkeypatc
     assert told["record"].split("\n")[:2] == ["event", ids[3]]
     assert run("verify", str(path))["position"] == 3, "by the keys that were pinned"
     assert failure("verify", str(path), "--trust-key", "other.pem") == "checkpoint_untrusted"
-    path.write_bytes(path.read_bytes().replace(b"order.created", b"order.granted"))
+    path.write_bytes(path.read_bytes().replace(b"order.expired", b"order.granted"))
     assert failure("verify", str(path), "--trust-key", "platform.pem") == "log_proof_wrong"
+
+
+def test_a_proof_and_an_export_of_another_log_than_was_seen_are_refused(online, log, market, owner, tmp_path):
+    ids = log(10)
+    seen = run("verify")
+    log(5)
+    folder = tmp_path / "config" / "illuvrse-marketplace"
+    assert run("prove", ids[3])["size"] == 15
+    for size, code in ((10, "log_forked"), (15, "log_forked"), (16, "log_rolled_back")):
+        (folder / "log-seen.json").unlink()
+        log_memory.remember(folder, "http://market.test", Checkpoint(seen["origin"], Head(size, bytes(32))))
+        assert failure("prove", ids[3], "--out", "proof.json") == code
+        assert failure("export", "--out", "log.jsonl") == code
+    assert not list(tmp_path.glob("proof.json")) + list(tmp_path.glob("*log.jsonl*"))
 
 
 def test_a_wrong_proof_is_not_written(online, log, tmp_path):
     ids = log(10)
-    online.tampering = [(b"order.created", b"order.granted")]
+    online.tampering = [(b"order.expired", b"order.granted")]
     assert failure("prove", ids[3]) == "log_proof_wrong"
     assert failure("prove", "evt_none") == "audit_entry_not_found"
     assert not list(tmp_path.glob("*.log-proof.json"))
@@ -185,7 +199,7 @@ def test_the_export_holds_every_fact(online, log, owner, tmp_path):
     assert [line["subject_id"] for line in lines] == ids
     assert (lines[5]["record"], lines[6]["record"].split("\n")[2][:4]) == (None, "ord_")
     (tmp_path / "log.jsonl").unlink()
-    online.tampering = [(b"order.created", b"order.granted")]
+    online.tampering = [(b"order.expired", b"order.granted")]
     assert failure("export", "--out", "log.jsonl") == "log_damaged"
     assert not list(tmp_path.glob("*log.jsonl*")), "nothing half-written is left"
 

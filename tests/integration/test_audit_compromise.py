@@ -233,6 +233,11 @@ def test_a_thief_gains_nothing_by_dating_back_or_by_the_platforms_word(desk, sto
     )
     answer = json.loads(run(cli_buyer, "verify", "forged.licence.txt", status=1).output)
     assert {one["name"]: one["state"] for one in answer["checks"]}[KEY] == "failed"
+    checks, told = verify("before.licence.txt")
+    assert checks[KEY] == "ok", "and takes no proof from the licence that it replaced"
+    with MarketplaceClient("http://market.test") as client:
+        assert client.verify_licence(armour(forged))["key"]["log_proof"] is None, "nor tells its salt"
+        assert client.verify_licence(armour(desk.text(before)))["key"]["log_proof"] is not None
 
 
 def test_a_proof_that_was_altered_on_its_way_is_refused(desk, stolen, tmp_path):

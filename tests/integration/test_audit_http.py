@@ -11,6 +11,8 @@ from domain.audit.proofs import hashes_of, read_proof
 from domain.merkle import tiles
 from domain.merkle.proofs import consistent
 from domain.merkle.tree import GrowingTree, Head, leaf_hash
+from domain.orders.events import KINDS
+from serve_app.schemas.orders import SHOWN_WHOLE
 from storage import migrations
 from storage.market.audit_log import AuditLog
 from storage.market.pool import build_pool
@@ -63,7 +65,7 @@ async def ids(world, owner):
     order = new_order()
     found = []
     for _ in range(3):
-        found += commit(owner, order, *["order.created"] * (ENTRIES // 3))
+        found += commit(owner, order, *["order.paid"] * (ENTRIES // 3))
     await world.drain()
     return found
 
@@ -161,6 +163,18 @@ async def test_who_may_see_a_fact(client, ids):
     assert (
         code(await client.as_("auditor").get(f"/v1/audit/proofs/{'e' * 999}"), 404) == "audit_entry_not_found"
     )
+
+
+async def test_a_buyer_is_not_shown_what_the_order_does_not_tell_them(client, world, owner):
+    """The bank's words, reviewers and their reasons, evidence, who earns what: records are whole."""
+    order, hidden = new_order(), sorted(KINDS.keys() - SHOWN_WHOLE)
+    found = commit(owner, order, *hidden, "order.delivered")
+    await world.drain()
+    for event_id in found[:-1]:
+        path = f"/v1/audit/proofs/{event_id}"
+        assert code(await client.as_("buyer").get(path), 404) == "audit_entry_not_found"
+        assert (await client.as_("auditor").get(path)).status_code == 200
+    assert (await client.as_("buyer").get(f"/v1/audit/proofs/{found[-1]}")).status_code == 200
 
 
 @pytest.mark.parametrize("query", ["size=301", "size=-1", "size=x", "from=301", "size=5&from=6", "size=٣"])

@@ -78,6 +78,13 @@ DAMAGE = {
         {("I6", PAID)},
         [f"UPDATE market.audit_entries SET digest = sha256('x') WHERE {one(PAID)} AND seq = 2"],
     ),
+    "an event that was rewritten and its salt destroyed": (
+        {("I6", PAID)},
+        [
+            f"UPDATE market.audit_entries SET salt = NULL WHERE {one(PAID)} AND seq = 2",
+            f"UPDATE market.order_events SET at = at - interval '1 s' WHERE {one(PAID)} AND seq = 2",
+        ],
+    ),
     "an audit log that says that it is longer": (
         {("I6", None)},
         ["UPDATE market.audit_log SET size = size + 1"],
@@ -89,6 +96,16 @@ DAMAGE = {
     "a checkpoint beyond the audit log": (
         {("I6", None)},
         ["INSERT INTO market.audit_checkpoints VALUES (999, 'key_1', sha256('x'), 'note', now())"],
+    ),
+    "a checkpoint that nobody signed": (
+        {("I6", None)},
+        [
+            "INSERT INTO market.audit_checkpoints SELECT 3, 'key_1', market.audit_root(3), 'note', now()",
+        ],
+    ),
+    "a subtree of no entries": (
+        {("I6", None)},
+        ["INSERT INTO market.audit_subtrees VALUES (1, 0, sha256('x'))"],
     ),
     "paid twice": (
         {("I2", PAID)},
