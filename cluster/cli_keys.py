@@ -17,6 +17,7 @@ from typing import Annotated
 
 import psycopg
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -348,10 +349,10 @@ def _list_path(chosen: Path | None) -> Path:
 def _read_public(path: Path) -> bytes:
     try:
         key = load_pem_public_key(read_bounded(path, PEM_BYTES_MAX))
-    except ValueError:
-        key = None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ClientError(f"{path} is no public key in PEM.", "public_key_invalid") from None
     if not isinstance(key, Ed25519PublicKey):
-        raise ClientError(f"{path} is no Ed25519 public key in PEM.", "public_key_invalid")
+        raise ClientError(f"{path} is a public key of another kind than Ed25519.", "public_key_type_wrong")
     return key.public_bytes_raw()
 
 

@@ -32,13 +32,17 @@ OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, ``ok``, ``failed`` or ``skipped``, and why."""
+    """One check: its name, ``ok``, ``failed`` or ``skipped``, and why.
+
+    ``code`` says for programs what a failed check found; it is stable where it is a code of docs/licences.md.
+    """
 
     name: str
     state: str
     reason: str
+    code: str | None = None
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, str | None]:
         """Give the object that ``--json`` prints."""
         return asdict(self)
 
@@ -121,10 +125,11 @@ def check_licence(
             log_proof=log_proof,
         )
     except RejectedError as error:
-        return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
+        return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}", error.code)]
     signature = report.signature
-    if report.key_state.state == "unknown":
-        signature = Finding("invalid", acceptable=False, reason=unknown_key_text(trusted))
+    if not signature.acceptable:
+        reason = unknown_key_text(trusted) if report.key_state.state == "unknown" else signature.reason
+        signature = Finding("signature_invalid", acceptable=False, reason=reason)
     checks = [
         _from_finding("licence signature", signature),
         _from_finding("signing key", report.key_state),
@@ -172,7 +177,9 @@ def check_key_list(trusted: TrustedKeys, now: datetime) -> list[Check]:
 
 
 def _from_finding(name: str, finding: Finding) -> Check:
-    return Check(name, OK if finding.acceptable else FAILED, finding.reason)
+    if finding.acceptable:
+        return Check(name, OK, finding.reason)
+    return Check(name, FAILED, finding.reason, finding.state)
 
 
 def check_activation(
@@ -194,7 +201,7 @@ def check_activation(
             now=now,
         )
     except RejectedError as error:
-        return [Check("activation", FAILED, f"It is no activation: {error.detail}")]
+        return [Check("activation", FAILED, f"It is no activation: {error.detail}", error.code)]
     return [_from_finding("activation", finding)]
 
 
