@@ -167,6 +167,7 @@ class Publisher:
                 f"No active key of yours signed this manifest as {statements.PAYLOAD_TYPE}. Register your "
                 "key with POST /v1/seller-keys, or sign again.",
             )
+        _require_alone(envelope, key_id)
         try:
             manifest = manifests.parse(envelope.payload)
         except DocumentError as error:
@@ -323,6 +324,15 @@ def _require(release: Release, manifest: ReleaseManifest, sha256: str, size: int
         sha256=sha256,
         size=size,
     )
+
+
+def _require_alone(envelope: Envelope, key_id: str) -> None:
+    """Refuse what ``key_id`` did not sign: it would be kept and shown beside the manifest, unchecked."""
+    if len(envelope.signatures) != 1 or envelope.signatures[0].key_id not in (None, key_id):
+        raise RejectedError(
+            "manifest_signature_invalid",
+            f"A manifest has one signature, and its keyid is {key_id} or left out. Sign it so.",
+        )
 
 
 def _read(manifest_text: str) -> Envelope:
