@@ -147,7 +147,7 @@ def test_seats_are_counted_kept_and_freed(market, person):
         assert renewed["seat"]["heartbeat_at"] > issued["seat"]["heartbeat_at"]
         other = issued["envelope"] | {"payloadType": LICENCE_TYPE}
         refused = act(machine, "PUT", f"{activation}/heartbeat", {"activation": other}, 422)
-        assert refused["code"] == "activation_invalid"
+        assert refused["code"] == "payload_type_wrong"
         assert act(machine, "PUT", f"{activation}/release", {"activation": renewed["envelope"]})["released"]
         ended = act(machine, "PUT", f"{activation}/heartbeat", {"activation": renewed["envelope"]}, 409)
         assert ended["code"] == "activation_ended"
