@@ -135,10 +135,10 @@ def list_keys(
         with MarketplaceClient(connection.base_url) as client:
             keys, listed = client.platform_keys(), client.key_list()
         for key in keys:
-            signs = "signs" if listed and listed["signs"] == key["key_id"] else ""
-            terminal.say(
-                f"{key['key_id']}  {key['state']:<11} since {key['not_before'][:19]}Z  {signs}".rstrip()
-            )
+            signs = "  signs" if listed and listed["signs"] == key["key_id"] else ""
+            lost = key.get("compromised_at")
+            state = key["state"] + (f" since {lost[:19]}Z" if lost else signs)
+            terminal.say(f"{key['key_id']}  in use since {key['not_before'][:19]}Z  {state}")
         if listed is None:
             terminal.note("No root has signed a list.")
         else:

@@ -283,7 +283,9 @@ def test_after_a_compromise_the_platforms_record_decides(bought, keys, market, t
     assert "entered the platform's record" in bought()[1]
     market.recorded_at = "2026-12-24T09:30:00Z"
     assert "is compromised" in bought()[1]
-    assert "is compromised" in bought("--offline")[1]
+    told = bought("--offline")[1]
+    assert told.count("is compromised, and nothing") == 2, "of the licence, and of the delivery manifest"
+    assert "Either it was forged" not in told
 
 
 def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market, tmp_path):
