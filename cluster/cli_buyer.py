@@ -78,6 +78,10 @@ TrustOption = Annotated[
     Path | None,
     typer.Option("--trust-key", help="The platform's public key (PEM), instead of the one seen first."),
 ]
+TrustRootOption = Annotated[
+    Path | None,
+    typer.Option("--trust-root", help="The public key (PEM) of the root that signs the key list."),
+]
 DiscountOption = Annotated[str | None, typer.Option("--discount", help="A discount code.")]
 CountryOption = Annotated[
     str | None, typer.Option("--country", help="Where you are, such as DE; tax may depend on it.")
@@ -92,10 +96,10 @@ def _identity_path(chosen: Path | None) -> Path:
 
 def _trusted(
     trust_key: Path | None,
+    trust_root: Path | None,
     identity: Path | None,
     base_url: str,
     client: MarketplaceClient | None,
-    trust_root: Path | None = None,
 ) -> trust.TrustedKeys:
     folder = _identity_path(identity).parent
     return trust.chosen(trust_key, trust_root, folder, base_url, client, datetime.now(UTC))
@@ -164,6 +168,7 @@ def buy(
     ] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
+    trust_root: TrustRootOption = None,
     url: UrlOption = None,
     token_file: TokenOption = None,
     as_json: JsonFlag = False,
@@ -177,7 +182,7 @@ def buy(
         connection = resolve("buyer", url=url, token_file=token_file)
         recipient = _recipient(mode, recipient_file, identity)
         with connection.client("buyer") as client:
-            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            trusted = _trusted(trust_key, trust_root, identity, connection.base_url, client)
             terminal.note(f"Trusting {', '.join(trusted.records)}: {trusted.source}.")
             method = "checkout" if checkout else "payment_intent"
             where = _where(discount, country, postal_code)
@@ -299,6 +304,7 @@ def fetch(
     out: OutOption = Path("purchases"),
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
+    trust_root: TrustRootOption = None,
     url: UrlOption = None,
     token_file: TokenOption = None,
     as_json: JsonFlag = False,
@@ -308,7 +314,7 @@ def fetch(
         folder = receiving.folder_of(out, order)
         connection = resolve("buyer", url=url, token_file=token_file)
         with connection.client("buyer") as client:
-            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            trusted = _trusted(trust_key, trust_root, identity, connection.base_url, client)
             with terminal.download("payload") as on_bytes:
                 received = receiving.fetch_order(client, order, trusted, folder, on_bytes)
         for one in received:
@@ -323,6 +329,7 @@ def decrypt(
     out: Annotated[Path | None, typer.Option("--out", help="Where the bundle goes.")] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
+    trust_root: TrustRootOption = None,
     url: UrlOption = None,
     token_file: TokenOption = None,
     as_json: JsonFlag = False,
@@ -334,7 +341,7 @@ def decrypt(
             raise typer.BadParameter(f"{file} does not end in {AGE_SUFFIX}")
         connection = resolve("buyer", url=url, token_file=token_file)
         with MarketplaceClient(connection.base_url, connection.token) as client:
-            trusted = _trusted(trust_key, identity, connection.base_url, client)
+            trusted = _trusted(trust_key, trust_root, identity, connection.base_url, client)
             manifest_path = plain_path.with_name(f"{plain_path.name}{MANIFEST_SUFFIX}")
             licence_path = plain_path.with_name(f"{plain_path.name}{LICENCE_SUFFIX}")
             manifest = receiving.load_received(file, manifest_path, trusted)
@@ -373,10 +380,7 @@ def verify(
     ] = None,
     identity: IdentityOption = None,
     trust_key: TrustOption = None,
-    trust_root: Annotated[
-        Path | None,
-        typer.Option("--trust-root", help="The public key (PEM) of the root that signs the key list."),
-    ] = None,
+    trust_root: TrustRootOption = None,
     url: UrlOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -385,7 +389,7 @@ def verify(
         connection = None if offline and trust_key else resolve("buyer", url=url, token_file=None)
         base_url = connection.base_url if connection else ""
         with MarketplaceClient(base_url) as client:
-            trusted = _trusted(trust_key, identity, base_url, None if offline else client, trust_root)
+            trusted = _trusted(trust_key, trust_root, identity, base_url, None if offline else client)
             held = offline_files.read(licence, trusted)
             trusted = held.trusted
             report = None if offline else client.verify_licence(held.armoured, buyer_id)
@@ -460,5 +464,5 @@ def _judged_list(
         listed = revocation_memory.accept(data, held.trusted, folder, base_url)
     except ClientError as refused:
         told = revocation_memory.unbelieved(data, held.licence_id)
-        return None, [Check("revocation list", FAILED, f"{refused.text} ({refused.code}) {told}")]
+        return None, [Check("revocation list", FAILED, f"{refused.text} {told}", refused.code)]
     return listed, [Check("revocation list", OK, f"Version {listed.version} is signed by a trusted key.")]

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import psycopg
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -134,10 +135,10 @@ def list_keys(
         with MarketplaceClient(connection.base_url) as client:
             keys, listed = client.platform_keys(), client.key_list()
         for key in keys:
-            signs = "signs" if listed and listed["signs"] == key["key_id"] else ""
-            terminal.say(
-                f"{key['key_id']}  {key['state']:<11} since {key['not_before'][:19]}Z  {signs}".rstrip()
-            )
+            signs = "  signs" if listed and listed["signs"] == key["key_id"] else ""
+            lost = key.get("compromised_at")
+            state = key["state"] + (f" since {lost[:19]}Z" if lost else signs)
+            terminal.say(f"{key['key_id']}  in use since {key['not_before'][:19]}Z  {state}")
         if listed is None:
             terminal.note("No root has signed a list.")
         else:
@@ -348,10 +349,10 @@ def _list_path(chosen: Path | None) -> Path:
 def _read_public(path: Path) -> bytes:
     try:
         key = load_pem_public_key(read_bounded(path, PEM_BYTES_MAX))
-    except ValueError:
-        key = None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ClientError(f"{path} is no public key in PEM.", "public_key_invalid") from None
     if not isinstance(key, Ed25519PublicKey):
-        raise ClientError(f"{path} is no Ed25519 public key in PEM.", "public_key_invalid")
+        raise ClientError(f"{path} is a public key of another kind than Ed25519.", "public_key_type_wrong")
     return key.public_bytes_raw()
 
 

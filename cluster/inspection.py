@@ -13,13 +13,13 @@ from cluster.client import ApiError, ClientError, MarketplaceClient
 from cluster.private_files import read_bounded
 from cluster.receiving import AGE_SUFFIX, MANIFEST_SUFFIX, Received
 from cluster.verification import (
+    FAILED,
     OK,
     SKIPPED,
     Check,
     check_agreement,
     check_licence,
     check_online,
-    judged,
     open_delivery_manifest,
 )
 from domain.audit.proofs import LogProof, read_proof
@@ -89,7 +89,7 @@ def check_delivery(
         text = read_bounded(path, ENVELOPE_BYTES_MAX).decode("utf-8", "replace")
         manifest = open_delivery_manifest(text, trusted, partial(_log_proof, client) if client else None)
     except ClientError as error:
-        return [judged("delivery manifest", holds=False, good="", bad=error.text)]
+        return [Check("delivery manifest", FAILED, error.text, error.code)]
     checks = [Check("delivery manifest", OK, f"{manifest.delivery_id} is signed by a trusted key.")]
     if licence:
         checks.append(check_agreement(licence, manifest))

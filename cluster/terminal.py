@@ -38,18 +38,19 @@ class Terminal:
     def note(self, text: str) -> None:
         """Tell of progress."""
         if not self.as_json:
-            self._err.print(Text(text, style="dim"))
+            self._err.print(Text(_shown(text), style="dim"))
 
     def say(self, text: str) -> None:
         """Print a result for people."""
         if not self.as_json:
-            self._out.print(Text(text))
+            self._out.print(Text(_shown(text)))
 
     def checks(self, checks: list[Check]) -> None:
-        """Print checks, one a line."""
+        """Print checks, one a line; what failed with its code."""
         for check in checks:
             sign, style = SIGNS.get(check.state, ("–", "yellow"))
-            self._print(Text.assemble((f"{sign} ", style), f"{check.name:<22} ", (check.reason, "dim")))
+            why = _on_one_line(check.reason if check.code is None else f"{check.reason} [{check.code}]")
+            self._print(Text.assemble((f"{sign} ", style), f"{check.name:<22} ", (why, "dim")))
 
     def result(self, document: dict[str, Any]) -> None:
         """Print the JSON object, if that was asked for."""
@@ -83,9 +84,16 @@ class Terminal:
 
 
 def _one_line(error: ClientError | MarketplaceError) -> str:
-    text = error.text if isinstance(error, ClientError) else f"{error.detail} [{error.code}]"
-    # A server's words reach the terminal only as printable characters.
-    return "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
+    return _on_one_line(error.text if isinstance(error, ClientError) else f"{error.detail} [{error.code}]")
+
+
+def _on_one_line(text: str) -> str:
+    return _shown(" ".join(text.split()))
+
+
+def _shown(text: str) -> str:
+    """Words of servers and sellers reach the terminal as printable characters and line ends only."""
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from domain.licence_verification import check as check_envelope
 from domain.licences import Licence, unarmour
 from domain.platform_documents import open_signed
 from domain.revocations import RevocationList
+from domain.signing import KeyState
 from domain.statements import PAYLOAD_TYPE
 from storage.signing.keys import verify
 
@@ -32,13 +33,17 @@ OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: its name, ``ok``, ``failed`` or ``skipped``, and why."""
+    """One check: its name, ``ok``, ``failed`` or ``skipped``, and why.
+
+    ``code`` says for programs what a failed check found; it is stable where it is a code of docs/licences.md.
+    """
 
     name: str
     state: str
     reason: str
+    code: str | None = None
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, str | None]:
         """Give the object that ``--json`` prints."""
         return asdict(self)
 
@@ -48,9 +53,9 @@ def passed(checks: Sequence[Check]) -> bool:
     return any(check.state == OK for check in checks) and all(check.state != FAILED for check in checks)
 
 
-def judged(name: str, *, holds: bool, good: str, bad: str) -> Check:
+def judged(name: str, *, holds: bool, good: str, bad: str, code: str | None = None) -> Check:
     """Make a check from a fact."""
-    return Check(name, OK, good) if holds else Check(name, FAILED, bad)
+    return Check(name, OK, good) if holds else Check(name, FAILED, bad, code)
 
 
 Proves = Callable[[str, int], LogProof | None]
@@ -76,12 +81,22 @@ def open_delivery_manifest(
     except RejectedError as error:
         if error.code == "signature_untrusted":
             raise ClientError(
-                f"The delivery manifest is not to be trusted: {unknown_key_text(trusted)}",
+                f"The delivery manifest is not to be trusted: {_why_untrusted(text, trusted)}",
                 "manifest_untrusted",
             ) from None
         raise ClientError(
             f"The delivery manifest is malformed: {error.detail}", "manifest_malformed"
         ) from None
+
+
+def _why_untrusted(text: str, trusted: TrustedKeys) -> str:
+    key = trusted.records.get(Envelope.parse(text).signatures[0].key_id or "")
+    if key is None or key.state is not KeyState.COMPROMISED:
+        return unknown_key_text(trusted)
+    return (
+        f"{key.key_id} is compromised, and nothing at hand proves that the manifest was logged before. "
+        "`marketplace buyer verify` asks the marketplace for the proof."
+    )
 
 
 def _logged_before(text: str, trusted: TrustedKeys, proves: Proves | None) -> dict[str, bytes]:
@@ -121,10 +136,11 @@ def check_licence(
             log_proof=log_proof,
         )
     except RejectedError as error:
-        return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}")]
+        return None, [Check("licence signature", FAILED, f"It is no licence: {error.detail}", error.code)]
     signature = report.signature
-    if report.key_state.state == "unknown":
-        signature = Finding("invalid", acceptable=False, reason=unknown_key_text(trusted))
+    if not signature.acceptable:
+        reason = unknown_key_text(trusted) if report.key_state.state == "unknown" else signature.reason
+        signature = Finding("signature_invalid", acceptable=False, reason=reason)
     checks = [
         _from_finding("licence signature", signature),
         _from_finding("signing key", report.key_state),
@@ -172,7 +188,9 @@ def check_key_list(trusted: TrustedKeys, now: datetime) -> list[Check]:
 
 
 def _from_finding(name: str, finding: Finding) -> Check:
-    return Check(name, OK if finding.acceptable else FAILED, finding.reason)
+    if finding.acceptable:
+        return Check(name, OK, finding.reason)
+    return Check(name, FAILED, finding.reason, finding.state)
 
 
 def check_activation(
@@ -194,7 +212,7 @@ def check_activation(
             now=now,
         )
     except RejectedError as error:
-        return [Check("activation", FAILED, f"It is no activation: {error.detail}")]
+        return [Check("activation", FAILED, f"It is no activation: {error.detail}", error.code)]
     return [_from_finding("activation", finding)]
 
 
@@ -221,18 +239,21 @@ def check_online(report: LicenceReport) -> list[Check]:
     """Turn the marketplace's findings into checks."""
     revocation, key = report["revocation"], report["key"]
     status = str(revocation.get("status", "unknown"))
+    why = str(revocation.get("reason") or "ask the seller or the operator")
     return [
         judged(
             "online: signature",
             holds=bool(report["signature"].get("ok")),
             good="The marketplace issued this licence.",
             bad=str(report["signature"].get("reason") or "The marketplace does not recognise the signature."),
+            code=report["signature"].get("code"),
         ),
         judged(
             "online: revocation",
             holds=status in {"not_revoked", "active", "ok"},
             good="The licence has not been revoked.",
-            bad=f"The licence is {status}: {revocation.get('reason') or 'ask the seller or the operator'}.",
+            bad=f"The licence is {status}: {why.rstrip('.')}.",
+            code=status,
         ),
         judged(
             "online: all findings",

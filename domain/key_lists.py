@@ -126,11 +126,13 @@ def open_list(text: str, root: bytes, verify: Verifier) -> KeyList:
     """Verify a signed list against the root's 32-byte public key and read it.
 
     Raises:
-        DocumentError: ``key_list_untrusted``, another key signed or a byte differs; or the codes of
-            ``Envelope.parse`` and ``parse``.
+        DocumentError: ``key_list_untrusted``, another key signed or a byte differs; ``payload_type_wrong``;
+            or the codes of ``Envelope.parse`` and ``parse``.
     """
     envelope = Envelope.parse(text, max_bytes=LIST_BYTES_MAX)
-    if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1 or envelope.dumps() != text:
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise DocumentError("payload_type_wrong", f"The payload type of a key list is {PAYLOAD_TYPE}.")
+    if len(envelope.signatures) != 1 or envelope.dumps() != text:
         raise _invalid("This is not a key list as a root signs it.")
     # The id is a hint and not signed; but a list is refused for any byte that differs.
     if envelope.signatures[0].key_id != key_id_of(root) or not verify(

@@ -15,12 +15,19 @@ from domain.errors import RejectedError
 
 DEPTH_MAX = 32  # no document here nests deeper than 6; a bound keeps later recursive walks safe
 INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
-# Two readers would see two documents: callers hand these on as they are, and not under a code of their own.
-AMBIGUOUS = frozenset({"json_duplicate_key", "json_number_invalid"})
+# Two readers would see two documents, or it was signed as another kind: callers are told just that.
+TOLD_AS_THEY_ARE = frozenset({"json_duplicate_key", "json_number_invalid", "payload_type_wrong"})
 
 
 class DocumentError(RejectedError):
     """A document from outside is malformed. ``code`` says how; nothing in it was believed."""
+
+
+def rejection(error: DocumentError, code: str, what: str) -> RejectedError:
+    """Return what to tell a caller whose document, ``what``, is refused: ``code``, or the cause's own."""
+    if error.code in TOLD_AS_THEY_ARE:
+        return RejectedError(error.code, f"{what} is refused: {error.detail}")
+    return RejectedError(code, f"{what} is refused ({error.code}): {error.detail}")
 
 
 def loads(data: bytes | str, *, max_bytes: int) -> Any:

@@ -146,7 +146,7 @@ def parse_json(raw: bytes, bytes_max: int = BODY_BYTES_MAX) -> Any:
     try:
         return strict_json.loads(raw, max_bytes=bytes_max)
     except DocumentError as error:
-        code = error.code if error.code in strict_json.AMBIGUOUS else "body_malformed"
+        code = error.code if error.code in strict_json.TOLD_AS_THEY_ARE else "body_malformed"
         raise RejectedError(code, error.detail) from error
 
 

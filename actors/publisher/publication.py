@@ -34,7 +34,7 @@ from domain.manifests import BUNDLE_BYTES_MAX, ReleaseManifest, require_match
 from domain.proposals.documents import LicenceModel
 from domain.releases import require_newer
 from domain.semver import parse_version
-from domain.strict_json import AMBIGUOUS, DocumentError
+from domain.strict_json import DocumentError, rejection
 from storage.age.header import FILE_KEY_BYTES
 from storage.age.payload import PayloadDigest
 from storage.market.catalogue import Publication, Release
@@ -167,10 +167,11 @@ class Publisher:
                 f"No active key of yours signed this manifest as {statements.PAYLOAD_TYPE}. Register your "
                 "key with POST /v1/seller-keys, or sign again.",
             )
+        _require_alone(envelope, key_id)
         try:
             manifest = manifests.parse(envelope.payload)
         except DocumentError as error:
-            raise _invalid(error) from error
+            raise rejection(error, "manifest_invalid", "The manifest") from error
         # What the upload is like is checked later; name and version can be told at once.
         _require(release, manifest, manifest.bundle_sha256, manifest.size)
         newest = await self._store.newest_version(release.sku_id, release.channel)
@@ -325,14 +326,17 @@ def _require(release: Release, manifest: ReleaseManifest, sha256: str, size: int
     )
 
 
+def _require_alone(envelope: Envelope, key_id: str) -> None:
+    """Refuse what ``key_id`` did not sign: it would be kept and shown beside the manifest, unchecked."""
+    if len(envelope.signatures) != 1 or envelope.signatures[0].key_id not in (None, key_id):
+        raise RejectedError(
+            "manifest_signature_invalid",
+            f"A manifest has one signature, and its keyid is {key_id} or left out. Sign it so.",
+        )
+
+
 def _read(manifest_text: str) -> Envelope:
     try:
         return Envelope.parse(manifest_text)
     except DocumentError as error:
-        raise _invalid(error) from error
-
-
-def _invalid(error: DocumentError) -> RejectedError:
-    if error.code in AMBIGUOUS:
-        return RejectedError(error.code, f"The manifest is refused: {error.detail}")
-    return RejectedError("manifest_invalid", f"The manifest is refused ({error.code}): {error.detail}")
+        raise rejection(error, "manifest_invalid", "The manifest") from error

@@ -20,7 +20,7 @@ from domain.licence_refusals import refusal
 from domain.licence_verification import Revocations, assess
 from domain.licences import Licence, open_envelope
 from domain.signing import KeyRecord
-from domain.strict_json import DocumentError
+from domain.strict_json import DocumentError, rejection
 from serve_app import examples_licences
 from serve_app.auth import AUDITOR, BUYER, OPERATOR
 from serve_app.calls import Call, read_model, reply
@@ -34,6 +34,7 @@ from storage.signing.keys import verify
 
 PlatformKeys = Callable[[Call], Awaitable[Mapping[str, KeyRecord]]]
 _SIGNER = ("signer_unavailable", "signer_busy")
+_INVALID = ("activation_invalid", "payload_type_wrong")
 
 
 class ActivationRoutes:
@@ -133,9 +134,10 @@ class ActivationRoutes:
         try:
             text = shown if isinstance(shown, str) else canonical_json.dumps(shown).decode()
             envelope, activation = activations.open_envelope(text)
-        except (DocumentError, ValueError) as error:
-            detail = error.detail if isinstance(error, DocumentError) else "It is no DSSE envelope."
-            raise RejectedError("activation_invalid", f"This is no activation of ours: {detail}") from None
+        except DocumentError as error:
+            raise rejection(error, "activation_invalid", "The activation") from None
+        except ValueError:
+            raise RejectedError("activation_invalid", "This is no DSSE envelope.") from None
         fault = activations.check_signature(envelope, await self._keys(call), verify)
         if fault is not None:
             raise RejectedError("activation_invalid", fault.reason)
@@ -229,7 +231,7 @@ def operations(guard: Guard, keys: PlatformKeys) -> Sequence[Operation]:
             public=True,
             request=bodies.HeldActivation,
             request_example={"activation": examples_licences.ACTIVATION["envelope"]},
-            problems=(*HELD, *ended, "activation_invalid", "activation_ended", *_SIGNER),
+            problems=(*HELD, *ended, *_INVALID, "activation_ended", *_SIGNER),
         ),
         Operation(
             "PUT",
@@ -242,6 +244,6 @@ def operations(guard: Guard, keys: PlatformKeys) -> Sequence[Operation]:
             request=bodies.Release,
             request_optional=True,
             request_example={"activation": examples_licences.ACTIVATION["envelope"]},
-            problems=("activation_invalid", "token_missing", "role_not_allowed"),
+            problems=(*_INVALID, "token_missing", "role_not_allowed"),
         ),
     )

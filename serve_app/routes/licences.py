@@ -376,6 +376,7 @@ def _key_operations(routes: LicenceRoutes) -> Sequence[Operation]:
                 "key_root_missing",
                 "key_list_not_newer",
                 "key_list_invalid",
+                "payload_type_wrong",
                 "key_list_signature_invalid",
                 "key_list_refused",
                 "key_lists_full",

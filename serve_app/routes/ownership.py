@@ -16,7 +16,7 @@ from domain.errors import NotFoundError, RejectedError
 from domain.ids import is_id
 from domain.licence_refusals import refusal
 from domain.ownership import ACTIVATION, NONCE_BYTES, OWNERSHIP, Challenge, open_proof
-from domain.strict_json import DocumentError
+from domain.strict_json import DocumentError, rejection
 from serve_app import examples, examples_licences
 from serve_app.auth import BUYER
 from serve_app.calls import Call, read_model, reply
@@ -29,7 +29,7 @@ from serve_app.schemas.base import rfc3339
 from storage.signing.keys import register, verify
 
 HELD = ("licence_not_found", "licence_not_active", "licence_superseded", "order_contended")
-PROOF = ("proof_invalid", "nonce_replayed", "nonce_expired", "nonce_unknown")
+PROOF = ("proof_invalid", "payload_type_wrong", "nonce_replayed", "nonce_expired", "nonce_unknown")
 CHALLENGES = RateLimit(
     per_s=200.0, burst=400
 )  # of one process; at this rate one lasts for seconds at the least
@@ -52,14 +52,15 @@ async def proven(call: Call, licence_id: str, purpose: str, proof: Any) -> bool:
     """Whether ``proof`` is the owner's word for this licence and purpose; its challenge is used up if so.
 
     Raises:
-        RejectedError: ``proof_invalid``; it is malformed, or made for another licence or purpose.
+        RejectedError: ``proof_invalid``; it is malformed, or made for another licence or purpose. Or one of
+            ``strict_json.TOLD_AS_THEY_ARE``.
         ConflictError: ``nonce_replayed``, ``nonce_expired``.
         NotFoundError: ``nonce_unknown``.
     """
     try:
         found = open_proof(proof)
     except DocumentError as error:
-        raise RejectedError("proof_invalid", f"The proof is refused ({error.code}): {error.detail}") from None
+        raise rejection(error, "proof_invalid", "The proof") from None
     if (found.challenge.licence_id, found.challenge.purpose) != (licence_id, purpose):
         raise RejectedError("proof_invalid", f"The proof was made for another licence, or not for {purpose}.")
     public_key = await call.ports.licensing.owner_key(licence_id)

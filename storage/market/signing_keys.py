@@ -24,7 +24,7 @@ from domain.key_list_record import ROWS_MAX, Reading, StoredList, follow
 from domain.key_lists import KeyList
 from domain.merkle.tree import EMPTY_HEAD
 from domain.signing import KeyRecord, KeyState, key_id_of
-from domain.strict_json import DocumentError
+from domain.strict_json import DocumentError, rejection
 from storage.market.audit_log import SQL as LOG
 from storage.market.audit_log import checkpoint_of
 from storage.market.commands import Commands, Recorded, Write
@@ -194,7 +194,8 @@ def read_list(envelope: str, root: bytes) -> KeyList:
     """Verify and read a signed list whose keys are sound points.
 
     Raises:
-        RejectedError: ``key_list_signature_invalid`` or ``key_list_invalid``, with the cause.
+        RejectedError: ``key_list_signature_invalid``, ``key_list_invalid`` with the cause, or one of
+            ``strict_json.TOLD_AS_THEY_ARE``.
     """
     try:
         listed = key_lists.open_list(envelope, root, verify)
@@ -203,7 +204,7 @@ def read_list(envelope: str, root: bytes) -> KeyList:
     except DocumentError as error:
         if error.code == "key_list_untrusted":
             raise RejectedError("key_list_signature_invalid", error.detail) from None
-        raise RejectedError("key_list_invalid", f"{error.detail} ({error.code})") from None
+        raise rejection(error, "key_list_invalid", "The list") from None
     except RejectedError as error:
         raise RejectedError("key_list_invalid", error.detail) from None
     return listed

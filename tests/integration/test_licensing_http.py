@@ -168,6 +168,11 @@ async def test_heartbeat_and_release_need_the_seats_own_document(client, issue):
         assert code(answer, 422) == "activation_invalid"
         answer = await put(nobody, f"/v1/activations/{seat}/release", {"activation": wrong})
         assert code(answer, 422) == "activation_invalid"
+    licence = {
+        "activation": (await client.as_("buyer").get(f"/v1/licences/{one.licence_id}")).json()["envelope"]
+    }
+    answer = await put(nobody, f"/v1/activations/{seat}/heartbeat", licence)
+    assert code(answer, 422) == "payload_type_wrong"
     assert code(await put(nobody, f"/v1/activations/{seat}/release", {}), 401) == "token_missing"
     stranger = await put(client.as_("buyer2"), f"/v1/activations/{seat}/release", {})
     assert stranger.json() == {"id": seat, "released": False}
@@ -285,10 +290,11 @@ async def test_bad_proofs_have_their_own_codes(client, issue, owner):
         return await client.as_(None).post("/v1/licences/verify", {"licence": text, "proof": wrong}, key=None)
 
     duplicate = json.dumps(proof).replace('"payload":', '"payload":"eA==","payload":', 1)
+    licence = "application/vnd.illuvrse.licence.v1+json"
+    assert code(await verdict(duplicate), 400) == "json_duplicate_key"
+    assert code(await verdict('{"payload":NaN}'), 400) == "json_number_invalid"
+    assert code(await verdict(proof | {"payloadType": licence}), 422) == "payload_type_wrong"
     invalid = {
-        "json_duplicate_key": duplicate,
-        "json_number_invalid": '{"payload":NaN}',
-        "payload_type_wrong": proof | {"payloadType": "application/vnd.illuvrse.licence.v1+json"},
         "signatures_invalid": proof | {"signatures": proof["signatures"] * 2},
         "field_missing": {},
         "another licence": prove(await challenge(client, other.licence_id)),

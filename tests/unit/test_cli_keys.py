@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
 from cluster import cli_buyer, cli_keys, trust
@@ -140,6 +142,16 @@ def test_refusals_change_no_file(keys, tmp_path):
     assert keys("root-init")[0] == 1, "a root is never overwritten"
 
 
+def test_a_key_of_another_kind_is_told_from_what_is_no_key(keys, tmp_path):
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    file = tmp_path / "other.pem"
+    file.write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    for code in ("public_key_type_wrong", "public_key_invalid"):
+        status, out = keys("add", file, "--since", LONG_AGO, "--json")
+        assert (status, json.loads(out)["error"]["code"]) == (1, code)
+        file.write_text("no key")
+
+
 def test_a_root_that_others_can_read_is_refused(keys, tmp_path):
     path = tmp_path / "config" / "illuvrse-marketplace" / "root-key.pem"
     path.chmod(0o640)
@@ -231,6 +243,26 @@ def test_a_named_root_is_believed_from_the_first_contact(bought, tmp_path):
     assert "that you named" in out
 
 
+def test_who_pinned_keys_before_there_was_a_root_names_it_where_it_is_asked_for(run, keys, market, tmp_path):
+    assert run(cli_buyer.app, "keygen")[0] == 0
+    status, out = run(cli_buyer.app, "buy", "logline", "--json")
+    assert status == 0, out
+    order_id = json.loads(out[out.index("{") :])["order"]["id"]
+    keys("add", pem(tmp_path, market.signer), "--since", LONG_AGO)
+    market.signer = new_signer()
+    keys("add", pem(tmp_path, market.signer), "--since", LONG_AGO)
+    keys("activate", market.signer.key_id)
+    publish(market, tmp_path)
+    fetch = ("fetch", order_id, "--out", "again")
+    status, out = run(cli_buyer.app, *fetch)
+    assert status == 1
+    assert "--trust-root FILE" in out
+    root = tmp_path / "config" / "illuvrse-marketplace" / "root-key.public.pem"
+    status, out = run(cli_buyer.app, *fetch, "--trust-root", root)
+    assert status == 0, out
+    assert run(cli_buyer.app, *fetch)[0] == 0, "the root is pinned now"
+
+
 def test_after_a_compromise_the_platforms_record_decides(bought, keys, market, tmp_path):
     market.list_signer = new_signer()
     keys("add", pem(tmp_path, market.list_signer))
@@ -251,7 +283,9 @@ def test_after_a_compromise_the_platforms_record_decides(bought, keys, market, t
     assert "entered the platform's record" in bought()[1]
     market.recorded_at = "2026-12-24T09:30:00Z"
     assert "is compromised" in bought()[1]
-    assert "is compromised" in bought("--offline")[1]
+    told = bought("--offline")[1]
+    assert told.count("is compromised, and nothing") == 2, "of the licence, and of the delivery manifest"
+    assert "Either it was forged" not in told
 
 
 def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market, tmp_path):
@@ -260,7 +294,8 @@ def test_a_revocation_list_by_a_compromised_key_is_refused(bought, keys, market,
     status, out = bought("--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     assert (status, checks["revocation list"]["state"]) == (1, "failed")
-    assert "(revocations_untrusted) Unbelieved, it is version" in checks["revocation list"]["reason"]
+    assert checks["revocation list"]["code"] == "revocations_untrusted"
+    assert "Unbelieved, it is version" in checks["revocation list"]["reason"]
     assert "it does not name this licence" in checks["revocation list"]["reason"]
     # The other findings are there all the same.
     assert checks["licence signature"]["state"] == "ok"

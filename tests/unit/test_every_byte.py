@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from actors.publisher.sealing import ReleaseSealer
+from actors.publisher.sealing import ReleaseSealer, SealRequest
 from cluster.client import ClientError
 from cluster.trust import TrustedKeys
 from cluster.verification import check_licence, open_delivery_manifest
@@ -65,8 +65,10 @@ DOCUMENTS: dict[str, tuple[str, Callable[[str], bool]]] = {
         signed(PAYLOAD_TYPE, delivery_manifests.build(delivery_manifest())),
         read_delivery,
     ),
-    "countersigned release manifest": (
-        signed(PAYLOAD_TYPE, manifests.build(release_manifest())),
+    "countersignature of a release": (
+        ReleaseSealer(SIGNER, SIGNER)
+        .seal_release(SealRequest("rel_1", manifests.build(release_manifest()), b"b" * 64, b"f" * 16))
+        .countersignature,
         reading(PAYLOAD_TYPE),
     ),
     "revocation list": (REVOCATIONS, reading(revocations.PAYLOAD_TYPE)),
@@ -84,7 +86,6 @@ def test_every_flipped_byte_is_refused(name: str) -> None:
             changed = bytearray(data)
             changed[position] ^= flip
             differing = bytes(changed).decode("latin-1")
-            # A line end of the armour may be CRLF or missing at the end: those bytes are not the licence's.
             assert not read(differing), (position, flip, differing[max(0, position - 10) : position + 10])
 
 

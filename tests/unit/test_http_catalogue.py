@@ -254,6 +254,10 @@ async def test_a_new_release_is_what_buyers_are_quoted(market, seller):
             "manifest_signature_invalid",
         ),
         (lambda data: manifest(data) | {"signatures": []}, "manifest_invalid"),
+        (
+            lambda data: manifest(data) | {"signatures": manifest(data)["signatures"] * 2},
+            "manifest_signature_invalid",
+        ),
         (lambda data: manifest(data) | {"extra": 1}, "manifest_invalid"),
         (lambda _: {}, "manifest_invalid"),
         (lambda _: manifest(bundle(b"other")), "manifest_mismatch"),

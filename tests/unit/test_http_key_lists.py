@@ -87,10 +87,22 @@ async def test_only_the_root_signs_and_only_operators_publish(market, client, ro
     assert market.signing_keys.published is None
 
 
-@pytest.mark.parametrize("envelope", [{}, {"payload": 1}, {"payload": "", "x": 1.5}, {"payloadType": "x"}])
-async def test_what_is_no_list_is_refused(market, client, envelope):
+OTHER_KIND = {"payload": "", "payloadType": "application/vnd.other+json", "signatures": [{"sig": "cw=="}]}
+
+
+@pytest.mark.parametrize(
+    ("code", "envelope"),
+    [
+        ("key_list_invalid", {}),
+        ("key_list_invalid", {"payload": 1}),
+        ("key_list_invalid", {"payload": "", "x": 1.5}),
+        ("key_list_invalid", {"payloadType": "x"}),
+        ("payload_type_wrong", OTHER_KIND),
+    ],
+)
+async def test_what_is_no_list_is_refused(market, client, code, envelope):
     answer = await client.as_("operator").post("/v1/ops/key-lists", {"envelope": envelope})
-    assert (answer.status_code, answer.json()["code"]) == (422, "key_list_invalid")
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
 async def bought(market, client):

@@ -96,7 +96,7 @@ def test_a_signing_key_cannot_name_its_successor():
 def test_another_document_of_the_root_is_no_list():
     envelope = Envelope.parse(SIGNED)
     other = replace(envelope, payload_type="application/vnd.in-toto+json").dumps()
-    refused("key_list_invalid", opened, other)
+    refused("payload_type_wrong", opened, other)
     twice = replace(envelope, signatures=envelope.signatures * 2).dumps()
     refused("key_list_invalid", opened, twice)
 

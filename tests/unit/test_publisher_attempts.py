@@ -3,12 +3,13 @@
 import asyncio
 import errno
 import gzip
+import json
 from datetime import timedelta
 
 import pytest
 
 from actors.deliveries.upkeep import STRAYS_KEPT_S, StorageUpkeep
-from actors.publisher import attempts, payloads
+from actors.publisher import attempts, payloads, publication
 from actors.publisher.attempts import LEASE_S
 from domain.errors import BusyError, ConflictError, DependencyError, RejectedError
 from domain.releases import SPENT_BUNDLE_KEPT_S
@@ -187,6 +188,23 @@ async def test_a_locked_payload_does_not_keep_others(market, draft, encrypting, 
     assert market.payloads.objects == {}
 
 
+async def test_a_bundle_that_changes_after_its_check_is_not_published(market, other, draft, monkeypatch):
+    """A disk that lies, or somebody with access to it: what is encrypted must be what was checked."""
+    real = publication.check_archive
+
+    def changed_behind(file, size, name):
+        real(file, size, name)
+        file.seek(size - 1)
+        file.write(bytes([DATA[-1] ^ 1]))
+
+    monkeypatch.setattr(publication, "check_archive", changed_behind)
+    with pytest.raises(ConflictError, match="bundle_changed"):
+        await market.publisher.publish(write(), draft, TEXT)
+    assert market.catalogue.releases[draft].state == "draft"
+    monkeypatch.setattr(publication, "check_archive", real)
+    assert (await other.publish(write(), draft, TEXT)).state == "published"
+
+
 async def test_without_the_signer_nothing_is_encrypted(market, draft, encrypting, monkeypatch):
     async def away(_request):
         raise DependencyError("signer_unavailable", "away", 2)
@@ -249,6 +267,26 @@ async def test_a_bundle_of_another_length_is_refused_unread(market, draft, monke
     with pytest.raises(Exception, match="manifest_mismatch"):
         await market.publisher.publish(write(), draft, TEXT)
     assert market.publications.attempts == {}
+
+
+async def test_every_flipped_byte_of_a_sellers_manifest_is_refused(market, draft):
+    data = TEXT.encode()
+    assert len(data) < 4_096
+    for position in range(len(data)):
+        for flip in (0x01, 0x20, 0x80):
+            spoilt = data[:position] + bytes([data[position] ^ flip]) + data[position + 1 :]
+            with pytest.raises(RejectedError):
+                await market.publisher.publish(write(), draft, spoilt.decode("latin-1"))
+    assert market.publications.attempts == {}
+
+
+@pytest.mark.parametrize("keyid", ["", None], ids=["empty", "absent"])
+async def test_a_sellers_tool_need_not_name_the_key(market, draft, keyid):
+    envelope = json.loads(TEXT)
+    del envelope["signatures"][0]["keyid"]
+    if keyid is not None:
+        envelope["signatures"][0]["keyid"] = keyid
+    assert (await market.publisher.publish(write(), draft, json.dumps(envelope))).state == "published"
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "publisher_busy"), (errno.EIO, None)])

@@ -9,30 +9,36 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from securesystemslib.dsse import Envelope as IndependentEnvelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]  # upstream lists no __all__
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # upstream lists no __all__
 
-from domain import delivery_manifests, licences, manifests
+from domain import delivery_manifests, key_lists, licences, manifests, revocations
 from domain.delivery_manifests import FileDigest
-from domain.dsse import Envelope, pae, sign_all
+from domain.dsse import Envelope, pae, sign_all, signing_key
+from domain.revocations import RevocationList
 from domain.statements import PAYLOAD_TYPE
 from storage.age.header import wrap_file_key
 from storage.age.payload import encrypt_payload
 from storage.age.recipients import identity_text, public_half, recipient_text
 from storage.signing import minisig
 from storage.signing.devfile import DevelopmentKeyFile
-from storage.signing.keys import public_key_pem
-from tests.fakes.documents import delivery_manifest, licence, release_manifest
+from storage.signing.keys import public_key_pem, register, verify
+from tests.fakes.documents import ISSUED_AT, delivery_manifest, licence, release_manifest
 
 SIGNER = DevelopmentKeyFile(b"s" * 32, b"w" * 32)
 IDENTITY = bytes(range(32))
 BUNDLE = b"a bundle, " * 20_000
 NAME = "logline-1.2.0.tar.gz"
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
+LISTED = RevocationList(7, ISSUED_AT, ISSUED_AT + timedelta(days=1), 0, ["lic_a"])
+KEY = register(SIGNER.public_key, ISSUED_AT)
+KEY_LIST = key_lists.reissue(key_lists.add(key_lists.EMPTY, KEY), ISSUED_AT)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 TOOLS = ("openssl", "minisign", "age", "sha256sum")
 
@@ -129,8 +135,10 @@ def independent_key(signer: DevelopmentKeyFile) -> SSlibKey:
         (licences.PAYLOAD_TYPE, licences.build(licence())),
         (PAYLOAD_TYPE, manifests.build(release_manifest())),
         (PAYLOAD_TYPE, delivery_manifests.build(delivery_manifest())),
+        (revocations.PAYLOAD_TYPE, revocations.build(LISTED)),
+        (key_lists.PAYLOAD_TYPE, key_lists.build(KEY_LIST)),
     ],
-    ids=["licence", "release", "delivery"],
+    ids=["licence", "release", "delivery", "revocations", "key list"],
 )
 def test_an_independent_library_agrees(payload_type: str, payload: bytes) -> None:
     (envelope,) = sign_all(SIGNER, payload_type, [payload])
@@ -140,3 +148,16 @@ def test_an_independent_library_agrees(payload_type: str, payload: bytes) -> Non
     with pytest.raises(VerificationError):
         independent.verify([independent_key(DevelopmentKeyFile(b"o" * 32, b"w" * 32))], 1)
     assert Envelope.parse(json.dumps(independent.to_dict())) == envelope
+
+
+def test_what_an_independent_library_signs_is_verified() -> None:
+    signer = CryptoSigner.generate_ed25519()
+    theirs = IndependentEnvelope(manifests.build(release_manifest()), PAYLOAD_TYPE, {})
+    theirs.sign(signer)
+    envelope = Envelope.parse(json.dumps(theirs.to_dict()))
+    public_key = bytes.fromhex(signer.public_key.keyval["public"])
+    key_id = register(public_key, ISSUED_AT).key_id
+    assert signing_key(envelope, {key_id: public_key}, verify) == key_id
+    assert manifests.parse(envelope.payload) == release_manifest()
+    other = replace(envelope, payload=envelope.payload.replace(b"logline", b"loglink"))
+    assert signing_key(other, {key_id: public_key}, verify) is None

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from cluster.client import ClientError
+from cluster.terminal import Terminal
+from cluster.verification import FAILED, OK, Check
+
 SCRIPT = """
 import sys, time
 from cluster.terminal import command
@@ -54,3 +58,23 @@ def test_with_json_there_is_the_object_alone(on_terminal):
 
 def test_in_a_pipe_there_is_no_bar():
     assert run(on_terminal=False) == ("", "")
+
+
+def test_nobodys_words_move_the_cursor(capsys):
+    """A seller's reason, a server's finding: escape sequences would rewrite what stands above."""
+    hostile = "fine\x1b[2K\x1b[1A\r\x9b2Jdone"
+    terminal = Terminal(as_json=False)
+    terminal.say(hostile)
+    terminal.note(hostile)
+    terminal.checks([Check("release", OK, hostile), Check("release", FAILED, "two\nlines" + hostile)])
+    terminal.error(ClientError(hostile, "code"))
+    told = "".join(capsys.readouterr())
+    assert told.count("fine") == told.count("done") == 5
+    assert {one for one in told if not one.isprintable()} == {"\n"}
+    assert "two lines" in told
+
+
+def test_what_failed_is_shown_with_its_code(capsys):
+    terminal = Terminal(as_json=False)
+    terminal.checks([Check("revocation list", FAILED, "It is old.", "revocations_rolled_back")])
+    assert capsys.readouterr().out == "✗ revocation list        It is old. [revocations_rolled_back]\n"
