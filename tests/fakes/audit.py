@@ -13,9 +13,11 @@ from actors.relay.bus import PostgresBus
 from actors.relay.consumer import Consumer
 from actors.relay.relay import Relay
 from actors.signer.checkpoints import CheckpointSigner, HeadClaim, LastSigned, SignedHead
+from domain.audit.entries import Entry
 from domain.events import shard_of
 from domain.events.ports import EventRecord, Span
 from domain.ids import derive_id, new_id
+from domain.merkle.tree import GrowingTree, Head, leaf_hash
 from domain.signing import KeyRecord, Signer
 from storage.market.audit_log import AuditLog, AuditProjection, read_newest_notes
 from storage.market.consumers import PostgresConsumerStore
@@ -102,6 +104,16 @@ class LogWorld:
             await self.sequencer.once()
             if state.history_after is None and not await self.waits():
                 break
+
+    async def whole(self) -> tuple[list[Entry], Head]:
+        """Read everything in the log, in its order, and the head that it makes by the plain definition."""
+        found: list[Entry] = []
+        tree = GrowingTree()
+        while page := await self.log.entries(len(found)):
+            found += page
+        for one in found:
+            tree.append(leaf_hash(one.digest))
+        return found, tree.head
 
     async def load(self, order_id: str, last_seq: int) -> Sequence[EventRecord]:
         """Read an order's events as a relay would."""

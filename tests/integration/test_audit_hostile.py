@@ -14,7 +14,6 @@ from domain.errors import DependencyError, MarketplaceError
 from domain.merkle import proofs
 from domain.merkle.tree import EMPTY_HEAD, GrowingTree, Head, leaf_hash
 from domain.signing import KeyState
-from storage import migrations
 from storage.market.audit_log import AuditLog
 from storage.market.outbox import enqueue_history
 from storage.market.pool import build_pool
@@ -38,9 +37,8 @@ KEEP = "SELECT market.keep_checkpoint(%s, %s, %s, %s)"
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    return database
+def migrated(market_database):
+    return market_database
 
 
 @pytest.fixture
@@ -72,15 +70,6 @@ async def world(migrated, pool):
     await world.close()
 
 
-async def whole(log):
-    found, tree = [], GrowingTree()
-    while page := await log.entries(len(found)):
-        found += page
-    for one in found:
-        tree.append(leaf_hash(one.digest))
-    return found, tree.head
-
-
 def span(order_id, first_seq, last_seq):
     return f'[{{"order_id":"{order_id}","first_seq":{first_seq},"last_seq":{last_seq}}}]'
 
@@ -102,7 +91,7 @@ async def test_an_event_that_somebody_appended_before_the_relay_stops_no_order(w
     serving.execute(APPEND, [span(order, 1, 2)])
     ids += commit(owner, order, "order.paid") + commit(owner, other, "order.created")
     await world.drain()
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     assert sorted(one.subject_id for one in found) == sorted(ids)
     assert (stuck(owner), (await world.log.newest_checkpoint()).head) == (0, head)
 
@@ -119,7 +108,7 @@ async def test_what_an_event_issued_is_appended_though_the_event_was_before(worl
         [licence.order_id],
     )
     await world.drain()
-    found, _ = await whole(world.log)
+    found, _ = await world.whole()
     assert sorted(one.subject_id for one in found) == sorted({*ids, licence.licence_id, "dlv_1"})
 
 
@@ -127,14 +116,14 @@ async def test_progress_that_was_lost_appends_nothing_twice(world, owner, servin
     order = new_order()
     commit(owner, order, "order.created", "order.screened")
     await world.drain()
-    before = await whole(world.log)
+    before = await world.whole()
     serving.execute("DELETE FROM market.consumer_progress WHERE consumer = 'audit'")
     await enqueue_history(pool, "")
     await world.drain()
-    assert await whole(world.log) == before
+    assert await world.whole() == before
     commit(owner, order, "order.paid")
     await world.drain()
-    assert (stuck(owner), len((await whole(world.log))[0])) == (0, 3)
+    assert (stuck(owner), len((await world.whole())[0])) == (0, 3)
 
 
 async def test_a_document_whose_id_was_taken_keeps_nothing_else_out(world, owner, serving):
@@ -151,7 +140,7 @@ async def test_a_document_whose_id_was_taken_keeps_nothing_else_out(world, owner
     owner.execute(SUCCESSOR, ["lic_taken", licence.licence_id, 2, licence.licence_id])
     owner.execute(SUCCESSOR, ["lic_next", licence.licence_id, 3, "lic_taken"])
     await world.sequencer.once()
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     assert found[-1].subject_id == "lic_next"
     assert (await world.log.newest_checkpoint()).head == head
     assert owner.execute("SELECT document_id FROM market.audit_waiting").fetchall() == [("lic_taken",)]

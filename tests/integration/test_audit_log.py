@@ -18,7 +18,6 @@ from domain.audit import checkpoints, entries
 from domain.errors import MarketplaceError
 from domain.merkle import proofs, tiles
 from domain.merkle.tree import EMPTY_HEAD, GrowingTree, Head, complete, leaf_hash
-from storage import migrations
 from storage.market.commands import Write
 from storage.market.dead_letters import DeadLetters, Decision, LetterName
 from storage.market.outbox import enqueue_history
@@ -38,9 +37,8 @@ RECORD = [register(one.public_key, NOW) for one in (KEY, OTHER)]
 
 
 @pytest.fixture
-def migrated(database):
-    migrations.apply(database.dsn, "storage.market", "market")
-    return database
+def migrated(market_database):
+    return market_database
 
 
 @pytest.fixture
@@ -65,16 +63,6 @@ async def world(migrated, pool):
     await world.close()
 
 
-async def whole(log):
-    """Everything in the log, in its order, and the tree that it makes by the plain definition."""
-    found, tree = [], GrowingTree()
-    while page := await log.entries(len(found)):
-        found += page
-    for one in found:
-        tree.append(leaf_hash(one.digest))
-    return found, tree.head
-
-
 async def refused(code, awaitable):
     with pytest.raises(MarketplaceError) as told:
         await awaitable
@@ -95,7 +83,7 @@ async def test_every_event_and_every_document_is_in_the_log_once(world, owner):
         [licence.order_id],
     )
     await world.drain()
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     expected = {*ids, licence.licence_id, "dlv_1"}
     assert sorted(one.subject_id for one in found) == sorted(expected)
     assert [one.position for one in found] == list(range(len(found)))
@@ -124,11 +112,11 @@ async def test_what_comes_again_is_not_appended_again(world, owner, pool):
     for _ in range(3):
         commit(owner, new_order(), "order.created", "order.screened")
     await world.drain()
-    before = await whole(world.log)
+    before = await world.whole()
     newest = await world.log.newest_checkpoint()
     await enqueue_history(pool, "")
     await world.drain()
-    assert await whole(world.log) == before
+    assert await world.whole() == before
     assert await world.log.newest_checkpoint() == newest, "nothing grew, so nothing was signed"
 
 
@@ -138,7 +126,7 @@ async def test_the_tree_grows_over_tiles_as_the_definition_says(world, owner):
         for _ in range(3):
             commit(owner, order, *["order.created"] * 100)
         await world.drain()
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     assert (len(found), (await world.log.newest_checkpoint()).head) == (900, head)
     for size in (1, 255, 256, 257, 511, 512, 700, 900):
         tree = GrowingTree()
@@ -198,7 +186,7 @@ async def test_two_sequencers_at_once_make_one_log(world, owner, pool, migrated)
     )
     for part in records:
         assert await world.consumer.consume(part) == [None] * len(part)
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     assert len(found) == len({one.subject_id for one in found}) == 80
     rivals = [LogWorld(migrated.dsn_for("market_app"), pool, world.signer).sequencer for _ in range(4)]
     answers = await asyncio.gather(*(one.once() for one in rivals), return_exceptions=True)
@@ -238,7 +226,7 @@ async def test_what_a_relay_without_the_log_published_is_found_at_the_next_start
     again = LogWorld(migrated.dsn_for("market_app"), pool, world.signer)
     await again.drain()
     await again.drain()
-    found, _ = await whole(again.log)
+    found, _ = await again.whole()
     assert len(found) == len({one.subject_id for one in found}) == 4
     await again.close()
 
@@ -298,9 +286,9 @@ async def test_nobody_rewrites_the_log(world, owner, migrated):
 async def test_an_erased_fact_leaves_the_tree_whole(world, owner):
     first, second = commit(owner, new_order(), "order.created", "order.screened")
     await world.drain()
-    _, head = await whole(world.log)
+    _, head = await world.whole()
     owner.execute("UPDATE market.audit_entries SET salt = NULL WHERE subject_id = %s", [first])
-    assert (await whole(world.log))[1] == head
+    assert (await world.whole())[1] == head
     assert await world.log.inclusion(await world.log.entry(first), head.size) is None
     kept = await world.log.entry(second)
     assert (await world.log.inclusion(kept, head.size)).holds(head, kept.record)
@@ -438,7 +426,7 @@ async def test_a_sequencer_that_is_killed_amid_appends_leaves_no_gap_no_duplicat
         if (await world.log.state()).size == len(ids):
             break
         await asyncio.sleep(0.1)
-    found, head = await whole(world.log)
+    found, head = await world.whole()
     assert [one.position for one in found] == list(range(len(ids)))
     assert sorted(one.subject_id for one in found) == sorted(ids)
     assert all(one.holds for one in found)
